@@ -1,0 +1,1 @@
+"""Frozen networks that turn an image at a timestep into native feature maps."""

@@ -1,0 +1,99 @@
+"""The contract of a backbone: a frozen network read out at decoder blocks and timesteps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ddpmseg.errors import ConfigError
+
+Hook = Literal["output", "input"]
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """What a decoder block promises about its maps.
+
+    `channels` and `stride` describe its output, `input_channels` and `input_stride` what enters it
+    (for a UNet: previous block and skip connection, concatenated). A map has the size
+    image_size / stride. `modules` names its layers for people.
+    """
+
+    index: int
+    channels: int
+    stride: int
+    input_channels: int
+    input_stride: int
+    modules: str
+
+    def at(self, hook: Hook) -> tuple[int, int]:
+        """(channels, stride) of the map read at `hook`."""
+        if hook == "input":
+            return self.input_channels, self.input_stride
+        return self.channels, self.stride
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen network. Always in eval mode, never with gradients.
+
+    Attributes:
+        name: shown in tables and messages.
+        image_size: side of the images the network was made for, in pixels.
+        blocks: legal decoder blocks, 0 = deepest.
+        num_timesteps: legal timesteps are 0 .. num_timesteps - 1. None for a network that knows no
+            timesteps: its maps are those of the clean image.
+    """
+
+    name: str
+    image_size: int
+    blocks: tuple[BlockSpec, ...]
+    num_timesteps: int | None
+
+    @abstractmethod
+    def add_noise(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        noise: Float[Tensor, "n 3 h w"],
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Draw x_t from q(x_t | x_0) in closed form; images in [-1, 1], noise from N(0, 1)."""
+
+    @abstractmethod
+    def native_maps(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        blocks: Collection[int],
+        hook: Hook = "output",
+    ) -> dict[int, Float[Tensor, "n _ _ _"]]:
+        """Maps of `blocks` for n pairs (x_t, t), each at its own resolution, in one forward pass.
+
+        The pass stops at the deepest block that is needed. Maps have the dtype the network runs in.
+        """
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in eval mode whatever is asked: a frozen network has no training mode."""
+        return super().train(False)
+
+    def freeze(self) -> "Backbone":
+        self.requires_grad_(False)
+        return self.train(False)
+
+    def check(self, blocks: Collection[int], timesteps: Collection[int]) -> None:
+        """Raise ConfigError unless every block and timestep exists here."""
+        for block in blocks:
+            if not 0 <= block < len(self.blocks):
+                raise ConfigError(
+                    f"block {block} does not exist in backbone '{self.name}' "
+                    f"(decoder blocks 0..{len(self.blocks) - 1}, 0 = deepest). "
+                    "Change `features.blocks`."
+                )
+        for t in timesteps:
+            if self.num_timesteps is not None and not 0 <= t < self.num_timesteps:
+                raise ConfigError(
+                    f"timestep {t} does not exist in backbone '{self.name}' "
+                    f"(timesteps 0..{self.num_timesteps - 1}). Change `features.timesteps`."
+                )

@@ -1,0 +1,104 @@
+"""Any UNet of openai/guided-diffusion, read out at its decoder blocks."""
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.unet import (
+    UNetFlags,
+    build_unet,
+    decoder_blocks,
+    speed_up,
+    timestep_embedding,
+    use_half,
+)
+from ddpmseg.backbones.weights import file_sha256, load_weights, resolve_checkpoint
+from ddpmseg.errors import ConfigError
+
+RANDOM = "random"
+
+
+class GuidedDiffusionBackbone(Backbone):
+    """A guided_diffusion UNet with loaded weights, or with its initial ones as a control.
+
+    Args:
+        name: shown in tables and messages.
+        unet: flags of the network.
+        checkpoint: a .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'.
+        dtype: the dtype the convolutions run in: float32, bfloat16 or float16.
+        seed: draws the weights when `checkpoint` is 'random'.
+
+    Raises ConfigError for flags that build no network, CheckpointError for a file that does not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unet: UNetFlags,
+        checkpoint: str,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.image_size = unet.image_size
+        self.dtype = dtype
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.unet, self.diffusion = build_unet(unet)
+        self.checkpoint_sha256 = ""
+        if checkpoint != RANDOM:
+            path = resolve_checkpoint(checkpoint)
+            load_weights(self.unet, path, "backbone.unet")
+            self.checkpoint_sha256 = file_sha256(path)
+        self.blocks = decoder_blocks(self.unet)
+        self.num_timesteps = self.diffusion.num_timesteps
+        use_half(self.unet, dtype)
+        speed_up(self.unet)
+        self.freeze()
+
+    def add_noise(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        noise: Float[Tensor, "n 3 h w"],
+    ) -> Float[Tensor, "n 3 h w"]:
+        return self.diffusion.q_sample(images, timesteps, noise)
+
+    @torch.inference_mode()
+    def native_maps(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        blocks: Collection[int],
+        hook: Hook = "output",
+    ) -> dict[int, Float[Tensor, "n _ _ _"]]:
+        """See `Backbone.native_maps`; the order of layers is that of the package's `UNetModel`."""
+        stride = self.blocks[0].input_stride
+        if images.shape[-1] % stride or images.shape[-2] % stride:
+            raise ConfigError(
+                f"backbone '{self.name}' needs image sides divisible by {stride}, "
+                f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
+            )
+        unet, wanted, deepest = self.unet, set(blocks), max(blocks)
+        embedding = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
+        h = images.to(self.dtype, memory_format=torch.channels_last)
+        skips = []
+        for block in unet.input_blocks:
+            h = block(h, embedding)
+            skips.append(h)
+        h = unet.middle_block(h, embedding)
+        maps = {}
+        for index, block in enumerate(unet.output_blocks[: deepest + 1]):
+            h = torch.cat([h, skips.pop()], dim=1)
+            if hook == "input" and index in wanted:
+                maps[index] = h
+                if index == deepest:
+                    break
+            h = block(h, embedding)
+            if hook == "output" and index in wanted:
+                maps[index] = h
+        return maps

@@ -1,0 +1,206 @@
+"""The schema under every config group, so that a typo or a wrong type fails at composition."""
+
+from dataclasses import dataclass, field
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from ddpmseg.backbones.unet import UNetFlags
+
+
+@dataclass
+class DatasetConfig:
+    """Labelled images: which, how many, at what size."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    classes: str = MISSING
+    """A class table shipped with the package, or the path of a YAML file like those."""
+    image_size: int = 64
+    """Side in pixels at which images are seen and masks are predicted."""
+    num_labelled: int | None = None
+    """Labelled training images to use; null: the number the paper used, or all there are."""
+    subset_seed: int | None = None
+    """Seed that orders the training images; null: file order. Smaller subsets lie inside larger."""
+    num_test: int | None = None
+    """Test images to use, the first in file order; null: all."""
+    tiny_annotations: str = "scaled"
+    """What becomes of a class that covers under 20 pixels (at 256x256) of a training image:
+    'scaled' ignores it there, the 20 scaled to the image's area; 'reference' ignores it under 20
+    pixels at any size, as the original code; 'keep' trains on it."""
+
+
+@dataclass
+class FolderDatasetConfig(DatasetConfig):
+    """Photographs and masks in folders."""
+
+    _target_: str = "ddpmseg.data.labelled.LabelledFolder"
+    root: str = MISSING
+    train_images: str = "real/train"
+    """Folders below `root`. Masks lie beside the images, or in the two `*_masks` folders."""
+    train_masks: str | None = None
+    test_images: str = "real/test"
+    test_masks: str | None = None
+    center_crop: bool = False
+
+
+@dataclass
+class PoniesConfig(DatasetConfig):
+    """The procedural set; nothing is read from disk."""
+
+    _target_: str = "ddpmseg.data.labelled.Ponies"
+    seed: int = 0
+
+
+@dataclass
+class BackboneConfig:
+    """The frozen network."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+
+
+@dataclass
+class GuidedDiffusionConfig(BackboneConfig):
+    """Any UNet of guided_diffusion."""
+
+    _target_: str = "ddpmseg.backbones.guided_diffusion.GuidedDiffusionBackbone"
+    checkpoint: str = MISSING
+    """A .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'."""
+    precision: str = "auto"
+    """'32', 'bf16', '16' (float16), or 'auto': the fastest the device computes natively."""
+    seed: int = 0
+    """Draws the weights of checkpoint=random."""
+    unet: UNetFlags = field(default_factory=UNetFlags)
+
+
+@dataclass
+class PixelsConfig(BackboneConfig):
+    """The image itself as the only feature: a control."""
+
+    _target_: str = "ddpmseg.backbones.pixels.PixelsBackbone"
+    image_size: int = 64
+
+
+@dataclass
+class FeaturesConfig:
+    """Which maps make a pixel's vector."""
+
+    blocks: list[int] = field(default_factory=list)
+    timesteps: list[int] = field(default_factory=list)
+    hook: str = "output"
+    """Read a block's 'output' (the paper) or its 'input' (previous block and skip connection)."""
+    noise: str = "shared"
+    """'shared': one tensor for all images and timesteps (the paper); 'timestep': one per timestep;
+    'image': one per image and timestep; 'fresh': as 'image', and new at test time."""
+    batch_size: int = 16
+    """(image, timestep) pairs per forward pass."""
+
+
+@dataclass
+class HeadConfig:
+    """The ensemble that reads classes out of pixel vectors."""
+
+    members: int = 10
+    hidden: list[int] | None = None
+    """Widths of the hidden layers; null: [128, 32] under 30 outputs, else [256, 128]; []: linear."""
+    protocol: str = "fast"
+    """Training recipe: 'paper' (the original's) or 'fast'."""
+    vote: str = "hard"
+    """'hard': majority of the members' labels (the paper); 'soft': label of the mean probability."""
+    max_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    """These three, where given, replace the protocol's own."""
+
+
+@dataclass
+class PretrainConfig:
+    """Training of a diffusion model on unlabelled images (`task=pretrain`)."""
+
+    images: str | None = None
+    """Folder or .zip of images; null: scenes of the ponies' 'pretrain' split."""
+    num_images: int = 12000
+    """Scenes to draw where `images` is null."""
+    center_crop: bool = False
+    cache_images: bool = True
+    """Keep decoded images in memory: N * 3 * size * size bytes."""
+    num_steps: int = 100_000
+    batch_size: int = 16
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.0
+    warmup_steps: int = 200
+    decay_share: float = 0.3
+    """Share of all steps, at the end, over which the learning rate falls to zero."""
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    horizontal_flips: bool = True
+    compile: bool = False
+    num_workers: int = 0
+    checkpoint_every: int = 500
+    sample_every: int = 2000
+    num_samples: int = 16
+    sample_steps: int = 50
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how precisely to compute (Lightning's Trainer)."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    """Of the head or the pretraining; the frozen backbone has its own `backbone.precision`."""
+    log_every_n_steps: int = 50
+    resume: bool = True
+    """Go on from the checkpoint of an interrupted run in the same output folder."""
+
+
+@dataclass
+class LoggerConfig:
+    """Where Lightning's metrics go besides `metrics.jsonl`."""
+
+    kind: str = "none"
+
+
+@dataclass
+class PathsConfig:
+    output_dir: str = MISSING
+    overwrite: bool = False
+    """Replace the results of an earlier run in `output_dir`."""
+
+
+@dataclass
+class TrainConfig:
+    """Root of `conf/train.yaml`."""
+
+    task: str = "segment"
+    """'segment': train a head and test it; 'pretrain': train a diffusion model."""
+    seed: int = 0
+    dataset: DatasetConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    features: FeaturesConfig = MISSING
+    head: HeadConfig = MISSING
+    pretrain: PretrainConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
+def register() -> None:
+    """Make the schemas available to the defaults lists in `conf/`."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(group="dataset", name="folder_schema", node=FolderDatasetConfig)
+    store.store(group="dataset", name="ponies_schema", node=PoniesConfig)
+    store.store(group="backbone", name="guided_diffusion_schema", node=GuidedDiffusionConfig)
+    store.store(group="backbone", name="pixels_schema", node=PixelsConfig)
+    for group, node in (
+        ("features", FeaturesConfig),
+        ("head", HeadConfig),
+        ("pretrain", PretrainConfig),
+        ("trainer", TrainerConfig),
+        ("logger", LoggerConfig),
+        ("paths", PathsConfig),
+    ):
+        store.store(group=group, name="schema", node=node)

@@ -1,0 +1,60 @@
+"""How a training shows where it is: a bar on a terminal, plain lines elsewhere, a file always."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+
+log = logging.getLogger(__name__)
+
+
+def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback]:
+    """A progress bar where someone watches, log lines every `log_seconds` where nobody does."""
+    shown = [TQDMProgressBar()] if sys.stderr.isatty() else [_ProgressLines(log_seconds)]
+    return [*shown, MetricsFile(folder / "metrics.jsonl")]
+
+
+class _ProgressLines(Callback):
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.last = self.start = time.monotonic()
+        self.start_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.last = self.start = time.monotonic()
+        self.start_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return
+        self.last = now
+        step, total = trainer.global_step, trainer.max_steps
+        rate = (step - self.start_step) / (now - self.start)
+        values = " ".join(f"{k}={float(v):.4g}" for k, v in trainer.progress_bar_metrics.items())
+        left = f", {(total - step) / rate / 60:.1f} min left" if total > 0 else ""
+        log.info("step %d of %s, %.2f steps/s%s, %s", step, total, rate, left, values)
+
+
+class MetricsFile(Callback):
+    """Append one JSON line per report to `metrics.jsonl`: the step and everything logged by then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if trainer.global_step % every == 0:
+            self._write(trainer)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": trainer.global_step, **values}) + "\n")

@@ -1,0 +1,130 @@
+"""Pretraining of a guided_diffusion UNet on unlabelled images, with the package's own loss."""
+
+from dataclasses import asdict
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import UInt8
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+from ddpmseg.backbones.unet import UNetFlags, build_unet, sampling_process, speed_up
+from ddpmseg.config import PretrainConfig
+from ddpmseg.data.images import ImageSource
+from ddpmseg.errors import TrainingError
+from ddpmseg.training.steps import shuffled_indices, step_generator, step_loader
+
+
+def learning_rate_factor(step: int, warmup_steps: int, num_steps: int, decay_share: float) -> float:
+    """Share of the peak learning rate at `step`: linear warm-up, plateau, linear decay to zero.
+
+    The decay takes the last `decay_share` of all steps. The plateau does not depend on the number
+    of steps, so a run can be prolonged from a checkpoint taken on it.
+    """
+    decay_steps = max(1, round(num_steps * decay_share))
+    return min(1.0, (step + 1) / max(1, warmup_steps), max(0.0, (num_steps - step) / decay_steps))
+
+
+class DiffusionPretraining(pl.LightningModule):
+    """Learns to predict the noise in x_t (Ho et al. 2020), or also its variance with learn_sigma.
+
+    Images, flips, timesteps and noise of a step depend on (seed, step) alone.
+    """
+
+    def __init__(self, flags: UNetFlags, config: PretrainConfig, source: ImageSource, seed: int):
+        super().__init__()
+        self.flags, self.config, self.source, self.seed = flags, config, source, seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.unet, self.diffusion = build_unet(flags)
+        speed_up(self.unet)
+        self.network = torch.compile(self.unet) if config.compile else self.unet
+
+    def train_dataloader(self):
+        return step_loader(
+            self._images_of_step,
+            self.config.num_steps,
+            lambda: self.trainer.global_step,
+            self.config.num_workers,
+        )
+
+    def _images_of_step(self, step: int) -> tuple[int, UInt8[Tensor, "b 3 s s"]]:
+        indices = shuffled_indices(step, self.config.batch_size, len(self.source), self.seed)
+        return step, torch.stack([self.source[int(index)] for index in indices])
+
+    def training_step(self, batch: tuple[int, Tensor], _batch_index: int) -> Tensor:
+        step, images = batch
+        x_0, timesteps, noise = self._draw(step, images)
+        terms = self.diffusion.training_losses(self.network, x_0, timesteps, noise=noise)
+        loss = terms["loss"].mean()
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the pretraining loss is {loss.item()} at step {step}. Lower "
+                f"`pretrain.learning_rate` ({self.config.learning_rate}) or set "
+                "`trainer.precision=32-true`; the last checkpoint is intact."
+            )
+        self.log("pretrain/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _draw(self, step: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x_0 in [-1, 1], flipped by chance; timesteps; noise. Drawn on the CPU, then moved.
+
+        Timesteps are stratified: one from each of B equal parts of the schedule, which leaves each
+        of them uniform and takes variance out of the batch's loss.
+        """
+        generator = step_generator(self.seed, step, 1)
+        count = len(images)
+        flips = torch.rand(count, generator=generator) < 0.5
+        strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator))
+        timesteps = (strata * (self.diffusion.num_timesteps / count)).long()
+        noise = torch.randn(images.shape, generator=generator)
+        x_0 = images.float() / 127.5 - 1
+        flips = flips.to(x_0.device) & torch.tensor(self.config.horizontal_flips, device=x_0.device)
+        x_0 = torch.where(flips[:, None, None, None], x_0.flip(3), x_0)
+        return x_0, timesteps.to(x_0.device), noise.to(x_0.device)
+
+    def configure_optimizers(self):
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.unet.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: learning_rate_factor(
+                step, config.warmup_steps, config.num_steps, config.decay_share
+            ),
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def ema_callback(decay: float) -> WeightAveraging:
+    """Exponential moving average of the weights; young averages forget faster.
+
+    The decay after n updates is min(decay, (1 + n) / (10 + n)), so that the initial weights do not
+    linger in a short training.
+    """
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return WeightAveraging(use_buffers=False, multi_avg_fn=update)
+
+
+@torch.inference_mode()
+def sample_images(
+    unet: torch.nn.Module, flags: UNetFlags, count: int, num_steps: int, seed: int
+) -> UInt8[Tensor, "n 3 s s"]:
+    """Draw `count` images with DDIM (eta 0) in `num_steps` steps; the same seed, the same images."""
+    device = next(unet.parameters()).device
+    shape = (count, 3, flags.image_size, flags.image_size)
+    noise = torch.randn(shape, generator=step_generator(seed, 2)).to(device)
+    process = sampling_process(flags, num_steps)
+    images = process.ddim_sample_loop(unet, shape, noise=noise, device=device)
+    return ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
+
+
+def card(flags: UNetFlags, config: PretrainConfig, **facts: object) -> dict[str, object]:
+    """What must be known of a weight file to use it: flags, training settings, and `facts`."""
+    return {"unet": asdict(flags), "pretrain": asdict(config), **facts}
