@@ -1,4 +1,4 @@
-"""Train a head on diffusion features and test it, or pretrain a diffusion model (`task=pretrain`)."""
+"""Train a head on diffusion features and test it, or pretrain a diffusion model."""
 
 import sys
 
@@ -6,16 +6,16 @@ import hydra
 from omegaconf import DictConfig
 
 from ddpmseg import config
+from ddpmseg.apps.train import train
 from ddpmseg.errors import UserError
-from ddpmseg.training.run import train
 
 config.register()
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     try:
-        train(cfg)
+        return train(cfg)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -6,6 +6,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.errors import ConfigError
 
 
 @dataclass
@@ -91,8 +92,8 @@ class FeaturesConfig:
     hook: str = "output"
     """Read a block's 'output' (the paper) or its 'input' (previous block and skip connection)."""
     noise: str = "shared"
-    """'shared': one tensor for all images and timesteps (the paper); 'timestep': one per timestep;
-    'image': one per image and timestep; 'fresh': as 'image', and new at test time."""
+    """'shared': one tensor for all images and timesteps (the paper); 'timestep': one for each
+    timestep; 'image': one for each image; 'fresh': one for each image and timestep."""
     batch_size: int = 16
     """(image, timestep) pairs per forward pass."""
 
@@ -103,11 +104,11 @@ class HeadConfig:
 
     members: int = 10
     hidden: list[int] | None = None
-    """Widths of the hidden layers; null: [128, 32] under 30 outputs, else [256, 128]; []: linear."""
+    """Hidden widths; null: [128, 32] under 30 outputs, else [256, 128]; []: a linear head."""
     protocol: str = "fast"
     """Training recipe: 'paper' (the original's) or 'fast'."""
     vote: str = "hard"
-    """'hard': majority of the members' labels (the paper); 'soft': label of the mean probability."""
+    """'hard': majority of the members' labels (the paper); 'soft': of their mean probability."""
     max_steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -185,6 +186,17 @@ class TrainConfig:
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = MISSING
     paths: PathsConfig = MISSING
+
+
+def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
+    """The dataclass under the group that builds `target`; ConfigError where there is none."""
+    schemas = (FolderDatasetConfig, PoniesConfig, GuidedDiffusionConfig, PixelsConfig)
+    for schema in schemas:
+        if schema._target_ == target:
+            return schema
+    raise ConfigError(
+        f"`_target_: {target}` is unknown; allowed are {', '.join(s._target_ for s in schemas)}."
+    )
 
 
 def register() -> None:

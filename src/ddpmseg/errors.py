@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something given by the user is wrong; the message says what, what is allowed and the way out."""
+    """Something the user gave is wrong; the message says what, what is allowed, the way out."""
 
 
 class ConfigError(UserError):

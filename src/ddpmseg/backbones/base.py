@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -43,6 +44,7 @@ class Backbone(nn.Module, ABC):
         name: shown in tables and messages.
         image_size: side of the images the network was made for, in pixels.
         blocks: legal decoder blocks, 0 = deepest.
+        dtype: of the maps.
         num_timesteps: legal timesteps are 0 .. num_timesteps - 1. None for a network that knows no
             timesteps: its maps are those of the clean image.
     """
@@ -50,7 +52,19 @@ class Backbone(nn.Module, ABC):
     name: str
     image_size: int
     blocks: tuple[BlockSpec, ...]
+    dtype: torch.dtype
     num_timesteps: int | None
+    checkpoint_sha256: str = ""
+    """Digest of the weight file; empty where there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._where: Tensor
+        self.register_buffer("_where", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self._where.device
 
     @abstractmethod
     def add_noise(

@@ -19,6 +19,8 @@ from ddpmseg.backbones.weights import file_sha256, load_weights, resolve_checkpo
 from ddpmseg.errors import ConfigError
 
 RANDOM = "random"
+"""A checkpoint that is none: the network as initialised, before any training."""
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class GuidedDiffusionBackbone(Backbone):
@@ -28,10 +30,11 @@ class GuidedDiffusionBackbone(Backbone):
         name: shown in tables and messages.
         unet: flags of the network.
         checkpoint: a .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'.
-        dtype: the dtype the convolutions run in: float32, bfloat16 or float16.
+        precision: in which the convolutions run, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
 
-    Raises ConfigError for flags that build no network, CheckpointError for a file that does not fit.
+    Raises ConfigError for flags that build no network, CheckpointError for a file that does not
+    fit it.
     """
 
     def __init__(
@@ -39,24 +42,24 @@ class GuidedDiffusionBackbone(Backbone):
         name: str,
         unet: UNetFlags,
         checkpoint: str,
-        dtype: torch.dtype = torch.float32,
+        precision: str = "32",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.name = name
         self.image_size = unet.image_size
-        self.dtype = dtype
+        # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
+        self.dtype = PRECISIONS["32" if precision == "auto" else precision]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet, self.diffusion = build_unet(unet)
-        self.checkpoint_sha256 = ""
         if checkpoint != RANDOM:
             path = resolve_checkpoint(checkpoint)
             load_weights(self.unet, path, "backbone.unet")
             self.checkpoint_sha256 = file_sha256(path)
         self.blocks = decoder_blocks(self.unet)
         self.num_timesteps = self.diffusion.num_timesteps
-        use_half(self.unet, dtype)
+        use_half(self.unet, self.dtype)
         speed_up(self.unet)
         self.freeze()
 

@@ -21,7 +21,13 @@ with warnings.catch_warnings():
         create_model_and_diffusion,
         model_and_diffusion_defaults,
     )
-    from guided_diffusion.unet import AttentionBlock, ResBlock, UNetModel
+    from guided_diffusion.unet import (
+        AttentionBlock,
+        QKVAttention,
+        QKVAttentionLegacy,
+        ResBlock,
+        UNetModel,
+    )
 
 from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.errors import ConfigError
@@ -43,15 +49,15 @@ __all__ = [
 class UNetFlags:
     """Flags of a guided_diffusion network, named as in its `create_model_and_diffusion`.
 
-    They are not stored in a checkpoint; flags that differ from those of the training either fail to
-    load or, for `num_head_channels` and `use_new_attention_order`, load and give noise.
+    They are not stored in a checkpoint. Flags that differ from those of the training fail to load
+    or, for `num_head_channels` and `use_new_attention_order`, load and give noise.
     """
 
     image_size: int = 64
     num_channels: int = 128
     num_res_blocks: int = 2
     channel_mult: str = ""
-    """Comma-separated multipliers of `num_channels`, one per level; empty: the package's default."""
+    """Comma-separated multipliers of `num_channels`, one per level; empty: the default."""
     num_heads: int = 4
     num_head_channels: int = -1
     num_heads_upsample: int = -1
@@ -75,7 +81,7 @@ def build_unet(flags: UNetFlags) -> tuple[UNetModel, GaussianDiffusion]:
         return create_model_and_diffusion(**(model_and_diffusion_defaults() | asdict(flags)))
     except (AssertionError, ValueError, ZeroDivisionError, NotImplementedError) as error:
         raise ConfigError(
-            f"guided_diffusion cannot build a network with `backbone.unet` = {asdict(flags)}: {error}"
+            f"guided_diffusion cannot build a network with `backbone.unet`={asdict(flags)}: {error}"
         ) from error
 
 
@@ -95,6 +101,7 @@ def decoder_blocks(unet: UNetModel) -> tuple[BlockSpec, ...]:
     stride = 2 ** (len(unet.channel_mult) - 1)
     specs = []
     for index, block in enumerate(unet.output_blocks):
+        assert isinstance(block, nn.Sequential) and isinstance(block[0], ResBlock)
         input_channels, input_stride = block[0].channels, stride
         channels = block[0].out_channels
         names = []
@@ -132,12 +139,16 @@ def speed_up(unet: UNetModel) -> None:
 
     Convolutions move to channels_last, the layout in which the CPU's and the GPU's 16-bit kernels
     are fast. Normalisation stays in the dtype of its input, with statistics in fp32, where the
-    package would copy the map to fp32 and back.
+    package would copy the map to fp32 and back. Attention never builds its matrix of weights.
     """
     unet.to(memory_format=torch.channels_last)
     for module in unet.modules():
         if isinstance(module, GroupNorm32):
             module.__class__ = _NativeGroupNorm
+        elif isinstance(module, QKVAttentionLegacy):
+            module.__class__ = _FusedAttentionLegacy
+        elif isinstance(module, QKVAttention):
+            module.__class__ = _FusedAttention
 
 
 class _NativeGroupNorm(GroupNorm32):
@@ -145,6 +156,22 @@ class _NativeGroupNorm(GroupNorm32):
         if x.ndim == 4 and torch.is_grad_enabled() and x.device.type == "cpu":
             return _GroupNormFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class _FusedAttentionLegacy(QKVAttentionLegacy):
+    """Rows of qkv are ordered (head, [q, k, v], channel)."""
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(1, (self.n_heads, 3, -1)).transpose(3, 4).contiguous().unbind(2)
+        return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
+
+
+class _FusedAttention(QKVAttention):
+    """Rows of qkv are ordered ([q, k, v], head, channel)."""
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(1, (3, self.n_heads, -1)).transpose(3, 4).contiguous().unbind(1)
+        return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
 
 
 class _GroupNormFunction(torch.autograd.Function):

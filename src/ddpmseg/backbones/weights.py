@@ -57,9 +57,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored in "
-            f"it, or it is damaged, so it was not loaded ({_first_line(error)}). Ask its author for "
-            "a file of tensors only, or save `model.state_dict()` as .safetensors yourself."
+            f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored "
+            f"in it, or it is damaged. It was not loaded ({_first_line(error)}). Ask its author for a "
+            "file of tensors only, or save `model.state_dict()` as .safetensors yourself."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(

@@ -1,13 +1,14 @@
-"""Reading photographs: decoded, made square, resized, with errors that name the file."""
+"""Reading photographs and masks: decoded, made square, resized, with errors that name the file."""
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def read_image(file: Path | io.BytesIO, shown_as: str) -> Image.Image:
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"image '{shown_as}' cannot be decoded: it is truncated or no image ({error}). "
             "Replace or remove the file."
@@ -35,31 +36,79 @@ def read_image(file: Path | io.BytesIO, shown_as: str) -> Image.Image:
 def fit_image(
     image: Image.Image, size: int, center_crop: bool, shown_as: str
 ) -> UInt8[Tensor, "3 size size"]:
-    """Resize a square RGB image to `size` pixels; with `center_crop` cut a square out first.
+    """Resize a square RGB image to `size` pixels; with `center_crop` cut out the centre first.
 
-    Shrinks by repeated halving with a box filter while the image is at least twice as large, then
-    bicubically, as the reference does (`src/datasets.py`, after openai/guided-diffusion
-    `image_datasets.py`). Raises DataError when the image is not square and may not be cropped.
+    Pillow's bilinear filter, whose support grows with the scale, as in the reference
+    (`src/datasets.py`). Raises DataError when the image is not square and may not be cropped.
     """
     width, height = image.size
     if width != height and not center_crop:
         raise DataError(
-            f"image '{shown_as}' is {width}x{height}; images must be square. "
-            "Set `dataset.center_crop=true` to cut out the centre of every image."
+            f"image '{shown_as}' is {width}x{height}; images must be square. Set "
+            "`dataset.center_crop=true` (`pretrain.center_crop=true` in pretraining) to cut out "
+            "the centre of every image."
         )
-    while min(image.size) >= 2 * size:
-        half = (image.size[0] // 2, image.size[1] // 2)
-        image = image.resize(half, resample=Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize(
-        (round(image.size[0] * scale), round(image.size[1] * scale)),
-        resample=Image.Resampling.BICUBIC,
-    )
-    left, top = (image.size[0] - size) // 2, (image.size[1] - size) // 2
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    left, top, side = _centre_square(width, height)
+    square = image.crop((left, top, left + side, top + side))
+    pixels = np.asarray(square.resize((size, size), resample=Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
+def read_mask(path: Path, shown_as: str) -> Integer[np.ndarray, "h w"]:
+    """Read labels from a .npy file, or from an indexed or greyscale .png, in the stored dtype.
+
+    Raises DataError when the file is damaged, holds colours, or is no (H, W) array of integers.
+    """
+    try:
+        mask = _png_labels(path, shown_as) if path.suffix.lower() == ".png" else _npy_labels(path)
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"mask '{shown_as}' cannot be read: it is truncated, or no array of numbers ({error}). "
+            "Replace the file."
+        ) from error
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        raise DataError(
+            f"mask '{shown_as}' is an array of shape {mask.shape} and type {mask.dtype}; a mask "
+            "has shape (height, width) and an integer type, one label per pixel."
+        )
+    return mask
+
+
+def _npy_labels(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _png_labels(path: Path, shown_as: str) -> np.ndarray:
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise DataError(
+                f"mask '{shown_as}' is a picture in colours (mode {image.mode}); a .png mask must "
+                "be indexed or greyscale, the pixel's value its label. Save it so, or as .npy."
+            )
+        labels = np.asarray(image)
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def fit_mask(mask: Integer[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray, "size size"]:
+    """Bring labels 0..255 to the geometry `fit_image` gives an image of the same shape.
+
+    Output pixel i takes input pixel floor(i * side / size), the rule of OpenCV's INTER_NEAREST that
+    the reference resizes labels with; Pillow and `nearest-exact` take the pixel's centre instead.
+    """
+    height, width = mask.shape
+    left, top, side = _centre_square(width, height)
+    taken = np.arange(size) * side // size
+    return mask[np.ix_(top + taken, left + taken)].astype(np.uint8)
+
+
+def _centre_square(width: int, height: int) -> tuple[int, int, int]:
+    """Left, top and side of the largest square in the middle."""
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side
+
+
+@runtime_checkable
 class ImageSource(Protocol):
     """Unlabelled square images, by index: uint8 (3, S, S)."""
 
@@ -93,7 +142,8 @@ class ImageFiles:
         self.names = sorted(_image_names(self.root))
         if not self.names:
             raise DataError(
-                f"no images in '{root}' (a folder or a .zip with {', '.join(IMAGE_SUFFIXES)} files)."
+                f"no images in '{root}': expected a folder or a .zip of files ending in "
+                f"{', '.join(IMAGE_SUFFIXES)}."
             )
         self._archive: zipfile.ZipFile | None = None
 
@@ -110,22 +160,32 @@ class ImageFiles:
             return self.root / name
         if self._archive is None:
             self._archive = zipfile.ZipFile(self.root)
-        return io.BytesIO(self._archive.read(name))
+        try:
+            return io.BytesIO(self._archive.read(name))
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(
+                f"'{name}' in '{self.root}' is damaged ({error}). Fetch or pack the archive again."
+            ) from error
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         # Every worker opens the archive for itself: a shared file position would mix their reads.
         return self.__dict__ | {"_archive": None}
 
 
 def _image_names(root: Path) -> list[str]:
     if root.is_dir():
-        names = [str(path.relative_to(root)) for path in root.rglob("*")]
+        names = [path.relative_to(root).as_posix() for path in root.rglob("*")]
     elif zipfile.is_zipfile(root):
         with zipfile.ZipFile(root) as archive:
             names = archive.namelist()
     else:
         raise DataError(f"'{root}' is neither a folder nor a .zip archive of images.")
-    return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not _hidden(name)]
+
+
+def _hidden(name: str) -> bool:
+    """Such as '__MACOSX/._a.jpg', which macOS puts beside 'a.jpg' and which is no image."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 class CachedImages:
@@ -146,5 +206,3 @@ class CachedImages:
             self.images[index] = self.source[index]
             self.known[index] = True
         return self.images[index]
-
-

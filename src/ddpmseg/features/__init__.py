@@ -1,0 +1,1 @@
+"""From images to pixel vectors: noise, extraction at (block, timestep), interpolation."""

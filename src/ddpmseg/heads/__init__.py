@@ -1,0 +1,1 @@
+"""From pixel vectors to class scores: stacked ensembles of pixel classifiers."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
+from ddpmseg.files import written_whole
+
 log = logging.getLogger(__name__)
 
 
@@ -16,6 +18,18 @@ def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback
     """A progress bar where someone watches, log lines every `log_seconds` where nobody does."""
     shown = [TQDMProgressBar()] if sys.stderr.isatty() else [_ProgressLines(log_seconds)]
     return [*shown, MetricsFile(folder / "metrics.jsonl")]
+
+
+class Checkpoint(Callback):
+    """Save everything needed to go on, replacing the file only once the new one is complete."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step % self.every == 0:
+            with written_whole(self.path) as unfinished:
+                trainer.save_checkpoint(unfinished)
 
 
 class _ProgressLines(Callback):
@@ -41,7 +55,7 @@ class _ProgressLines(Callback):
 
 
 class MetricsFile(Callback):
-    """Append one JSON line per report to `metrics.jsonl`: the step and everything logged by then."""
+    """Append a JSON line per report to `metrics.jsonl`: the step and all that is logged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,6 +1,7 @@
 """Pretraining of a guided_diffusion UNet on unlabelled images, with the package's own loss."""
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +13,8 @@ from ddpmseg.backbones.unet import UNetFlags, build_unet, sampling_process, spee
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import ImageSource
 from ddpmseg.errors import TrainingError
-from ddpmseg.training.steps import shuffled_indices, step_generator, step_loader
+from ddpmseg.randomness import keyed_generator
+from ddpmseg.training.steps import shuffled_indices, step_loader
 
 
 def learning_rate_factor(step: int, warmup_steps: int, num_steps: int, decay_share: float) -> float:
@@ -52,7 +54,7 @@ class DiffusionPretraining(pl.LightningModule):
         indices = shuffled_indices(step, self.config.batch_size, len(self.source), self.seed)
         return step, torch.stack([self.source[int(index)] for index in indices])
 
-    def training_step(self, batch: tuple[int, Tensor], _batch_index: int) -> Tensor:
+    def training_step(self, batch: tuple[int, Tensor], batch_index: int) -> Tensor:
         step, images = batch
         x_0, timesteps, noise = self._draw(step, images)
         terms = self.diffusion.training_losses(self.network, x_0, timesteps, noise=noise)
@@ -72,10 +74,10 @@ class DiffusionPretraining(pl.LightningModule):
         Timesteps are stratified: one from each of B equal parts of the schedule, which leaves each
         of them uniform and takes variance out of the batch's loss.
         """
-        generator = step_generator(self.seed, step, 1)
+        generator = keyed_generator(self.seed, step, 1)
         count = len(images)
         flips = torch.rand(count, generator=generator) < 0.5
-        strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator))
+        strata = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
         timesteps = (strata * (self.diffusion.num_timesteps / count)).long()
         noise = torch.randn(images.shape, generator=generator)
         x_0 = images.float() / 127.5 - 1
@@ -97,34 +99,40 @@ class DiffusionPretraining(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-def ema_callback(decay: float) -> WeightAveraging:
+class AveragedWeights(WeightAveraging):
     """Exponential moving average of the weights; young averages forget faster.
 
     The decay after n updates is min(decay, (1 + n) / (10 + n)), so that the initial weights do not
     linger in a short training.
     """
 
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        n = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+    def __init__(self, decay: float) -> None:
+        @torch.no_grad()
+        def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+            n = int(count)
+            pull = 1 - min(decay, (1 + n) / (10 + n))
+            torch._foreach_lerp_(averaged, current, pull)  # pyright: ignore[reportPrivateImportUsage]
 
-    return WeightAveraging(use_buffers=False, multi_avg_fn=update)
+        super().__init__(use_buffers=False, multi_avg_fn=update)
+
+    @contextmanager
+    def swapped_in(self, module: pl.LightningModule) -> Iterator[None]:
+        """Lend the module its averaged weights."""
+        self._swap_models(module)
+        try:
+            yield
+        finally:
+            self._swap_models(module)
 
 
 @torch.inference_mode()
 def sample_images(
     unet: torch.nn.Module, flags: UNetFlags, count: int, num_steps: int, seed: int
 ) -> UInt8[Tensor, "n 3 s s"]:
-    """Draw `count` images with DDIM (eta 0) in `num_steps` steps; the same seed, the same images."""
+    """Draw `count` images with DDIM (eta 0) in `num_steps` steps; one seed, one result."""
     device = next(unet.parameters()).device
     shape = (count, 3, flags.image_size, flags.image_size)
-    noise = torch.randn(shape, generator=step_generator(seed, 2)).to(device)
+    noise = torch.randn(shape, generator=keyed_generator(seed, 2)).to(device)
     process = sampling_process(flags, num_steps)
     images = process.ddim_sample_loop(unet, shape, noise=noise, device=device)
     return ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
-
-
-def card(flags: UNetFlags, config: PretrainConfig, **facts: object) -> dict[str, object]:
-    """What must be known of a weight file to use it: flags, training settings, and `facts`."""
-    return {"unet": asdict(flags), "pretrain": asdict(config), **facts}

@@ -4,35 +4,32 @@ No random state has to be saved: step s always sees the same batch, whatever ran
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-
-def step_generator(*key: int) -> torch.Generator:
-    """CPU generator whose stream depends on all of `key`, such as (seed, step)."""
-    state = 0x9E3779B97F4A7C15
-    for part in key:
-        # One round of splitmix64 per part (Steele, Lea and Flood 2014): nearby keys, unlike streams.
-        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return torch.Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
+from ddpmseg.randomness import keyed_generator
 
 
 def shuffled_indices(step: int, batch_size: int, count: int, *key: int) -> Tensor:
-    """Indices (batch_size,) of batch `step` when epoch after epoch of `count` items is shuffled.
+    """Indices of batch `step` when `count` items are shuffled anew for every epoch. int64.
 
-    A batch may span two epochs; every item is drawn once per epoch. int64.
+    The last incomplete batch of an epoch is dropped. Where there are fewer items than a batch
+    takes, the batch is all of them, repeated to fill it.
     """
-    first = step * batch_size
-    epochs = range(first // count, (first + batch_size - 1) // count + 1)
-    order = torch.cat([torch.randperm(count, generator=step_generator(*key, e)) for e in epochs])
-    start = first - epochs[0] * count
-    return order[start : start + batch_size]
+    batches = max(1, count // batch_size)
+    order = _epoch_order(count, step // batches, *key)
+    first = (step % batches) * batch_size
+    indices = order[first : first + batch_size]
+    return indices.repeat(-(-batch_size // len(indices)))[:batch_size]
+
+
+@lru_cache(maxsize=32)
+def _epoch_order(count: int, epoch: int, *key: int) -> Tensor:
+    return torch.randperm(count, generator=keyed_generator(*key, epoch))
 
 
 class _Steps(Dataset):

@@ -1,0 +1,51 @@
+"""Small commands beside `train.py`: python -m ddpmseg {predict,estimate,blocks}."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from ddpmseg.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status, 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser("python -m ddpmseg", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("predict", help="segment photographs with the head of a finished run")
+    one.add_argument("images", nargs="+", type=Path)
+    one.add_argument("--run", required=True, type=Path, help="output folder of a train.py run")
+    one.add_argument("--output-dir", type=Path, default=Path("outputs/predict"))
+    one.add_argument("--accelerator", default="auto")
+    for name, text in (
+        ("estimate", "memory, forward passes and time of a run, with train.py's overrides"),
+        ("blocks", "the decoder blocks of a backbone: channels, size, layers"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("overrides", nargs="*", help="as for train.py: group.key=value ...")
+        command.add_argument("--config-dir", type=Path, default=Path("conf"))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        _run(options)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "predict":
+        from ddpmseg.apps.predict import predict
+
+        predict(options.images, options.run, options.output_dir, options.accelerator)
+        return
+    from ddpmseg.apps import plan
+
+    config = plan.compose(options.config_dir, options.overrides)
+    lines = plan.estimate(config) if options.command == "estimate" else plan.blocks(config)
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

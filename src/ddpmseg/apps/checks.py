@@ -1,0 +1,137 @@
+"""Everything that can be wrong with a configuration, found before any weight or image is read."""
+
+import os
+from pathlib import Path
+from typing import get_args
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from ddpmseg.apps.build import build_backbone_without_weights, choose_device
+from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.guided_diffusion import PRECISIONS, RANDOM
+from ddpmseg.backbones.weights import resolve_checkpoint
+from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.data.tiny import RULES
+from ddpmseg.errors import ConfigError
+from ddpmseg.features.layout import FeatureLayout, feature_layout
+from ddpmseg.features.noise import NoiseKind
+from ddpmseg.heads.protocols import PROTOCOLS, choose_protocol
+from ddpmseg.heads.segment import Vote
+
+TASKS = ("segment", "pretrain")
+
+
+def checked_config(cfg: DictConfig) -> TrainConfig:
+    """The composed configuration as typed objects, after all checks that need no data.
+
+    Raises ConfigError naming the key, what is allowed and what to change; CheckpointError for a
+    weight file that does not exist.
+    """
+    try:
+        config = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or "a key"
+        raise ConfigError(f"`{key}` has no value yet: give one, as in `{key}=...`.") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error)) from error
+    assert isinstance(config, TrainConfig)
+    _one_of("task", config.task, TASKS)
+    choose_device(config.trainer.accelerator)
+    _at_least("trainer.devices", config.trainer.devices, 1)
+    if config.task == "pretrain":
+        _check_pretraining(config)
+    else:
+        _check_segmentation(config)
+    _check_output(Path(config.paths.output_dir))
+    return config
+
+
+def _check_segmentation(config: TrainConfig) -> None:
+    dataset, features, head = config.dataset, config.features, config.head
+    _at_least("dataset.image_size", dataset.image_size, 8)
+    _at_least("dataset.num_labelled", dataset.num_labelled, 1)
+    _at_least("dataset.num_test", dataset.num_test, 1)
+    _one_of("dataset.tiny_annotations", dataset.tiny_annotations, RULES)
+    load_class_table(dataset.classes)
+    if isinstance(dataset, FolderDatasetConfig) and not Path(dataset.root).is_dir():
+        raise ConfigError(
+            f"`dataset.root={dataset.root}`: no such folder. It must hold "
+            f"'{dataset.train_images}' and '{dataset.test_images}'."
+        )
+    _one_of("features.hook", features.hook, get_args(Hook))
+    _one_of("features.noise", features.noise, get_args(NoiseKind))
+    _at_least("features.batch_size", features.batch_size, 1)
+    _at_least("head.members", head.members, 1)
+    _one_of("head.vote", head.vote, get_args(Vote))
+    _one_of("head.protocol", head.protocol, tuple(PROTOCOLS))
+    choose_protocol(head.protocol, head.max_steps, head.batch_size, head.learning_rate)
+    for width in head.hidden or []:
+        _at_least("head.hidden", width, 1)
+    if config.trainer.devices != 1:
+        raise ConfigError(
+            f"`trainer.devices={config.trainer.devices}`: task=segment runs on one device, so that "
+            "every test image counts once. Run several jobs side by side instead."
+        )
+    if isinstance(config.backbone, GuidedDiffusionConfig):
+        _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
+    planned_layout(config)
+    if isinstance(config.backbone, GuidedDiffusionConfig) and config.backbone.checkpoint != RANDOM:
+        resolve_checkpoint(config.backbone.checkpoint)
+
+
+def planned_layout(config: TrainConfig) -> FeatureLayout:
+    """The layout a run will have, from the network's shape alone."""
+    return feature_layout(
+        build_backbone_without_weights(config.backbone),
+        config.features.blocks,
+        config.features.timesteps,
+        config.features.hook,  # pyright: ignore[reportArgumentType]
+        config.dataset.image_size,
+    )
+
+
+def _check_pretraining(config: TrainConfig) -> None:
+    if not isinstance(config.backbone, GuidedDiffusionConfig):
+        raise ConfigError(
+            f"`backbone={config.backbone.name}` cannot be pretrained; task=pretrain needs a "
+            "guided_diffusion backbone, such as backbone=guided_diffusion_64."
+        )
+    settings = config.pretrain
+    for name in ("num_steps", "batch_size", "num_images", "checkpoint_every", "sample_every"):
+        _at_least(f"pretrain.{name}", getattr(settings, name), 1)
+    for name in ("num_workers", "warmup_steps"):
+        _at_least(f"pretrain.{name}", getattr(settings, name), 0)
+    _at_least("pretrain.num_samples", settings.num_samples, 1)
+    if not 1 <= settings.sample_steps <= config.backbone.unet.diffusion_steps:
+        raise ConfigError(
+            f"`pretrain.sample_steps={settings.sample_steps}`: must lie in "
+            f"1..{config.backbone.unet.diffusion_steps}."
+        )
+    for name in ("decay_share", "ema_decay"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ConfigError(f"`pretrain.{name}={getattr(settings, name)}`: must lie in 0..1.")
+    if settings.learning_rate <= 0:
+        raise ConfigError(f"`pretrain.learning_rate={settings.learning_rate}`: must be above 0.")
+    build_backbone_without_weights(config.backbone)
+
+
+def _check_output(folder: Path) -> None:
+    """The folder, or the nearest one above that exists, must be a folder one may write to."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(
+            f"`paths.output_dir={folder}`: '{existing}' is not a folder that can be written to. "
+            "Choose another `paths.output_dir`."
+        )
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"`{key}={value}`: must be one of {', '.join(allowed)}.")
+
+
+def _at_least(key: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"`{key}={value}`: must be at least {least}.")

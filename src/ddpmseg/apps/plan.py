@@ -1,0 +1,60 @@
+"""Looking before leaping: what a composed configuration would do."""
+
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from ddpmseg import config as schemas
+from ddpmseg.apps.build import (
+    build_backbone,
+    build_backbone_without_weights,
+    build_dataset,
+    build_extractor,
+    choose_device,
+)
+from ddpmseg.apps.checks import checked_config, planned_layout
+from ddpmseg.apps.estimate import describe, seconds_per_image
+from ddpmseg.config import TrainConfig
+from ddpmseg.errors import ConfigError
+
+
+def compose(config_dir: Path, overrides: list[str]) -> TrainConfig:
+    """The checked configuration of `train.py` with these overrides. Raises ConfigError."""
+    if not (config_dir / "train.yaml").is_file():
+        raise ConfigError(
+            f"'{config_dir / 'train.yaml'}' does not exist: run this where train.py is, or give "
+            "--config-dir."
+        )
+    schemas.register()
+    try:
+        with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+            cfg = hydra_compose("train", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+    return checked_config(cfg)
+
+
+def estimate(config: TrainConfig) -> list[str]:
+    """Memory, forward passes, and time measured on one batch, as lines of text."""
+    dataset = build_dataset(config.dataset)
+    num_images = len(dataset.train) + len(dataset.test)
+    backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+    seconds = seconds_per_image(build_extractor(config, backbone))
+    return [
+        *describe(config, planned_layout(config), len(dataset.train), len(dataset.test)),
+        f"time: about {num_images * seconds:.0f} s of forward passes on {backbone.device} "
+        f"({1000 * seconds:.0f} ms an image)",
+    ]
+
+
+def blocks(config: TrainConfig) -> list[str]:
+    """A table of the backbone's decoder blocks at `dataset.image_size`."""
+    backbone = build_backbone_without_weights(config.backbone)
+    lines = [f"{backbone.name}: decoder blocks, 0 = deepest", "block  channels     size  layers"]
+    for block in backbone.blocks:
+        side = config.dataset.image_size // block.stride
+        lines.append(f"{block.index:>5}  {block.channels:>8}  {side:>3}x{side:<3}  {block.modules}")
+    return lines

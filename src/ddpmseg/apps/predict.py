@@ -1,0 +1,72 @@
+"""Segment any photograph with the head of a finished run."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
+from ddpmseg.config import TrainConfig, schema_of
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.data.images import fit_image, read_image
+from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.files import written_whole
+from ddpmseg.heads.export import load_head
+from ddpmseg.heads.segment import segment
+from ddpmseg.tracking.pictures import overlay, write_mask
+from ddpmseg.tracking.results import CONFIG
+
+log = logging.getLogger(__name__)
+
+
+def predict(
+    images: Sequence[Path], run: Path, output_dir: Path, accelerator: str = "auto"
+) -> list[Path]:
+    """Write STEM.npy, STEM.png (mask) and STEM_overlay.png for every image; returns the masks.
+
+    A photograph that is not square is cropped to its centre. Raises UserError when the run is not
+    finished, an image cannot be read, or two images would share a name.
+    """
+    stems = [path.stem for path in images]
+    if len(set(stems)) < len(stems):
+        raise DataError("two images have the same name without its suffix; rename one of them.")
+    config = load_config(run)
+    head, _ = load_head(run / "head.safetensors")
+    classes = load_class_table(config.dataset.classes)
+    device = choose_device(accelerator)
+    extractor = build_extractor(config, build_backbone(config.backbone, device))
+    head.to(device)
+    written = []
+    for path in images:
+        if not path.is_file():
+            raise DataError(f"image '{path}' does not exist.")
+        photo = fit_image(read_image(path, str(path)), config.dataset.image_size, True, str(path))
+        maps = extractor(photo[None], [f"predict/{path.stem}"])
+        result = segment(head, maps, config.head.vote)  # pyright: ignore[reportArgumentType]
+        mask = result.masks[0].cpu().numpy().astype(np.uint8)
+        write_mask(output_dir / path.stem, mask, classes)
+        picture = overlay(photo.permute(1, 2, 0).numpy(), mask, classes)
+        with written_whole(output_dir / f"{path.stem}_overlay.png") as unfinished:
+            Image.fromarray(picture).save(unfinished, format="png")
+        found = ", ".join(classes.names[label] for label in np.unique(mask))
+        log.info("%s: uncertainty %.3f, %s", path, float(result.uncertainty[0]), found)
+        written.append(output_dir / f"{path.stem}.npy")
+    return written
+
+
+def load_config(run: Path) -> TrainConfig:
+    """The configuration a run left in its folder, as typed objects. Raises ConfigError."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"'{run}' is not the folder of a run: there is no '{path}'.")
+    loaded = OmegaConf.load(path)
+    assert isinstance(loaded, DictConfig)
+    typed = OmegaConf.structured(TrainConfig)
+    for group in ("dataset", "backbone"):
+        typed[group] = OmegaConf.structured(schema_of(loaded[group]._target_))
+    config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
+    assert isinstance(config, TrainConfig)
+    return config

@@ -1,0 +1,134 @@
+"""`task=pretrain`: from images to the weights of a diffusion model."""
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import save_file
+from torchvision.utils import save_image
+
+from ddpmseg.backbones.weights import file_sha256
+from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
+from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
+from ddpmseg.files import written_whole
+from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
+from ddpmseg.training.pretrain import (
+    AveragedWeights,
+    DiffusionPretraining,
+    sample_images,
+)
+
+log = logging.getLogger(__name__)
+
+
+def run_pretraining(config: TrainConfig, command: str) -> Path:
+    """Train, sample and export; returns the path of the exported weights.
+
+    Leaves in `paths.output_dir`: `last.ckpt` (to resume from), `samples_*.png`,
+    `unet.safetensors` (the averaged weights in fp16) and its card `unet.json`.
+    """
+    assert isinstance(config.backbone, GuidedDiffusionConfig)
+    folder, flags, settings = Path(config.paths.output_dir), config.backbone.unet, config.pretrain
+    source = image_source(settings, flags.image_size, config.seed)
+    module = DiffusionPretraining(flags, settings, source, config.seed)
+    averaging = AveragedWeights(settings.ema_decay)
+    checkpoint = folder / "last.ckpt"
+    trainer = pl.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        precision=config.trainer.precision,  # pyright: ignore[reportArgumentType]
+        max_steps=settings.num_steps,
+        gradient_clip_val=settings.gradient_clip,
+        log_every_n_steps=config.trainer.log_every_n_steps,
+        default_root_dir=folder,
+        logger=False,
+        callbacks=[
+            averaging,
+            Checkpoint(checkpoint, settings.checkpoint_every),
+            _Samples(folder, averaging),
+            *progress_callbacks(folder),
+        ],
+        enable_checkpointing=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+    )
+    resume = checkpoint if config.trainer.resume and checkpoint.is_file() else None
+    if resume:
+        log.info("resuming from %s", resume)
+    trainer.fit(module, ckpt_path=resume, weights_only=True)
+    return _export(module, trainer, folder, config, command)
+
+
+def image_source(settings: PretrainConfig, image_size: int, seed: int) -> ImageSource:
+    """The images of `pretrain.images`, or ponies where it is null, kept in memory if wished."""
+    if settings.images is None:
+        source = PonyImages(settings.num_images, image_size, seed)
+    else:
+        source = ImageFiles(settings.images, image_size, settings.center_crop)
+    log.info("pretraining on %d images of %d pixels", len(source), image_size)
+    return CachedImages(source, image_size) if settings.cache_images else source
+
+
+class _Samples(Callback):
+    """Draw a few images now and then: the quickest way to see that a training goes well."""
+
+    def __init__(self, folder: Path, averaging: AveragedWeights) -> None:
+        self.folder, self.averaging = folder, averaging
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        assert isinstance(pl_module, DiffusionPretraining)
+        settings = pl_module.config
+        if trainer.global_step % settings.sample_every:
+            return
+        with (
+            self.averaging.swapped_in(pl_module),
+            trainer.strategy.precision_plugin.forward_context(),
+        ):
+            images = sample_images(
+                pl_module.unet.eval(),
+                pl_module.flags,
+                settings.num_samples,
+                settings.sample_steps,
+                pl_module.seed,
+            )
+        pl_module.train()
+        path = self.folder / f"samples_{trainer.global_step:08d}.png"
+        with written_whole(path) as unfinished:
+            save_image(images.float() / 255, unfinished, nrow=4, padding=2, format="png")
+
+
+def _export(
+    module: DiffusionPretraining,
+    trainer: pl.Trainer,
+    folder: Path,
+    config: TrainConfig,
+    command: str,
+) -> Path:
+    """The averaged weights in fp16, and a card that says what they are and where they come from."""
+    path = folder / "unet.safetensors"
+    state = module.unet.state_dict()
+    with written_whole(path) as unfinished:
+        save_file({k: v.detach().half().cpu().contiguous() for k, v in state.items()}, unfinished)
+    card = {
+        "sha256": file_sha256(path),
+        "command": command,
+        "parameters": sum(value.numel() for value in state.values()),
+        "data": config.pretrain.images or f"{config.pretrain.num_images} scenes of ponies",
+        "seed": config.seed,
+        "steps": trainer.global_step,
+        "loss": float(trainer.callback_metrics["pretrain/loss"]),
+        "unet": asdict(module.flags),
+        "pretrain": asdict(config.pretrain),
+        "torch": torch.__version__,
+    }
+    with written_whole(folder / "unet.json") as unfinished:
+        unfinished.write_text(json.dumps(card, indent=2) + "\n")
+    log.info("averaged weights in %s", path)
+    return path

@@ -1,0 +1,185 @@
+"""`task=segment`: labelled images in, a head, masks and mIoU out."""
+
+import logging
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from ddpmseg.apps.build import (
+    build_backbone,
+    build_dataset,
+    build_extractor,
+    build_head,
+    choose_device,
+)
+from ddpmseg.apps.checks import planned_layout
+from ddpmseg.apps.estimate import describe, seconds_per_image
+from ddpmseg.config import TrainConfig
+from ddpmseg.data.datamodule import LabelledImages
+from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.features.maps import NativeMaps
+from ddpmseg.heads.export import save_head
+from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.protocols import choose_protocol
+from ddpmseg.metrics.segmentation import Scores
+from ddpmseg.tracking.pictures import PredictionWriter
+from ddpmseg.tracking.results import peak_rss_mb, write_per_class, write_results
+from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
+from ddpmseg.training.head import HeadTesting, HeadTraining
+from ddpmseg.training.pixels import LabelledPixels
+
+log = logging.getLogger(__name__)
+
+
+def run_segmentation(config: TrainConfig) -> Scores:
+    """Extract, train, test and record; returns the test scores.
+
+    Leaves in `paths.output_dir` the files named in the README, `results.csv` last.
+    """
+    folder = Path(config.paths.output_dir)
+    dataset = build_dataset(config.dataset)
+    for line in describe(config, planned_layout(config), len(dataset.train), len(dataset.test)):
+        log.info(line)
+    started = time.perf_counter()
+    backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+    extractor = build_extractor(config, backbone)
+    images = LabelledImages(dataset, extractor.images_per_pass)
+    total = (len(dataset.train) + len(dataset.test)) * seconds_per_image(extractor)
+    log.info("time: about %.0f s of forward passes on %s", total, backbone.device)
+    maps, masks = extract_training_set(extractor, images)
+    seconds = {"seconds_extract": time.perf_counter() - started}
+
+    started = time.perf_counter()
+    head = train_head(config, maps, masks, dataset, folder)
+    del maps
+    seconds["seconds_train"] = time.perf_counter() - started
+    facts = {"class_names": dataset.classes.names, "features": asdict(config.features)}
+    save_head(head, folder / "head.safetensors", facts)
+
+    started = time.perf_counter()
+    testing = test_head(config, head, extractor, images, folder)
+    seconds["seconds_test"] = time.perf_counter() - started
+    assert testing.scores is not None
+    write_per_class(folder, dataset.classes, testing.scores)
+    row = _result_row(config, backbone.checkpoint_sha256, dataset, head, testing, seconds)
+    write_results(folder, row)
+    (folder / "last.ckpt").unlink(missing_ok=True)
+    log.info(
+        "miou %.4f  miou_present %.4f  pixel_accuracy %.4f  (%d test images; %s)",
+        testing.scores.miou,
+        testing.scores.miou_present,
+        testing.scores.pixel_accuracy,
+        len(dataset.test),
+        ", ".join(f"{k.removeprefix('seconds_')} {v:.1f} s" for k, v in seconds.items()),
+    )
+    log.info("results in %s", folder)
+    return testing.scores
+
+
+def extract_training_set(
+    extractor: FeatureExtractor, images: LabelledImages
+) -> tuple[NativeMaps, torch.Tensor]:
+    """Native maps and masks (n, s, s) of the labelled images."""
+    masks = []
+
+    def batches():
+        for pictures, truth, names in images.train_dataloader():
+            masks.append(truth)
+            yield pictures, names
+
+    maps = extractor.extract_all(batches(), len(images.dataset.train))
+    return maps, torch.cat(masks)
+
+
+def train_head(
+    config: TrainConfig,
+    maps: NativeMaps,
+    masks: torch.Tensor,
+    dataset: LabelledSet,
+    folder: Path,
+) -> StackedMLP:
+    """Train a fresh head on the labelled pixels, or go on from `last.ckpt`."""
+    settings = config.head
+    protocol = choose_protocol(
+        settings.protocol, settings.max_steps, settings.batch_size, settings.learning_rate
+    )
+    head = build_head(config, maps.layout.dim, dataset.classes.num_classes)
+    pixels = LabelledPixels(masks, dataset.classes.ignore_label)
+    module = HeadTraining(head, maps, pixels, protocol, config.seed)
+    checkpoint = folder / "last.ckpt"
+    trainer = pl.Trainer(
+        **_trainer_arguments(config, folder),
+        max_steps=module.num_steps,
+        callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
+    )
+    resumed = checkpoint if config.trainer.resume and checkpoint.is_file() else None
+    if resumed:
+        log.info("going on from %s", resumed)
+    trainer.fit(module, ckpt_path=resumed, weights_only=True)
+    return head
+
+
+def test_head(
+    config: TrainConfig,
+    head: StackedMLP,
+    extractor: FeatureExtractor,
+    images: LabelledImages,
+    folder: Path,
+) -> HeadTesting:
+    """Segment and score the test images as a stream; write masks and `overlays.png`."""
+    classes = images.dataset.classes
+    testing = HeadTesting(head, extractor, classes.ignore_label, config.head.vote)  # pyright: ignore
+    writers = [PredictionWriter(folder, classes), *progress_callbacks(folder)]
+    trainer = pl.Trainer(**_trainer_arguments(config, folder), callbacks=writers)
+    trainer.test(testing, images, verbose=False)
+    return testing
+
+
+def _trainer_arguments(config: TrainConfig, folder: Path) -> dict:
+    return {
+        "accelerator": config.trainer.accelerator,
+        "devices": config.trainer.devices,
+        "precision": config.trainer.precision,
+        "log_every_n_steps": config.trainer.log_every_n_steps,
+        "default_root_dir": folder,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": sys.stderr.isatty(),
+    }
+
+
+def _result_row(
+    config: TrainConfig,
+    checkpoint_sha256: str,
+    dataset: LabelledSet,
+    head: StackedMLP,
+    testing: HeadTesting,
+    seconds: dict[str, float],
+) -> dict[str, object]:
+    scores = testing.scores
+    assert scores is not None
+    return {
+        "dataset": config.dataset.name,
+        "backbone": config.backbone.name,
+        "checkpoint_sha256": checkpoint_sha256,
+        "blocks": " ".join(map(str, config.features.blocks)),
+        "timesteps": " ".join(map(str, config.features.timesteps)),
+        "head": "-".join(["mlp", *map(str, head.hidden)]) if head.hidden else "linear",
+        "protocol": config.head.protocol,
+        "members": head.members,
+        "seed": config.seed,
+        "num_labelled": len(dataset.train),
+        "num_test": len(dataset.test),
+        "miou": f"{scores.miou:.6f}",
+        "miou_present": f"{scores.miou_present:.6f}",
+        "pixel_accuracy": f"{scores.pixel_accuracy:.6f}",
+        "uncertainty": f"{torch.cat(testing.uncertainties).mean():.6f}",
+        **{key: f"{value:.2f}" for key, value in seconds.items()},
+        "peak_rss_mb": f"{peak_rss_mb():.0f}",
+    }

@@ -1,0 +1,19 @@
+"""How the programs talk: our own lines, not those of the libraries below."""
+
+import logging
+import warnings
+
+NOISE = (
+    # Lightning's advice about loaders and loggers; ours are made the way they are on purpose.
+    ".*does not have many workers.*",
+    ".*dataloader is not resumable.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
+
+
+def quiet_libraries() -> None:
+    """Silence hints of Lightning that do not concern a user of this package; errors still show."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)

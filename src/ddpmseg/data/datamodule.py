@@ -1,0 +1,36 @@
+"""Batches of labelled images for Lightning."""
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ddpmseg.data.labelled import LabelledSet, LabelledSplit, Sample
+
+Batch = tuple[Tensor, Tensor, list[str]]
+"""Images uint8 (b, 3, s, s), masks uint8 (b, s, s), names as 'train/NAME' or 'test/NAME'."""
+
+
+class LabelledImages(pl.LightningDataModule):
+    """The training and the test images of a dataset, in order, `batch_size` at a time."""
+
+    def __init__(self, dataset: LabelledSet, batch_size: int) -> None:
+        super().__init__()
+        self.dataset, self.batch_size = dataset, batch_size
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.dataset.train, "train")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(self.dataset.test, "test")
+
+    def _loader(self, split: LabelledSplit, role: str) -> DataLoader:
+        def collate(samples: list[Sample]) -> Batch:
+            # Files of both splits may share a name; the noise of an image is keyed by it.
+            return (
+                torch.stack([sample.image for sample in samples]),
+                torch.stack([sample.mask for sample in samples]),
+                [f"{role}/{sample.name}" for sample in samples],
+            )
+
+        return DataLoader(split, self.batch_size, shuffle=False, collate_fn=collate)

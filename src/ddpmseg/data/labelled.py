@@ -1,0 +1,294 @@
+"""Labelled images: photographs with masks in folders, and the procedural ponies."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.data.images import IMAGE_SUFFIXES, fit_image, fit_mask, read_image, read_mask
+from ddpmseg.data.ponies import CLASS_NAMES, draw_pony
+from ddpmseg.data.subsets import nested_subset
+from ddpmseg.data.tiny import drop_tiny_annotations, tiny_threshold
+from ddpmseg.errors import ConfigError, DataError
+
+PONY_SCENES = 10_000
+"""Scenes a split of the ponies is chosen from; more could be drawn, none is stored."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its mask: labels 0..K-1, or the class table's ignore label."""
+
+    image: UInt8[Tensor, "3 s s"]
+    mask: UInt8[Tensor, "s s"]
+    name: str
+
+
+class LabelledSplit(Dataset[Sample]):
+    """The training or the test images of a set, read or drawn when asked for."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._sample(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self._sample, range(len(self)))
+
+    def _sample(self, index: int) -> Sample:
+        raise NotImplementedError
+
+
+@runtime_checkable
+class LabelledSet(Protocol):
+    """What `dataset.*` builds."""
+
+    name: str
+    classes: ClassTable
+    image_size: int
+    train: LabelledSplit
+    test: LabelledSplit
+
+
+class LabelledFolder:
+    """Images and masks in folders, in the layout of the paper's sets or another.
+
+    The arguments are the fields of `ddpmseg.config.FolderDatasetConfig`. An image's mask has the
+    same stem and the suffix .npy; .png also counts in a folder of masks, and beside an image that
+    is itself no .png. Images are used in sorted order of file names. Nothing is decoded here.
+
+    Raises ConfigError for a setting that cannot work, DataError for a folder that is missing or
+    empty, an image without a mask, and more images asked for than there are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: str,
+        root: str,
+        image_size: int = 64,
+        num_labelled: int | None = None,
+        subset_seed: int | None = None,
+        num_test: int | None = None,
+        tiny_annotations: str = "scaled",
+        train_images: str = "real/train",
+        train_masks: str | None = None,
+        test_images: str = "real/test",
+        test_masks: str | None = None,
+        center_crop: bool = False,
+    ) -> None:
+        _check_settings(image_size, tiny_annotations)
+        self.name, self.image_size = name, image_size
+        self.classes = load_class_table(classes)
+        folder = Path(root).expanduser()
+
+        pairs = _find_pairs(folder, "train", train_images, train_masks)
+        where = f"'{folder / train_images}'"
+        paper = self.classes.num_labelled
+        count = _count("num_labelled", num_labelled, paper, len(pairs), where)
+        chosen = [pairs[index] for index in nested_subset(count, len(pairs), subset_seed)]
+        self.train: LabelledSplit = _Files(
+            chosen, self.classes, image_size, center_crop, tiny_annotations
+        )
+
+        pairs = _find_pairs(folder, "test", test_images, test_masks)
+        count = _count("num_test", num_test, None, len(pairs), f"'{folder / test_images}'")
+        self.test: LabelledSplit = _Files(
+            pairs[:count], self.classes, image_size, center_crop, "keep"
+        )
+
+
+class Ponies:
+    """The procedural set of `ddpmseg.data.ponies`; a scene stays in memory once it is drawn.
+
+    The arguments are the fields of `ddpmseg.config.PoniesConfig`. Raises ConfigError for a setting
+    that cannot work, DataError when more than `PONY_SCENES` are asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: str,
+        image_size: int = 64,
+        num_labelled: int | None = None,
+        subset_seed: int | None = None,
+        num_test: int | None = None,
+        tiny_annotations: str = "scaled",
+        seed: int = 0,
+    ) -> None:
+        _check_settings(image_size, tiny_annotations)
+        self.name, self.image_size = name, image_size
+        self.classes = table = load_class_table(classes)
+        if table.num_classes != len(CLASS_NAMES):
+            raise ConfigError(
+                f"`dataset.classes={classes}` has {table.num_classes} classes, the ponies have "
+                f"{len(CLASS_NAMES)}. Set `dataset.classes=ponies`."
+            )
+        where = "the ponies' split"
+        count = _count("num_labelled", num_labelled, table.num_labelled, PONY_SCENES, where)
+        scenes = nested_subset(count, PONY_SCENES, subset_seed)
+        self.train: LabelledSplit = _Scenes(
+            scenes, "train", seed, table, image_size, tiny_annotations
+        )
+        count = _count("num_test", num_test, table.num_test, PONY_SCENES, where)
+        self.test: LabelledSplit = _Scenes(
+            list(range(count)), "test", seed, table, image_size, "keep"
+        )
+
+
+@dataclass(frozen=True)
+class _Pair:
+    image: Path
+    mask: Path
+
+
+class _Files(LabelledSplit):
+    def __init__(
+        self,
+        pairs: list[_Pair],
+        classes: ClassTable,
+        image_size: int,
+        center_crop: bool,
+        tiny_annotations: str,
+    ) -> None:
+        super().__init__(pair.image.stem for pair in pairs)
+        self.pairs, self.classes, self.image_size = pairs, classes, image_size
+        self.center_crop, self.tiny_annotations = center_crop, tiny_annotations
+
+    def _sample(self, index: int) -> Sample:
+        pair, size = self.pairs[index], self.image_size
+        image, mask = read_image(pair.image, str(pair.image)), read_mask(pair.mask, str(pair.mask))
+        (height, width), found = mask.shape, image.size
+        if (width, height) != found:
+            raise DataError(
+                f"mask '{pair.mask}' is {width}x{height}, but image '{pair.image}' is "
+                f"{found[0]}x{found[1]}. Give the mask one label per pixel of its image."
+            )
+        self.classes.check_mask(mask, str(pair.mask))
+        labels = drop_tiny_annotations(
+            fit_mask(mask, size), self.classes.ignore_label, self.tiny_annotations, size
+        )
+        fitted = fit_image(image, size, self.center_crop, str(pair.image))
+        return Sample(fitted, torch.from_numpy(labels), self.names[index])
+
+
+class _Scenes(LabelledSplit):
+    def __init__(
+        self,
+        scenes: list[int],
+        split: str,
+        seed: int,
+        classes: ClassTable,
+        image_size: int,
+        tiny_annotations: str,
+    ) -> None:
+        super().__init__(f"{split}_{scene:05d}" for scene in scenes)
+        self.scenes, self.split, self.seed = scenes, split, seed
+        self.ignore_label, self.image_size = classes.ignore_label, image_size
+        self.tiny_annotations = tiny_annotations
+        self.drawn: dict[int, Sample] = {}
+
+    def _sample(self, index: int) -> Sample:
+        if index not in self.drawn:
+            image, mask = draw_pony(self.scenes[index], self.split, self.seed, self.image_size)
+            labels = drop_tiny_annotations(
+                mask, self.ignore_label, self.tiny_annotations, self.image_size
+            )
+            pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            self.drawn[index] = Sample(pixels, torch.from_numpy(labels), self.names[index])
+        return self.drawn[index]
+
+
+def _check_settings(image_size: int, tiny_annotations: str) -> None:
+    if image_size < 1:
+        raise ConfigError(f"`dataset.image_size={image_size}` must be at least 1 pixel.")
+    tiny_threshold(tiny_annotations, image_size)
+
+
+def _count(key: str, asked: int | None, paper: int | None, available: int, where: str) -> int:
+    """How many images to use: those asked for, else the class table's number, else all."""
+    if asked is not None and asked < 1:
+        raise ConfigError(f"`dataset.{key}={asked}` must be at least 1, or null.")
+    count = next(number for number in (asked, paper, available) if number is not None)
+    if count > available:
+        source = "" if asked is not None else " (from the class table)"
+        raise DataError(
+            f"`dataset.{key}` is {count}{source}, but {where} has only {available} labelled "
+            f"images. Set `dataset.{key}` to at most {available}."
+        )
+    return count
+
+
+def _find_pairs(root: Path, split: str, images: str, masks: str | None) -> list[_Pair]:
+    """The images of `root/images` in sorted order, each with its mask."""
+    image_folder = root / images
+    mask_folder = image_folder if masks is None else root / masks
+    beside = mask_folder == image_folder
+    found = _files(image_folder, f"dataset.{split}_images", "images")
+    found = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if beside:
+        photographs = {path.stem for path in found if not _is_png(path)}
+        found = [path for path in found if not _is_png(path) or path.stem not in photographs]
+    if not found:
+        raise DataError(
+            f"no images in '{image_folder}': expected files ending in {', '.join(IMAGE_SUFFIXES)}. "
+            f"Put them there, or change `dataset.root` or `dataset.{split}_images`."
+        )
+    _check_stems(found, image_folder)
+
+    masks_found = {
+        (path.stem, path.suffix.lower()): path
+        for path in _files(mask_folder, f"dataset.{split}_masks", "masks")
+    }
+    pairs, lacking = [], []
+    for image in found:
+        suffixes = (".npy",) if beside and _is_png(image) else (".npy", ".png")
+        keys = [(image.stem, suffix) for suffix in suffixes]
+        mask = next((masks_found[key] for key in keys if key in masks_found), None)
+        if mask is not None:
+            pairs.append(_Pair(image, mask))
+        else:
+            lacking.append((image.name, " or ".join(f"'{stem}{suffix}'" for stem, suffix in keys)))
+    if lacking:
+        image_name, expected = lacking[0]
+        raise DataError(
+            f"no mask for image '{image_name}': expected {expected} in {mask_folder}. "
+            f"{len(pairs)} of {len(found)} pairs found. Add the mask or take the image away."
+        )
+    return pairs
+
+
+def _files(folder: Path, key: str, kind: str) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder '{folder}' of {kind}. Put the data there, or change "
+            f"`dataset.root` or `{key}`."
+        )
+    # Names such as '._a.png' are written by macOS and hold no image.
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _check_stems(images: list[Path], folder: Path) -> None:
+    first: dict[str, str] = {}
+    for path in images:
+        other = first.setdefault(path.stem, path.name)
+        if other != path.name:
+            raise DataError(
+                f"images '{other}' and '{path.name}' in '{folder}' would share one mask. "
+                "Rename or remove one of them."
+            )
+
+
+def _is_png(path: Path) -> bool:
+    return path.suffix.lower() == ".png"

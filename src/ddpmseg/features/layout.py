@@ -1,0 +1,100 @@
+"""Where each (timestep, block) lies in a pixel vector and in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """One native map: `channels` features on a grid of `size` x `size`."""
+
+    timestep: int
+    block: int
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """The maps that make a pixel vector, in the reference's order: timestep-major, block-ascending.
+
+    Maps of equal size are kept together in memory as one *group*, so that a gather or a matrix
+    product touches few tensors. `maps` is the order of the features in a pixel vector, `groups` the
+    order in memory.
+    """
+
+    maps: tuple[MapSpec, ...]
+    image_size: int
+
+    @property
+    def dim(self) -> int:
+        """Features of a pixel vector."""
+        return sum(spec.channels for spec in self.maps)
+
+    @cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """Columns of each map in a pixel vector."""
+        ends = torch.tensor([spec.channels for spec in self.maps]).cumsum(0).tolist()
+        return tuple(
+            slice(end - spec.channels, end) for spec, end in zip(self.maps, ends, strict=True)
+        )
+
+    @cached_property
+    def groups(self) -> dict[int, tuple[int, ...]]:
+        """Size of a group -> indices into `maps` of its members, in order."""
+        sizes = sorted({spec.size for spec in self.maps})
+        return {
+            size: tuple(i for i, spec in enumerate(self.maps) if spec.size == size)
+            for size in sizes
+        }
+
+    def columns(self, size: int) -> Int[Tensor, " c"]:
+        """Columns of a pixel vector that the group of `size` fills, in the group's order. int64."""
+        return torch.cat(
+            [torch.arange(self.slices[i].start, self.slices[i].stop) for i in self.groups[size]]
+        )
+
+    def values_per_image(self) -> int:
+        """Numbers stored for one image at native resolution."""
+        return sum(spec.channels * spec.size**2 for spec in self.maps)
+
+
+def feature_layout(
+    backbone: Backbone,
+    blocks: Sequence[int],
+    timesteps: Sequence[int],
+    hook: Hook,
+    image_size: int,
+) -> FeatureLayout:
+    """Layout of the maps of every timestep and block for images of `image_size` pixels.
+
+    Blocks are taken in ascending order whatever the order given, as in the reference
+    (`src/feature_extractors.py`); timesteps stay in the given order. A backbone without timesteps
+    has each block once. Raises ConfigError for an empty, repeated or impossible choice.
+    """
+    backbone.check(blocks, timesteps)
+    for key, chosen in (("features.blocks", blocks), ("features.timesteps", timesteps)):
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ConfigError(
+                f"`{key}` must list at least one number, each once; got {list(chosen)}."
+            )
+    largest_stride = max(block.input_stride for block in backbone.blocks)
+    if image_size % largest_stride:
+        raise ConfigError(
+            f"backbone '{backbone.name}' needs images whose side is divisible by {largest_stride}; "
+            f"`dataset.image_size` is {image_size}."
+        )
+    maps = []
+    for timestep in timesteps if backbone.num_timesteps is not None else timesteps[:1]:
+        for block in sorted(blocks):
+            channels, stride = backbone.blocks[block].at(hook)
+            maps.append(MapSpec(timestep, block, channels, image_size // stride))
+    return FeatureLayout(tuple(maps), image_size)

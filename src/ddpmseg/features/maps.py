@@ -1,0 +1,115 @@
+"""Native maps of many images, and the vectors of single pixels interpolated from them.
+
+A pixel's vector is what the reference gets by resizing every map to the image (bilinear,
+align_corners=False) and concatenating: a fixed combination of four native vectors per map. Only the
+pixels that are asked for are ever built.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddpmseg.features.layout import FeatureLayout
+
+
+class NativeMaps:
+    """Maps of n images. `groups[size]` is (n, size, size, channels), channels last."""
+
+    def __init__(self, layout: FeatureLayout, groups: dict[int, Tensor]) -> None:
+        self.layout, self.groups = layout, groups
+
+    @classmethod
+    def empty(
+        cls, layout: FeatureLayout, num_images: int, dtype: torch.dtype, device: torch.device
+    ) -> "NativeMaps":
+        return cls(
+            layout,
+            {
+                size: torch.empty(
+                    num_images,
+                    size,
+                    size,
+                    sum(layout.maps[i].channels for i in members),
+                    dtype=dtype,
+                    device=device,
+                )
+                for size, members in layout.groups.items()
+            },
+        )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.groups.values())))
+
+    def __getitem__(self, images: slice) -> "NativeMaps":
+        """The maps of some images; shares memory with this one."""
+        return NativeMaps(self.layout, {s: group[images] for s, group in self.groups.items()})
+
+    def map(self, index: int) -> Float[Tensor, "n size size c"]:
+        """Map `index` of `layout.maps` for all images; shares memory."""
+        size = self.layout.maps[index].size
+        members = self.layout.groups[size]
+        start = sum(self.layout.maps[i].channels for i in members[: members.index(index)])
+        return self.groups[size][..., start : start + self.layout.maps[index].channels]
+
+    def pixel_vectors(
+        self, images: Int[Tensor, " p"], pixels: Int[Tensor, " p"]
+    ) -> Float[Tensor, "p d"]:
+        """Vectors of pixels (image index, row * image_size + column), float32, on the maps' device.
+
+        Source: paper section 3.2; reference `src/feature_extractors.py`, `collect_features`.
+        """
+        vectors = torch.empty(
+            len(images), self.layout.dim, device=next(iter(self.groups.values())).device
+        )
+        for size, group in self.groups.items():
+            interpolated = _interpolate(group, images, pixels, self.layout.image_size)
+            start = 0
+            for index in self.layout.groups[size]:
+                columns = self.layout.slices[index]
+                width = columns.stop - columns.start
+                vectors[:, columns] = interpolated[:, start : start + width]
+                start += width
+        return vectors
+
+    def materialise(self) -> Float[Tensor, "n d s s"]:
+        """Vectors of all pixels, float32: n * d * s * s * 4 bytes. For tests and small pictures."""
+        size = self.layout.image_size
+        pixels = torch.arange(size * size).repeat(len(self))
+        images = torch.arange(len(self)).repeat_interleave(size * size)
+        return (
+            self.pixel_vectors(images, pixels).view(len(self), size, size, -1).permute(0, 3, 1, 2)
+        )
+
+
+def _interpolate(group: Tensor, images: Tensor, pixels: Tensor, image_size: int) -> Tensor:
+    """(p, channels) of one group, float32."""
+    _, size, _, channels = group.shape
+    table = group.reshape(-1, channels)
+    if size == image_size:
+        return table[images * size**2 + pixels].float()
+    rows, columns = pixels // image_size, pixels % image_size
+    neighbours, weights = bilinear_neighbours(rows, columns, image_size, size)
+    values = table[(images[:, None] * size**2 + neighbours).flatten()].view(-1, 4, channels)
+    return torch.bmm(weights[:, None].to(values.dtype), values)[:, 0].float()
+
+
+def bilinear_neighbours(
+    rows: Int[Tensor, " p"], columns: Int[Tensor, " p"], image_size: int, map_size: int
+) -> tuple[Int[Tensor, "p 4"], Float[Tensor, "p 4"]]:
+    """The four cells of a map_size x map_size grid around each pixel, and their weights (sum 1).
+
+    Bilinear resizing to image_size with align_corners=False and clamped edges, as
+    `torch.nn.functional.interpolate`. Cells are row * map_size + column.
+    """
+
+    def along(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        place = ((position + 0.5) * (map_size / image_size) - 0.5).clamp(0, map_size - 1)
+        low = place.floor().long()
+        return low, (low + 1).clamp(max=map_size - 1), place - low
+
+    top, bottom, down = along(rows)
+    left, right, across = along(columns)
+    cells = [top * map_size + left, top * map_size + right]
+    cells += [bottom * map_size + left, bottom * map_size + right]
+    weights = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
+    return torch.stack(cells, dim=1), torch.stack(weights, dim=1).float()

@@ -1,0 +1,52 @@
+"""The Gaussian noise of x_t: drawn on the CPU from keys, equal on every device and in any order."""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddpmseg.errors import ConfigError
+from ddpmseg.randomness import keyed_generator
+
+NoiseKind = Literal["shared", "timestep", "image", "fresh"]
+
+
+class NoiseSource:
+    """Noise for (image, timestep) pairs in one of the variants compared by the paper (Table 5).
+
+    'shared': one tensor for all images and timesteps, as in the reference with `share_noise`; it is
+    the reference's own tensor for that seed on a CPU. 'timestep': one per timestep. 'image': one
+    per image. 'fresh': one per image and timestep: a test image meets noise no training image met.
+    """
+
+    def __init__(self, kind: NoiseKind, seed: int, image_size: int) -> None:
+        if kind not in get_args(NoiseKind):
+            raise ConfigError(
+                f"`features.noise={kind}`: must be one of {', '.join(get_args(NoiseKind))}."
+            )
+        self.kind, self.seed, self.image_size = kind, seed, image_size
+        self._kept: dict[tuple[int | str, ...], Tensor] = {}
+
+    def __call__(self, image_name: str, timestep: int) -> Float[Tensor, "3 s s"]:
+        """Noise of one pair, float32 on the CPU."""
+        if self.kind == "shared":
+            return self._keep(())
+        if self.kind == "timestep":
+            return self._keep((timestep,))
+        if self.kind == "image":
+            return self._draw((image_name,))
+        return self._draw((image_name, timestep))
+
+    def _keep(self, key: tuple[int | str, ...]) -> Tensor:
+        if key not in self._kept:
+            self._kept[key] = self._draw(key)
+        return self._kept[key]
+
+    def _draw(self, key: tuple[int | str, ...]) -> Tensor:
+        # The shared tensor comes from the bare seed, as in the reference's evaluation scripts.
+        if not key:
+            generator = torch.Generator().manual_seed(self.seed)
+        else:
+            generator = keyed_generator(self.seed, *key)
+        return torch.randn(3, self.image_size, self.image_size, generator=generator)

@@ -1,0 +1,42 @@
+"""A trained head on whole images: maps in, masks and uncertainty out."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddpmseg.features.maps import NativeMaps
+from ddpmseg.features.project import project
+from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.vote import hard_vote, image_uncertainty, member_disagreement, soft_vote
+
+Vote = Literal["hard", "soft"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Prediction for n images.
+
+    masks: labels 0..K-1, int64. disagreement: Jensen-Shannon divergence of the members per pixel,
+    in nats. uncertainty: of an image, see `image_uncertainty`.
+    """
+
+    masks: Int[Tensor, "n s s"]
+    disagreement: Float[Tensor, "n s s"]
+    uncertainty: Float[Tensor, " n"]
+
+
+@torch.inference_mode()
+def segment(head: StackedMLP, maps: NativeMaps, vote: Vote = "hard") -> Segmentation:
+    """Predict the mask of every image. Memory: members * hidden[0] * s * s numbers per image."""
+    weight, bias = head.first_layer()
+    masks, disagreements = [], []
+    for image in range(len(maps)):
+        hidden = project(maps[image : image + 1], weight, bias)
+        scores = head.after_first_layer(hidden)[0].float()
+        masks.append(hard_vote(scores) if vote == "hard" else soft_vote(scores))
+        disagreements.append(member_disagreement(scores))
+    disagreement = torch.stack(disagreements)
+    return Segmentation(torch.stack(masks), disagreement, image_uncertainty(disagreement))

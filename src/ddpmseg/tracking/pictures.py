@@ -1,0 +1,98 @@
+"""Predicted masks as files, and a contact sheet that shows at a glance what a head has learnt."""
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pytorch_lightning.callbacks import Callback
+
+from ddpmseg.data.class_table import ClassTable
+from ddpmseg.files import written_whole
+from ddpmseg.heads.segment import Segmentation
+
+COLUMN_TITLES = ("image", "truth", "prediction", "uncertainty")
+
+
+class PredictionWriter(Callback):
+    """Write the mask of every test image below `folder`/masks, and `overlays.png` at the end."""
+
+    def __init__(self, folder: Path, classes: ClassTable, sheet_rows: int = 8) -> None:
+        self.folder, self.classes, self.sheet_rows = folder, classes, sheet_rows
+        self.rows: list[list[NDArray[np.uint8]]] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: tuple[torch.Tensor, torch.Tensor, list[str]],
+        *_: object,
+    ) -> None:
+        assert isinstance(outputs, Segmentation)
+        images, truths, names = batch
+        for index, name in enumerate(names):
+            mask = outputs.masks[index].cpu().numpy().astype(np.uint8)
+            write_mask(self.folder / "masks" / Path(name).name, mask, self.classes)
+            if len(self.rows) < self.sheet_rows:
+                photo = images[index].permute(1, 2, 0).cpu().numpy()
+                self.rows.append(
+                    [
+                        photo,
+                        overlay(photo, truths[index].cpu().numpy(), self.classes),
+                        overlay(photo, mask, self.classes),
+                        heat(outputs.disagreement[index].cpu().numpy()),
+                    ]
+                )
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with written_whole(self.folder / "overlays.png") as unfinished:
+            contact_sheet(self.rows, self.classes).save(unfinished, format="png")
+
+
+def write_mask(stem: Path, mask: NDArray[np.uint8], classes: ClassTable) -> None:
+    """Write STEM.npy (uint8 labels) and STEM.png (the same labels, indexed, in colours)."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    labels = stem.with_name(stem.name + ".npy")
+    with written_whole(labels) as unfinished, unfinished.open("wb") as file:
+        np.save(file, mask)
+    picture = Image.fromarray(mask, mode="P")
+    picture.putpalette(classes.palette.flatten().tolist())
+    with written_whole(stem.with_name(stem.name + ".png")) as unfinished:
+        picture.save(unfinished, format="png")
+
+
+def overlay(
+    photo: NDArray[np.uint8], mask: NDArray[np.integer], classes: ClassTable
+) -> NDArray[np.uint8]:
+    """The mask's colours laid over the photograph: (h, w, 3) uint8."""
+    return (0.3 * photo + 0.7 * classes.colourise(mask)).round().astype(np.uint8)
+
+
+def heat(disagreement: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Disagreement from 0 (black) over red and yellow to ln 2 and above (white)."""
+    share = np.clip(disagreement / np.log(2), 0, 1)[..., None] * 3
+    return (np.clip(share - np.array([0, 1, 2]), 0, 1) * 255).astype(np.uint8)
+
+
+def contact_sheet(rows: list[list[NDArray[np.uint8]]], classes: ClassTable) -> Image.Image:
+    """Rows of equally large pictures under `COLUMN_TITLES`, with the colours of the classes."""
+    size, gap, head = 192, 6, 22
+    names = [(n, tuple(c)) for n, c in zip(classes.names, classes.palette.tolist(), strict=True)]
+    line_height, legend_width = 18, 210
+    height = max(head + len(rows) * (size + gap), head + line_height * len(names)) + gap
+    sheet = Image.new("RGB", (4 * (size + gap) + gap + legend_width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(COLUMN_TITLES):
+        draw.text((gap + column * (size + gap), 6), title, fill="black")
+        for row, pictures in enumerate(rows):
+            tile = Image.fromarray(pictures[column]).resize((size, size), Image.Resampling.NEAREST)
+            sheet.paste(tile, (gap + column * (size + gap), head + row * (size + gap)))
+    left = 4 * (size + gap) + 2 * gap
+    for line, (name, colour) in enumerate(names):
+        top = head + line * line_height
+        draw.rectangle((left, top, left + 12, top + 12), fill=colour, outline="grey")
+        draw.text((left + 20, top), name, fill="black")
+    return sheet

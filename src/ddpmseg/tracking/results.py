@@ -1,0 +1,118 @@
+"""The records of a run: its configuration, one row of results, a table of classes."""
+
+import csv
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from ddpmseg.data.class_table import ClassTable
+from ddpmseg.errors import ConfigError
+from ddpmseg.files import written_whole
+from ddpmseg.metrics.segmentation import Scores
+
+RESULTS = "results.csv"
+CONFIG = "config.yaml"
+COLUMNS = (
+    "dataset",
+    "backbone",
+    "checkpoint_sha256",
+    "blocks",
+    "timesteps",
+    "head",
+    "protocol",
+    "members",
+    "seed",
+    "num_labelled",
+    "num_test",
+    "miou",
+    "miou_present",
+    "pixel_accuracy",
+    "uncertainty",
+    "seconds_extract",
+    "seconds_train",
+    "seconds_test",
+    "peak_rss_mb",
+)
+
+
+def claim_folder(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
+    """Create the output folder and write the resolved configuration into it.
+
+    Raises ConfigError when the folder holds the results of a finished run, or an unfinished run of
+    another configuration, unless `overwrite`.
+    """
+    if (folder / RESULTS).exists() and not overwrite:
+        raise ConfigError(
+            f"'{folder}' holds the results of a finished run ({RESULTS}), which are never replaced "
+            "unasked. Choose another `paths.output_dir`, or set `paths.overwrite=true`."
+        )
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    earlier = folder / CONFIG
+    if earlier.exists() and not overwrite and earlier.read_text() != text:
+        raise ConfigError(
+            f"'{folder}' holds an unfinished run with other settings (see '{earlier}'). Repeat "
+            "those settings to go on with it, choose another `paths.output_dir`, or set "
+            "`paths.overwrite=true`."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (RESULTS, "last.ckpt") if overwrite else ():
+            (folder / name).unlink(missing_ok=True)
+        with written_whole(earlier) as unfinished:
+            unfinished.write_text(text)
+    except OSError as error:
+        raise ConfigError(
+            f"`paths.output_dir={folder}` cannot be written to ({error.strerror}). "
+            "Choose another `paths.output_dir`."
+        ) from error
+
+
+def write_results(folder: Path, row: Mapping[str, object]) -> None:
+    """Write `results.csv`: a header and one row of `COLUMNS`; the mark of a finished run."""
+    write_table(folder / RESULTS, COLUMNS, [row])
+
+
+def write_per_class(folder: Path, classes: ClassTable, scores: Scores) -> None:
+    """Write `per_class.csv`: IoU of every class in both conventions, and its pixels.
+
+    `iou` is empty for the ignore label, `iou_present` also for a class that occurs nowhere.
+    """
+    rows = [
+        {
+            "label": label,
+            "class": name,
+            "iou": _number(scores.iou[label].item()),
+            "iou_present": _number(scores.iou_present[label].item()),
+            "true_pixels": int(scores.confusion[label].sum()),
+            "predicted_pixels": int(scores.confusion[:, label].sum()),
+        }
+        for label, name in enumerate(classes.names)
+    ]
+    write_table(folder / "per_class.csv", tuple(rows[0]), rows)
+    table = [
+        {"true": name, **dict(zip(classes.names, counts, strict=True))}
+        for name, counts in zip(
+            [*classes.names, "(ignored)"], scores.confusion.tolist(), strict=True
+        )
+    ]
+    write_table(folder / "confusion.csv", ("true", *classes.names), table)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    with written_whole(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _number(value: float) -> float | str:
+    return "" if value != value else value

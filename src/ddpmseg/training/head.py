@@ -1,0 +1,136 @@
+"""Training and testing of a head with Lightning."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddpmseg.errors import TrainingError
+from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.features.maps import NativeMaps
+from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.protocols import BatchLossStopping, Protocol
+from ddpmseg.heads.segment import Segmentation, Vote, segment
+from ddpmseg.metrics.segmentation import Scores, SegmentationScores
+from ddpmseg.training.pixels import LabelledPixels
+from ddpmseg.training.steps import step_loader
+
+
+class HeadTraining(pl.LightningModule):
+    """Trains all members at once on pixels of the labelled images.
+
+    The maps stay where they are and only the vectors of a batch move to the module's device. A
+    member that stops early keeps the weights it had then, whatever the others go on to do.
+    """
+
+    def __init__(
+        self,
+        head: StackedMLP,
+        maps: NativeMaps,
+        pixels: LabelledPixels,
+        protocol: Protocol,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.head, self.protocol, self.seed = head, protocol, seed
+        self._maps, self._pixels = maps, pixels
+        self.num_steps = protocol.steps_for(len(pixels))
+        self.stopping = BatchLossStopping(head.members)
+        self.finished: dict[int, dict[str, Tensor]] = {}
+
+    def train_dataloader(self):
+        return step_loader(
+            lambda step: self._pixels.batch(step, self.protocol, self.head.members, self.seed),
+            self.num_steps,
+            lambda: self.trainer.global_step,
+        )
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        positions, labels = batch
+        scores = self.head(self._vectors(positions))
+        losses = self._member_losses(scores.float(), labels)
+        if not torch.isfinite(losses).all():
+            raise TrainingError(
+                f"the loss of the head is {losses.detach().tolist()} at step {self.global_step}. "
+                f"Lower `head.learning_rate` ({self.protocol.learning_rate}), or look for NaN in "
+                "the features: `backbone.precision=32` rules out overflow in 16 bits."
+            )
+        self.log("train/loss", losses.detach().mean(), prog_bar=True)
+        if self.protocol.stop_early:
+            self._stop_members(losses.detach().cpu())
+        return losses.sum()
+
+    def _vectors(self, positions: Tensor) -> Tensor:
+        per_image = self._maps.layout.image_size**2
+        flat = positions.flatten()
+        vectors = self._maps.pixel_vectors(flat // per_image, flat % per_image)
+        return vectors.to(self.device).view(*positions.shape, -1)
+
+    def _member_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
+        members, pixels, classes = scores.shape
+        labels = labels.to(scores.device).expand(members, pixels)
+        losses = F.cross_entropy(scores.reshape(-1, classes), labels.reshape(-1), reduction="none")
+        return losses.view(members, pixels).mean(dim=1)
+
+    def _stop_members(self, losses: Tensor) -> None:
+        epoch = self.global_step // self.protocol.steps_per_epoch(len(self._pixels))
+        for member in self.stopping.update(epoch, losses).nonzero()[:, 0].tolist():
+            self.finished[member] = self.head.member_state(member)
+        if self.stopping.stopped.all():
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        for member, state in self.finished.items():
+            self.head.load_member(member, state)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.head.parameters(), lr=self.protocol.learning_rate)
+        if not self.protocol.one_cycle:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.protocol.learning_rate, total_steps=self.num_steps
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stopping"] = vars(self.stopping)
+        checkpoint["finished"] = self.finished
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        vars(self.stopping).update(checkpoint["stopping"])
+        self.finished = checkpoint["finished"]
+
+
+class HeadTesting(pl.LightningModule):
+    """Segments test images as a stream and scores them; `scores` holds the result."""
+
+    def __init__(
+        self, head: StackedMLP, extractor: FeatureExtractor, ignore_label: int, vote: Vote
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.vote: Vote = vote
+        self.counts = SegmentationScores(head.num_classes, ignore_label)
+        # In a tuple, so that Lightning neither saves nor counts the frozen network.
+        self._extractor = (extractor,)
+        self.scores: Scores | None = None
+        self.uncertainties: list[Tensor] = []
+
+    def test_step(
+        self, batch: tuple[Tensor, Tensor, Sequence[str]], batch_index: int
+    ) -> Segmentation:
+        images, masks, names = batch
+        result = segment(self.head, self._extractor[0](images, names), self.vote)
+        self.counts.update(result.masks, masks)
+        self.uncertainties.append(result.uncertainty.cpu())
+        return result
+
+    def on_test_epoch_end(self) -> None:
+        self.scores = self.counts.compute()
+        self.log("test/miou", self.scores.miou.float())
+        self.log("test/miou_present", self.scores.miou_present.float())
+        self.log("test/pixel_accuracy", self.scores.pixel_accuracy.float())
+        self.log("test/uncertainty", torch.cat(self.uncertainties).mean())

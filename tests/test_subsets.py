@@ -1,0 +1,31 @@
+"""Subsets of the labelled images: nested, seeded, within bounds."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddpmseg.data.subsets import nested_subset
+
+
+@given(st.data(), st.integers(0, 60), st.none() | st.integers(-(2**40), 2**40))
+def test_smaller_subsets_begin_larger_ones(
+    data: st.DataObject, total: int, seed: int | None
+) -> None:
+    large = data.draw(st.integers(0, total))
+    small = data.draw(st.integers(0, large))
+    chosen = nested_subset(large, total, seed)
+    assert len(set(chosen)) == large
+    assert set(chosen) <= set(range(total))
+    assert nested_subset(small, total, seed) == chosen[:small]
+    if seed is None:
+        assert chosen == list(range(large))
+
+
+def test_subsets_depend_on_the_seed_and_never_change() -> None:
+    assert nested_subset(5, 30, 0) == [7, 6, 22, 15, 20]
+    assert len({tuple(nested_subset(5, 30, seed)) for seed in range(20)}) == 20
+
+
+def test_more_than_there_are_cannot_be_chosen() -> None:
+    with pytest.raises(ValueError, match="cannot choose 4 of 3"):
+        nested_subset(4, 3, 0)
