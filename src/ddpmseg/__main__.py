@@ -40,10 +40,14 @@ def _run(options: argparse.Namespace) -> None:
 
         predict(options.images, options.run, options.output_dir, options.accelerator)
         return
-    from ddpmseg.apps import plan
+    from ddpmseg.apps import checks, plan
 
-    config = plan.compose(options.config_dir, options.overrides)
-    lines = plan.estimate(config) if options.command == "estimate" else plan.blocks(config)
+    if options.command == "estimate":
+        lines = plan.estimate(plan.compose(options.config_dir, options.overrides))
+    else:
+        # Who asks which blocks there are cannot be expected to have chosen them already.
+        unchecked = plan.compose(options.config_dir, options.overrides, checks.typed_config)
+        lines = plan.blocks(unchecked)
     sys.stdout.write("\n".join(lines) + "\n")
 
 

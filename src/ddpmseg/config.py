@@ -150,8 +150,10 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     devices: int = 1
-    precision: str = "32-true"
-    """Of the head or the pretraining; the frozen backbone has its own `backbone.precision`."""
+    precision: str = "auto"
+    """Lightning's precision of the head or the pretraining ('32-true', 'bf16-mixed', ...). 'auto':
+    'bf16-mixed' where the device computes it natively, but '32-true' for head.protocol=paper.
+    The frozen backbone has its own `backbone.precision`."""
     log_every_n_steps: int = 50
     resume: bool = True
     """Go on from the checkpoint of an interrupted run in the same output folder."""

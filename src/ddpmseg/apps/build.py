@@ -82,6 +82,15 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)
 
 
+def trainer_precision(config: TrainConfig, device: torch.device) -> str:
+    """`trainer.precision`, where 'auto' becomes what suits the device and the protocol."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    exact = config.task == "segment" and config.head.protocol == "paper"
+    native = device.type == "cuda" or choose_precision("auto", device) == "bf16"
+    return "bf16-mixed" if native and not exact else "32-true"
+
+
 def choose_precision(precision: str, device: torch.device) -> str:
     """'auto' becomes what the device computes natively in 16 bits, else '32'."""
     if precision != "auto":

@@ -21,6 +21,7 @@ from ddpmseg.heads.protocols import PROTOCOLS, choose_protocol
 from ddpmseg.heads.segment import Vote
 
 TASKS = ("segment", "pretrain")
+TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
 def checked_config(cfg: DictConfig) -> TrainConfig:
@@ -29,6 +30,23 @@ def checked_config(cfg: DictConfig) -> TrainConfig:
     Raises ConfigError naming the key, what is allowed and what to change; CheckpointError for a
     weight file that does not exist.
     """
+    config = typed_config(cfg)
+    _one_of("task", config.task, TASKS)
+    _one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
+    _one_of("logger.kind", config.logger.kind, ("none",))
+    _at_least("trainer.log_every_n_steps", config.trainer.log_every_n_steps, 1)
+    choose_device(config.trainer.accelerator)
+    _at_least("trainer.devices", config.trainer.devices, 1)
+    if config.task == "pretrain":
+        _check_pretraining(config)
+    else:
+        _check_segmentation(config)
+    _check_output(Path(config.paths.output_dir))
+    return config
+
+
+def typed_config(cfg: DictConfig) -> TrainConfig:
+    """The composed configuration as typed objects; ConfigError for a value that is lacking."""
     try:
         config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
@@ -37,14 +55,6 @@ def checked_config(cfg: DictConfig) -> TrainConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error)) from error
     assert isinstance(config, TrainConfig)
-    _one_of("task", config.task, TASKS)
-    choose_device(config.trainer.accelerator)
-    _at_least("trainer.devices", config.trainer.devices, 1)
-    if config.task == "pretrain":
-        _check_pretraining(config)
-    else:
-        _check_segmentation(config)
-    _check_output(Path(config.paths.output_dir))
     return config
 
 
@@ -114,7 +124,13 @@ def _check_pretraining(config: TrainConfig) -> None:
             raise ConfigError(f"`pretrain.{name}={getattr(settings, name)}`: must lie in 0..1.")
     if settings.learning_rate <= 0:
         raise ConfigError(f"`pretrain.learning_rate={settings.learning_rate}`: must be above 0.")
-    build_backbone_without_weights(config.backbone)
+    backbone = build_backbone_without_weights(config.backbone)
+    stride = max(block.input_stride for block in backbone.blocks)
+    if backbone.image_size % stride:
+        raise ConfigError(
+            f"`backbone.unet.image_size={backbone.image_size}`: this network needs images whose "
+            f"side is divisible by {stride}."
+        )
 
 
 def _check_output(folder: Path) -> None:

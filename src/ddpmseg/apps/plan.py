@@ -1,10 +1,12 @@
 """Looking before leaping: what a composed configuration would do."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg import config as schemas
@@ -21,8 +23,15 @@ from ddpmseg.config import TrainConfig
 from ddpmseg.errors import ConfigError
 
 
-def compose(config_dir: Path, overrides: list[str]) -> TrainConfig:
-    """The checked configuration of `train.py` with these overrides. Raises ConfigError."""
+def compose(
+    config_dir: Path,
+    overrides: list[str],
+    check: Callable[[DictConfig], TrainConfig] = checked_config,
+) -> TrainConfig:
+    """The configuration of `train.py` with these overrides, as `check` leaves it.
+
+    Raises ConfigError.
+    """
     if not (config_dir / "train.yaml").is_file():
         raise ConfigError(
             f"'{config_dir / 'train.yaml'}' does not exist: run this where train.py is, or give "
@@ -33,8 +42,10 @@ def compose(config_dir: Path, overrides: list[str]) -> TrainConfig:
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             cfg = hydra_compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error)) from error
-    return checked_config(cfg)
+        # Hydra names the override; which key and type it breaks, only the cause says.
+        lines = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        raise ConfigError("\n".join(lines)) from error
+    return check(cfg)
 
 
 def estimate(config: TrainConfig) -> list[str]:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
+from yaml import YAMLError
 
 from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
 from ddpmseg.config import TrainConfig, schema_of
@@ -62,11 +64,16 @@ def load_config(run: Path) -> TrainConfig:
     path = run / CONFIG
     if not path.is_file():
         raise ConfigError(f"'{run}' is not the folder of a run: there is no '{path}'.")
-    loaded = OmegaConf.load(path)
-    assert isinstance(loaded, DictConfig)
-    typed = OmegaConf.structured(TrainConfig)
-    for group in ("dataset", "backbone"):
-        typed[group] = OmegaConf.structured(schema_of(loaded[group]._target_))
-    config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
+    try:
+        loaded = OmegaConf.load(path)
+        typed = OmegaConf.structured(TrainConfig)
+        for group in ("dataset", "backbone"):
+            typed[group] = OmegaConf.structured(schema_of(loaded[group]._target_))
+        config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
+    except (OmegaConfBaseException, YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"'{path}' is not the configuration of a ddpmseg run ({str(error).splitlines()[0]}). "
+            "Name the output folder of train.py."
+        ) from error
     assert isinstance(config, TrainConfig)
     return config

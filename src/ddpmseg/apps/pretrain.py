@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from safetensors.torch import save_file
 from torchvision.utils import save_image
 
+from ddpmseg.apps.build import choose_device, trainer_precision
 from ddpmseg.backbones.weights import file_sha256
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
@@ -26,22 +28,25 @@ from ddpmseg.training.pretrain import (
 log = logging.getLogger(__name__)
 
 
-def run_pretraining(config: TrainConfig, command: str) -> Path:
+def run_pretraining(config: TrainConfig, claim: Callable[[], None], command: str) -> Path:
     """Train, sample and export; returns the path of the exported weights.
 
-    Leaves in `paths.output_dir`: `last.ckpt` (to resume from), `samples_*.png`,
-    `unet.safetensors` (the averaged weights in fp16) and its card `unet.json`.
+    Calls `claim` before it writes the first file. Leaves in `paths.output_dir`: `last.ckpt` (to
+    resume from), `samples_*.png`, `unet.safetensors` (the averaged weights in fp16) and its card
+    `unet.json`.
     """
     assert isinstance(config.backbone, GuidedDiffusionConfig)
     folder, flags, settings = Path(config.paths.output_dir), config.backbone.unet, config.pretrain
     source = image_source(settings, flags.image_size, config.seed)
+    claim()
     module = DiffusionPretraining(flags, settings, source, config.seed)
+    device = choose_device(config.trainer.accelerator)
     averaging = AveragedWeights(settings.ema_decay)
     checkpoint = folder / "last.ckpt"
     trainer = pl.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
-        precision=config.trainer.precision,  # pyright: ignore[reportArgumentType]
+        precision=trainer_precision(config, device),  # pyright: ignore[reportArgumentType]
         max_steps=settings.num_steps,
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=config.trainer.log_every_n_steps,

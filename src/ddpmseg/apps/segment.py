@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ddpmseg.apps.build import (
     build_extractor,
     build_head,
     choose_device,
+    trainer_precision,
 )
 from ddpmseg.apps.checks import planned_layout
 from ddpmseg.apps.estimate import describe, seconds_per_image
@@ -36,15 +38,17 @@ from ddpmseg.training.pixels import LabelledPixels
 log = logging.getLogger(__name__)
 
 
-def run_segmentation(config: TrainConfig) -> Scores:
+def run_segmentation(config: TrainConfig, claim: Callable[[], None]) -> Scores:
     """Extract, train, test and record; returns the test scores.
 
-    Leaves in `paths.output_dir` the files named in the README, `results.csv` last.
+    Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
+    the README, `results.csv` last.
     """
     folder = Path(config.paths.output_dir)
     dataset = build_dataset(config.dataset)
     for line in describe(config, planned_layout(config), len(dataset.train), len(dataset.test)):
         log.info(line)
+    check_images(dataset)
     started = time.perf_counter()
     backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
     extractor = build_extractor(config, backbone)
@@ -54,6 +58,7 @@ def run_segmentation(config: TrainConfig) -> Scores:
     maps, masks = extract_training_set(extractor, images)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
+    claim()
     started = time.perf_counter()
     head = train_head(config, maps, masks, dataset, folder)
     del maps
@@ -79,6 +84,13 @@ def run_segmentation(config: TrainConfig) -> Scores:
     )
     log.info("results in %s", folder)
     return testing.scores
+
+
+def check_images(dataset: LabelledSet) -> None:
+    """Read every image and mask once: a damaged one costs seconds now, or the run at its end."""
+    for split in (dataset.train, dataset.test):
+        for index in range(len(split)):
+            split[index]
 
 
 def extract_training_set(
@@ -144,7 +156,7 @@ def _trainer_arguments(config: TrainConfig, folder: Path) -> dict:
     return {
         "accelerator": config.trainer.accelerator,
         "devices": config.trainer.devices,
-        "precision": config.trainer.precision,
+        "precision": trainer_precision(config, choose_device(config.trainer.accelerator)),
         "log_every_n_steps": config.trainer.log_every_n_steps,
         "default_root_dir": folder,
         "logger": False,

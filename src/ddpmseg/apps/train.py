@@ -1,6 +1,7 @@
 """What `train.py` does with a composed configuration."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,18 +10,22 @@ from ddpmseg.apps.checks import checked_config
 from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
 from ddpmseg.apps.setup import quiet_libraries
-from ddpmseg.tracking.results import claim_folder
+from ddpmseg.tracking.results import check_claim, claim_folder
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Check, claim the output folder, run the task; returns test miou, the number to optimise.
+    """Check, run the task; returns test miou, the number to optimise.
 
-    None for task=pretrain. Raises UserError for anything a user can put right.
+    The task claims the output folder once it has read what it was given, so that a mistake never
+    costs the results of an earlier run. None for task=pretrain. Raises UserError for anything a
+    user can put right.
     """
     config = checked_config(cfg)
-    claim_folder(Path(config.paths.output_dir), cfg, config.paths.overwrite)
+    output = (Path(config.paths.output_dir), cfg, config.paths.overwrite)
+    check_claim(*output)
+    claim = partial(claim_folder, *output)
     quiet_libraries()
     if config.task == "pretrain":
-        run_pretraining(config, " ".join(["python", "train.py", *sys.argv[1:]]))
+        run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))
         return None
-    return float(run_segmentation(config).miou)
+    return float(run_segmentation(config, claim).miou)

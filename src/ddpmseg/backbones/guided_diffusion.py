@@ -87,6 +87,9 @@ class GuidedDiffusionBackbone(Backbone):
                 f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
             )
         unet, wanted, deepest = self.unet, set(blocks), max(blocks)
+        if self.diffusion.rescale_timesteps:
+            # As the package does around the network when it trains and samples.
+            timesteps = timesteps * (1000 / self.diffusion.num_timesteps)
         embedding = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
         h = images.to(self.dtype, memory_format=torch.channels_last)
         skips = []

@@ -35,4 +35,4 @@ class PixelsBackbone(Backbone):
         blocks: Collection[int],
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
-        return {0: images} if blocks else {}
+        return {0: images.detach()} if blocks else {}

@@ -5,6 +5,7 @@ This is the only module that imports the package.
 
 import warnings
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -101,11 +102,11 @@ def decoder_blocks(unet: UNetModel) -> tuple[BlockSpec, ...]:
     stride = 2 ** (len(unet.channel_mult) - 1)
     specs = []
     for index, block in enumerate(unet.output_blocks):
-        assert isinstance(block, nn.Sequential) and isinstance(block[0], ResBlock)
-        input_channels, input_stride = block[0].channels, stride
-        channels = block[0].out_channels
+        layers = list(block.children())
+        first = cast(ResBlock, layers[0])
+        input_stride = stride
         names = []
-        for layer in block:
+        for layer in layers:
             if isinstance(layer, AttentionBlock):
                 names.append("attention")
             elif isinstance(layer, ResBlock) and not layer.updown:
@@ -113,6 +114,7 @@ def decoder_blocks(unet: UNetModel) -> tuple[BlockSpec, ...]:
             else:
                 names.append("upsample")
                 stride //= 2
+        channels, input_channels = cast(int, first.out_channels), cast(int, first.channels)
         specs.append(
             BlockSpec(index, channels, stride, input_channels, input_stride, "+".join(names))
         )

@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -58,15 +57,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored "
-            f"in it, or it is damaged. It was not loaded ({_first_line(error)}). Ask its author for a "
-            "file of tensors only, or save `model.state_dict()` as .safetensors yourself."
+            f"in it, or it is damaged. It was not loaded ({_first_line(error)}). Ask its author "
+            "for a file of tensors only, or save `model.state_dict()` as .safetensors yourself."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:
+        # The readers meet damage with nearly any type of error: IndexError, KeyError, ...
         raise CheckpointError(
             f"checkpoint '{path}' ({path.stat().st_size} bytes) cannot be read; it is truncated or "
             f"no weight file ({_first_line(error)}). Fetch it again."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(
             f"checkpoint '{path}' must map parameter names to tensors; it holds {found}."

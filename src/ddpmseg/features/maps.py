@@ -73,9 +73,9 @@ class NativeMaps:
 
     def materialise(self) -> Float[Tensor, "n d s s"]:
         """Vectors of all pixels, float32: n * d * s * s * 4 bytes. For tests and small pictures."""
-        size = self.layout.image_size
-        pixels = torch.arange(size * size).repeat(len(self))
-        images = torch.arange(len(self)).repeat_interleave(size * size)
+        size, device = self.layout.image_size, next(iter(self.groups.values())).device
+        pixels = torch.arange(size * size, device=device).repeat(len(self))
+        images = torch.arange(len(self), device=device).repeat_interleave(size * size)
         return (
             self.pixel_vectors(images, pixels).view(len(self), size, size, -1).permute(0, 3, 1, 2)
         )

@@ -33,7 +33,15 @@ def load_head(path: Path) -> tuple[StackedMLP, dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         head = StackedMLP(**{key: card.pop(key) for key in SHAPE})
         head.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise CheckpointError(
             f"'{path}' is not a head written by ddpmseg ({error}). "
             "Name the folder of a finished run."

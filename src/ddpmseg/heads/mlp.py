@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ class StackedMLP(nn.Module):
 
     Every hidden layer is Linear, ReLU, BatchNorm in this order. Weights start as N(0, 0.02), biases
     as 0, each member from its own stream of `seed`; so member m is the same in any ensemble.
+    Vectors are first shifted and scaled per feature, by nothing unless `standardise` was called.
     Source: paper section 3.2; reference `src/pixel_classifier.py`.
     """
 
@@ -37,6 +39,10 @@ class StackedMLP(nn.Module):
         linears = [_StackedLinear(members, into, out) for into, out in pairwise(widths)]
         norms = [_StackedBatchNorm(members, width) for width in hidden]
         self.linears, self.norms = nn.ModuleList(linears), nn.ModuleList(norms)
+        self.input_mean: Tensor
+        self.input_scale: Tensor
+        self.register_buffer("input_mean", torch.zeros(dim))
+        self.register_buffer("input_scale", torch.ones(dim))
         for member in range(members):
             generator = keyed_generator(seed, member)
             for linear in linears:
@@ -47,15 +53,34 @@ class StackedMLP(nn.Module):
         self, vectors: Float[Tensor, "p d"] | Float[Tensor, "m p d"]
     ) -> Float[Tensor, "m p k"]:
         """Class scores (logits) of pixel vectors, the same for all members or one set for each."""
-        h = self.linears[0](vectors)
-        for norm, linear in zip(self.norms, self.linears[1:], strict=True):
+        h = self._first((vectors - self.input_mean) * self.input_scale)
+        for norm, linear in self._rest:
             h = linear(norm(F.relu(h)))
         return h
 
+    @property
+    def _first(self) -> "_StackedLinear":
+        return cast(_StackedLinear, self.linears[0])
+
+    @property
+    def _rest(self) -> list[tuple["_StackedBatchNorm", "_StackedLinear"]]:
+        """Each further linear layer and the normalisation before it."""
+        pairs = zip(self.norms, self.linears[1:], strict=True)
+        return cast(list[tuple[_StackedBatchNorm, _StackedLinear]], list(pairs))
+
     def first_layer(self) -> tuple[Float[Tensor, "o d"], Float[Tensor, " o"]]:
-        """Weight and bias of all members' first layer as one layer, member-major."""
-        linear = self.linears[0]
-        return linear.weight.flatten(0, 1), linear.bias.flatten()
+        """Weight and bias of all members' first layer as one, on unscaled vectors, member-major."""
+        weight = self._first.weight.flatten(0, 1) * self.input_scale
+        return weight, self._first.bias.flatten() - weight @ self.input_mean
+
+    def standardise(self, vectors: Float[Tensor, "p d"]) -> None:
+        """From now on scale every feature to mean 0 and deviation 1 over these vectors.
+
+        A feature that is constant over them stays unscaled.
+        """
+        deviation = vectors.std(dim=0, correction=0)
+        self.input_mean.copy_(vectors.mean(dim=0))
+        self.input_scale.copy_(torch.where(deviation > 0, 1 / deviation, 1))
 
     def after_first_layer(self, h: Float[Tensor, "n o s s"]) -> Float[Tensor, "n m k s s"]:
         """The remaining layers on whole images, in eval mode: grouped 1x1 convolutions.
@@ -63,7 +88,7 @@ class StackedMLP(nn.Module):
         `h` is what `first_layer` gives at every pixel; it is overwritten. Each batch normalisation
         is folded into the layer that follows it.
         """
-        for norm, linear in zip(self.norms, self.linears[1:], strict=True):
+        for norm, linear in self._rest:
             weight, bias = norm.fold_into(linear)
             kernel = weight.flatten(0, 1)[..., None, None].to(h.dtype)
             h = F.conv2d(h.relu_(), kernel, bias.flatten().to(h.dtype), groups=self.members)
@@ -71,7 +96,8 @@ class StackedMLP(nn.Module):
 
     def member_state(self, member: int) -> dict[str, Tensor]:
         """A copy of everything that belongs to one member."""
-        return {key: value[member].clone() for key, value in self.state_dict().items()}
+        layers = {k: v for k, v in self.state_dict().items() if not k.startswith("input_")}
+        return {key: value[member].clone() for key, value in layers.items()}
 
     def load_member(self, member: int, state: dict[str, Tensor]) -> None:
         """Put back what `member_state` gave."""

@@ -18,6 +18,7 @@ class Protocol:
         matrix product; otherwise every member draws its own.
     balance: pixels of a class with n pixels are drawn in proportion to n ** (1 - balance); 0 is
         plain shuffling, 1 gives all classes the same share.
+    standardise: features are scaled to mean 0 and deviation 1 over a sample of the training pixels.
     one_cycle: the learning rate rises to its peak and falls to zero (Smith and Topin 2018);
         otherwise it is constant.
     stop_early: see `BatchLossStopping`.
@@ -29,6 +30,7 @@ class Protocol:
     max_epochs: int
     shared_batches: bool
     balance: float
+    standardise: bool
     one_cycle: bool
     stop_early: bool
 
@@ -49,16 +51,18 @@ PROTOCOLS = {
         max_epochs=100,
         shared_batches=False,
         balance=0.0,
+        standardise=False,
         one_cycle=False,
         stop_early=True,
     ),
     "fast": Protocol(
         batch_size=1024,
-        learning_rate=1e-2,
+        learning_rate=5e-3,
         max_steps=300,
         max_epochs=1,
         shared_batches=True,
         balance=0.5,
+        standardise=True,
         one_cycle=True,
         stop_early=False,
     ),

@@ -15,6 +15,10 @@ from ddpmseg.metrics.segmentation import Scores
 
 RESULTS = "results.csv"
 CONFIG = "config.yaml"
+FINISHED = (RESULTS, "unet.json")
+"""What a finished run leaves last: `task=segment` and `task=pretrain`."""
+REPLACED = (*FINISHED, "last.ckpt", "metrics.jsonl", "head.safetensors", "unet.safetensors")
+"""Files of an earlier run that must not be taken for those of the run that replaces it."""
 COLUMNS = (
     "dataset",
     "backbone",
@@ -38,36 +42,55 @@ COLUMNS = (
 )
 
 
-def claim_folder(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
-    """Create the output folder and write the resolved configuration into it.
-
-    Raises ConfigError when the folder holds the results of a finished run, or an unfinished run of
-    another configuration, unless `overwrite`.
-    """
-    if (folder / RESULTS).exists() and not overwrite:
-        raise ConfigError(
-            f"'{folder}' holds the results of a finished run ({RESULTS}), which are never replaced "
-            "unasked. Choose another `paths.output_dir`, or set `paths.overwrite=true`."
-        )
-    text = OmegaConf.to_yaml(cfg, resolve=True)
+def check_claim(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
+    """Raise ConfigError where `claim_folder` would, and change nothing."""
+    if overwrite:
+        return
+    for name in FINISHED:
+        if (folder / name).exists():
+            raise ConfigError(
+                f"'{folder}' holds the results of a finished run ({name}), which are never "
+                "replaced unasked. Choose another `paths.output_dir`, or set "
+                "`paths.overwrite=true`."
+            )
     earlier = folder / CONFIG
-    if earlier.exists() and not overwrite and earlier.read_text() != text:
+    if earlier.exists() and earlier.read_text() != _settings(cfg):
         raise ConfigError(
             f"'{folder}' holds an unfinished run with other settings (see '{earlier}'). Repeat "
             "those settings to go on with it, choose another `paths.output_dir`, or set "
             "`paths.overwrite=true`."
         )
+
+
+def claim_folder(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
+    """Create the output folder and write the resolved configuration into it.
+
+    With `overwrite` the results of an earlier run go. Raises ConfigError when the folder holds the
+    results of a finished run, or an unfinished run of another configuration, unless `overwrite`;
+    and when it cannot be written to.
+    """
+    check_claim(folder, cfg, overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, "last.ckpt") if overwrite else ():
+        for name in REPLACED if overwrite else ():
             (folder / name).unlink(missing_ok=True)
-        with written_whole(earlier) as unfinished:
-            unfinished.write_text(text)
+        with written_whole(folder / CONFIG) as unfinished:
+            unfinished.write_text(_settings(cfg))
     except OSError as error:
         raise ConfigError(
             f"`paths.output_dir={folder}` cannot be written to ({error.strerror}). "
             "Choose another `paths.output_dir`."
         ) from error
+
+
+def _settings(cfg: DictConfig) -> str:
+    """The resolved configuration as YAML, without the wish to overwrite.
+
+    A run that replaced another is resumed by the same settings without `paths.overwrite=true`.
+    """
+    recorded = cfg.copy()
+    recorded.paths.overwrite = False
+    return OmegaConf.to_yaml(recorded, resolve=True)
 
 
 def write_results(folder: Path, row: Mapping[str, object]) -> None:

@@ -65,7 +65,8 @@ class MetricsFile(Callback):
         if trainer.global_step % every == 0:
             self._write(trainer)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # At the end of the epoch callbacks come before the module, which has logged nothing yet.
         self._write(trainer)
 
     def _write(self, trainer: pl.Trainer) -> None:

@@ -18,6 +18,9 @@ from ddpmseg.metrics.segmentation import Scores, SegmentationScores
 from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.steps import step_loader
 
+STANDARDISED_OVER = 8192
+"""Training pixels over which features are scaled to mean 0 and deviation 1."""
+
 
 class HeadTraining(pl.LightningModule):
     """Trains all members at once on pixels of the labelled images.
@@ -48,7 +51,7 @@ class HeadTraining(pl.LightningModule):
             lambda: self.trainer.global_step,
         )
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         positions, labels = batch
         scores = self.head(self._vectors(positions))
         losses = self._member_losses(scores.float(), labels)
@@ -59,9 +62,27 @@ class HeadTraining(pl.LightningModule):
                 "the features: `backbone.precision=32` rules out overflow in 16 bits."
             )
         self.log("train/loss", losses.detach().mean(), prog_bar=True)
-        if self.protocol.stop_early:
-            self._stop_members(losses.detach().cpu())
+        self._losses = losses.detach().cpu()
         return losses.sum()
+
+    def on_train_start(self) -> None:
+        if self.protocol.standardise and self.global_step == 0:
+            sample = self._pixels.sample(STANDARDISED_OVER, self.seed)
+            self.head.standardise(self._vectors(sample))
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Stop members by their last loss, after the step it was part of, as the reference does.
+
+        Not at the end of the batch: there a checkpoint is written before the module is called.
+        """
+        super().optimizer_step(*arguments, **options)
+        if not self.protocol.stop_early:
+            return
+        epoch = self.global_step // self.protocol.steps_per_epoch(len(self._pixels))
+        for member in self.stopping.update(epoch, self._losses).nonzero()[:, 0].tolist():
+            self.finished[member] = self.head.member_state(member)
+        if self.stopping.stopped.all():
+            self.trainer.should_stop = True
 
     def _vectors(self, positions: Tensor) -> Tensor:
         per_image = self._maps.layout.image_size**2
@@ -74,13 +95,6 @@ class HeadTraining(pl.LightningModule):
         labels = labels.to(scores.device).expand(members, pixels)
         losses = F.cross_entropy(scores.reshape(-1, classes), labels.reshape(-1), reduction="none")
         return losses.view(members, pixels).mean(dim=1)
-
-    def _stop_members(self, losses: Tensor) -> None:
-        epoch = self.global_step // self.protocol.steps_per_epoch(len(self._pixels))
-        for member in self.stopping.update(epoch, losses).nonzero()[:, 0].tolist():
-            self.finished[member] = self.head.member_state(member)
-        if self.stopping.stopped.all():
-            self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
         for member, state in self.finished.items():

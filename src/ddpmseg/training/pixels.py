@@ -49,6 +49,11 @@ class LabelledPixels:
             )
         return self.positions[chosen], self.labels[chosen]
 
+    def sample(self, count: int, seed: int) -> Int[Tensor, " p"]:
+        """Positions of `count` random labelled pixels, or of all where there are fewer."""
+        order = torch.randperm(len(self), generator=keyed_generator(seed, "sample"))
+        return self.positions[order[:count]]
+
     def _balanced(self, step: int, protocol: Protocol, members: int, seed: int) -> Tensor:
         """Draw a class by its share, then one of its pixels, with replacement."""
         shape = (protocol.batch_size,)

@@ -1,7 +1,8 @@
 """Pretraining of a guided_diffusion UNet on unlabelled images, with the package's own loss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -54,7 +55,7 @@ class DiffusionPretraining(pl.LightningModule):
         indices = shuffled_indices(step, self.config.batch_size, len(self.source), self.seed)
         return step, torch.stack([self.source[int(index)] for index in indices])
 
-    def training_step(self, batch: tuple[int, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Sequence[Any], batch_index: int) -> Tensor:
         step, images = batch
         x_0, timesteps, noise = self._draw(step, images)
         terms = self.diffusion.training_losses(self.network, x_0, timesteps, noise=noise)
@@ -78,7 +79,9 @@ class DiffusionPretraining(pl.LightningModule):
         count = len(images)
         flips = torch.rand(count, generator=generator) < 0.5
         strata = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-        timesteps = (strata * (self.diffusion.num_timesteps / count)).long()
+        total = self.diffusion.num_timesteps
+        # In fp32 a draw just below the upper end of the last part rounds up to it.
+        timesteps = (strata * (total / count)).long().clamp(max=total - 1)
         noise = torch.randn(images.shape, generator=generator)
         x_0 = images.float() / 127.5 - 1
         flips = flips.to(x_0.device) & torch.tensor(self.config.horizontal_flips, device=x_0.device)

@@ -1,0 +1,393 @@
+"""The contract every backbone keeps, and the network held against the package's own."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_fill import filled, filled_backbone, relative_error
+from guided_diffusion.respace import SpacedDiffusion
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ddpmseg import config as schemas
+from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
+from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
+from ddpmseg.backbones.pixels import PixelsBackbone
+from ddpmseg.backbones.unet import (
+    UNetFlags,
+    _GroupNormFunction,
+    build_unet,
+    sampling_process,
+    use_half,
+)
+from ddpmseg.errors import ConfigError
+
+CONF = Path(__file__).parents[1] / "conf"
+HOOKS: tuple[Hook, ...] = ("output", "input")
+TINY = UNetFlags(
+    image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"
+)
+VARIANTS = {
+    "plain": TINY,
+    "resblock_updown": replace(TINY, resblock_updown=True, use_scale_shift_norm=False),
+    "new_attention": replace(TINY, use_new_attention_order=True, num_head_channels=16),
+    "head_channels": replace(TINY, num_head_channels=32, attention_resolutions="16,8"),
+    "learn_sigma": replace(TINY, learn_sigma=True, dropout=0.3, noise_schedule="cosine"),
+    "three_levels": replace(
+        TINY, channel_mult="1,1,2", num_res_blocks=2, resblock_updown=True, num_heads_upsample=2
+    ),
+    "rescaled": replace(TINY, diffusion_steps=4000, rescale_timesteps=True),
+}
+CONFIGS = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+
+
+def composed(name: str) -> Backbone:
+    """A backbone from its YAML without its weight file; large ones with fewer channels."""
+    schemas.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        group = compose("train", [f"backbone={name}"]).backbone
+        if OmegaConf.get_type(group) is schemas.GuidedDiffusionConfig:
+            group.checkpoint, group.precision = "random", "32"
+            group.unet.num_channels = min(group.unet.num_channels, 64)
+        settings = OmegaConf.to_object(group)
+    assert isinstance(settings, schemas.BackboneConfig)
+    backbone = build_backbone(settings, torch.device("cpu"))
+    assert build_backbone_without_weights(settings).blocks == backbone.blocks
+    return backbone
+
+
+BACKBONES: dict[str, Callable[[], Backbone]] = {
+    **{name: lambda flags=flags: filled_backbone(flags) for name, flags in VARIANTS.items()},
+    "bf16": lambda: filled_backbone(TINY, precision="bf16"),
+    "float16": lambda: filled_backbone(TINY, precision="16"),
+    "pixels": lambda: PixelsBackbone("pixels", 16),
+    **{f"{name}.yaml": lambda name=name: composed(name) for name in CONFIGS},
+}
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return BACKBONES[request.param]()
+
+
+def inputs(backbone: Backbone, count: int = 2) -> tuple[Tensor, Tensor]:
+    """(x_t, t) on the smallest images that every level of the network divides."""
+    side = 2 * max(block.input_stride for block in backbone.blocks)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 3, side, side, generator=generator) * 2 - 1
+    last = (backbone.num_timesteps or 1000) - 1
+    return images, torch.linspace(0, last, count).long()
+
+
+def test_config_files_are_found() -> None:
+    assert len(CONFIGS) >= 4
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_maps_are_as_promised(backbone: Backbone, hook: Hook) -> None:
+    images, timesteps = inputs(backbone)
+    every = range(len(backbone.blocks))
+    assert [block.index for block in backbone.blocks] == list(every)
+    maps = backbone.native_maps(images, timesteps, every, hook)
+    assert list(maps) == list(every)
+    for block in backbone.blocks:
+        channels, stride = block.at(hook)
+        side = images.shape[-1] // stride
+        assert maps[block.index].shape == (2, channels, side, side), block
+        assert maps[block.index].dtype == backbone.dtype
+        assert torch.isfinite(maps[block.index]).all()
+        assert block.modules
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_early_exit_gives_the_maps_of_the_full_pass(backbone: Backbone, hook: Hook) -> None:
+    images, timesteps = inputs(backbone)
+    last = len(backbone.blocks) - 1
+    full = backbone.native_maps(images, timesteps, range(last + 1), hook)
+    for chosen in ({0}, {last // 2}, {last}, {0, last // 2}):
+        maps = backbone.native_maps(images, timesteps, chosen, hook)
+        assert set(maps) == chosen
+        assert all(torch.equal(maps[block], full[block]) for block in chosen)
+
+
+def test_frozen_without_gradients_or_hooks(backbone: Backbone) -> None:
+    assert backbone.train() is backbone
+    nn.ModuleList([backbone]).train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+    images, timesteps = inputs(backbone)
+    maps = backbone.native_maps(images.requires_grad_(), timesteps, [0])
+    assert not maps[0].requires_grad
+    for module in backbone.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+
+
+def test_maps_do_not_depend_on_batch_order_or_earlier_calls(backbone: Backbone) -> None:
+    images, timesteps = inputs(backbone, 3)
+    every = range(len(backbone.blocks))
+    together = backbone.native_maps(images, timesteps, every)
+    backward = backbone.native_maps(images.flip(0), timesteps.flip(0), every)
+    # 16 bits hold 8 to 11 binary digits; another batch size may choose another kernel.
+    tolerance = 1e-5 if backbone.dtype == torch.float32 else 0.03
+    for i in range(3):
+        alone = backbone.native_maps(images[i : i + 1], timesteps[i : i + 1], every)
+        for block in every:
+            assert relative_error(alone[block][0], together[block][i]) <= tolerance
+            assert relative_error(backward[block][2 - i], together[block][i]) <= tolerance
+
+
+def test_inputs_are_left_alone(backbone: Backbone) -> None:
+    images, timesteps = inputs(backbone)
+    noise, before = torch.randn_like(images), (images.clone(), timesteps.clone())
+    backbone.add_noise(images, timesteps, noise)
+    backbone.native_maps(images, timesteps, [0])
+    assert torch.equal(images, before[0])
+    assert torch.equal(timesteps, before[1])
+
+
+def test_blocks_and_timesteps_that_do_not_exist_are_refused(backbone: Backbone) -> None:
+    last = len(backbone.blocks) - 1
+    backbone.check([0, last], [0, 1, 999])
+    for block in (99, -1):
+        with pytest.raises(ConfigError) as caught:
+            backbone.check([0, block], [1])
+        assert str(caught.value) == (
+            f"block {block} does not exist in backbone '{backbone.name}' "
+            f"(decoder blocks 0..{last}, 0 = deepest). Change `features.blocks`."
+        )
+    if backbone.num_timesteps is None:
+        backbone.check([0], [10**6])
+        return
+    for t in (backbone.num_timesteps, -1):
+        with pytest.raises(ConfigError) as caught:
+            backbone.check([0], [5, t])
+        assert str(caught.value) == (
+            f"timestep {t} does not exist in backbone '{backbone.name}' "
+            f"(timesteps 0..{backbone.num_timesteps - 1}). Change `features.timesteps`."
+        )
+
+
+def plain_maps(
+    flags: UNetFlags, x_t: Tensor, t: Tensor, hook: Hook, dtype: torch.dtype = torch.float32
+) -> dict[int, Tensor]:
+    """The package's own forward pass, as it trains and samples, with ordinary hooks."""
+    unet, diffusion = build_unet(flags)
+    assert isinstance(diffusion, SpacedDiffusion)
+    unet.load_state_dict(filled(unet.state_dict(), 1234))
+    unet.eval()
+    use_half(unet, dtype)
+    maps: dict[int, Tensor] = {}
+    for index, block in enumerate(unet.output_blocks):
+
+        def keep(_module: nn.Module, given: tuple, out: Tensor, index: int = index) -> None:
+            maps[index] = (out if hook == "output" else given[0]).clone()
+
+        block.register_forward_hook(keep)
+    with torch.no_grad():
+        diffusion._wrap_model(unet)(x_t, t)
+    return maps
+
+
+def distance(value: Tensor, expected: Tensor) -> float:
+    return ((value.float() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_maps_equal_those_of_the_packages_own_forward(variant: str, hook: Hook) -> None:
+    backbone = filled_backbone(VARIANTS[variant])
+    x_t, t = inputs(backbone, 3)
+    expected = plain_maps(VARIANTS[variant], x_t, t, hook)
+    found = backbone.native_maps(x_t, t, range(len(backbone.blocks)), hook)
+    assert set(found) == set(expected)
+    for block, value in expected.items():
+        assert relative_error(found[block], value) <= 1e-5, block
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.05), ("16", 0.01)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_16_bit_maps_are_as_close_as_the_packages_own(
+    variant: str, precision: str, bound: float
+) -> None:
+    backbone = filled_backbone(VARIANTS[variant], precision=precision)
+    x_t, t = inputs(backbone, 3)
+    exact = plain_maps(VARIANTS[variant], x_t, t, "output")
+    rounded = plain_maps(VARIANTS[variant], x_t, t, "output", PRECISIONS[precision])
+    found = backbone.native_maps(x_t, t, range(len(backbone.blocks)))
+    for block, value in exact.items():
+        # These random weights amplify rounding; what counts is that the faster parts add none.
+        assert distance(found[block], value) <= 1.3 * distance(rounded[block], value), block
+        assert distance(found[block], value) <= bound, block
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_layers_above_the_deepest_wanted_block_do_not_run(hook: Hook) -> None:
+    backbone = filled_backbone(TINY)
+    ran: list[int] = []
+    handles = [
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+        for index, block in enumerate(backbone.unet.output_blocks)
+    ]
+    backbone.native_maps(*inputs(backbone), [0, 2], hook)
+    for handle in handles:
+        handle.remove()
+    assert ran == ([0, 1, 2] if hook == "output" else [0, 1])
+
+
+def test_blocks_are_described_for_people() -> None:
+    blocks = filled_backbone(VARIANTS["resblock_updown"]).blocks
+    assert [(b.channels, b.stride, b.modules) for b in blocks] == [
+        (64, 2, "residual+attention"),
+        (64, 1, "residual+attention+upsample"),
+        (32, 1, "residual"),
+        (32, 1, "residual"),
+    ]
+    assert [(b.input_channels, b.input_stride) for b in blocks] == [
+        (128, 2),
+        (96, 2),
+        (96, 1),
+        (64, 1),
+    ]
+
+
+def test_noise_follows_the_closed_form() -> None:
+    backbone = filled_backbone(TINY)
+    x_0, t = inputs(backbone, 3)
+    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    kept = (1 - betas).cumprod(0)[t].view(-1, 1, 1, 1)
+    expected = kept.sqrt() * x_0 + (1 - kept).sqrt() * noise
+    assert relative_error(backbone.add_noise(x_0, t, noise), expected) <= 1e-6
+
+
+def test_image_side_that_does_not_divide_is_refused() -> None:
+    backbone = filled_backbone(TINY)
+    with pytest.raises(ConfigError) as caught:
+        backbone.native_maps(torch.zeros(1, 3, 16, 15), torch.tensor([0]), [0])
+    assert str(caught.value) == (
+        "backbone 'filled' needs image sides divisible by 2, got (16, 15). "
+        "Change `dataset.image_size`."
+    )
+
+
+def test_images_need_not_have_the_networks_own_size() -> None:
+    backbone = filled_backbone(TINY)
+    maps = backbone.native_maps(torch.zeros(1, 3, 24, 40), torch.tensor([0]), [0, 3])
+    assert [value.shape[2:] for value in maps.values()] == [(12, 20), (24, 40)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        replace(TINY, channel_mult="", image_size=48),
+        replace(TINY, channel_mult="1,two"),
+        replace(TINY, num_channels=40),
+        replace(TINY, num_head_channels=24),
+        replace(TINY, noise_schedule="quadratic"),
+        replace(TINY, attention_resolutions="0"),
+    ],
+)
+def test_flags_that_build_no_network_are_shown(flags: UNetFlags) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_unet(flags)
+    message = str(caught.value)
+    assert message.startswith("guided_diffusion cannot build a network with `backbone.unet`=")
+    assert str(asdict(flags)) in message
+
+
+def test_initial_weights_depend_on_the_seed_only() -> None:
+    torch.manual_seed(1)
+    one = GuidedDiffusionBackbone("one", TINY, "random", seed=5)
+    after = torch.rand(2)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(2), after)
+    two = GuidedDiffusionBackbone("two", TINY, "random", seed=5)
+    other = GuidedDiffusionBackbone("other", TINY, "random", seed=6)
+    assert one.checkpoint_sha256 == ""
+    first, second, third = (deepcopy(b.unet.state_dict()) for b in (one, two, other))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["time_embed.0.weight"], third["time_embed.0.weight"])
+
+
+def test_sampling_process_has_the_networks_schedule() -> None:
+    flags = replace(TINY, noise_schedule="cosine")
+    full, short = build_unet(flags)[1], sampling_process(flags, 50)
+    assert short.num_timesteps == 50
+    assert short.alphas_cumprod[0] == pytest.approx(full.alphas_cumprod[0])
+    assert short.alphas_cumprod[-1] == pytest.approx(full.alphas_cumprod[980])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("channels", "groups"), [(8, 2), (6, 6), (32, 32), (12, 1)])
+def test_group_norm_has_the_gradients_of_torch(
+    layout: torch.memory_format, channels: int, groups: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, channels, 5, 4)
+    given = {
+        "x": 2 * torch.randn(shape, generator=generator) + 1,
+        "weight": torch.randn(channels, generator=generator),
+        "bias": torch.randn(channels, generator=generator),
+    }
+    pull = torch.randn(shape, generator=generator)
+    ours = {name: value.clone() for name, value in given.items()}
+    ours["x"] = ours["x"].contiguous(memory_format=layout)
+    theirs = {name: value.double() for name, value in given.items()}
+    for value in (*ours.values(), *theirs.values()):
+        value.requires_grad_()
+    y = _GroupNormFunction.apply(*ours.values(), groups, 1e-5)
+    assert isinstance(y, Tensor)
+    expected = F.group_norm(theirs["x"], groups, theirs["weight"], theirs["bias"], 1e-5)
+    assert relative_error(y, expected) <= 1e-5
+    y.backward(pull.contiguous(memory_format=layout))
+    expected.backward(pull.double())
+    for name in given:
+        found, wanted = ours[name].grad, theirs[name].grad
+        assert found is not None
+        assert wanted is not None
+        assert relative_error(found, wanted) <= 2e-5, name
+
+
+def test_group_norm_in_bf16_keeps_statistics_in_fp32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(2, 32, 16, 16, generator=generator) + 3).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    weight = torch.randn(32, generator=generator, requires_grad=True)
+    bias = torch.zeros(32, requires_grad=True)
+    pull = torch.randn(x.shape, generator=generator).bfloat16()
+    y = _GroupNormFunction.apply(x, weight, bias, 8, 1e-5)
+    assert isinstance(y, Tensor)
+    assert y.dtype == torch.bfloat16
+    y.backward(pull)
+    F.group_norm(exact, 8, weight.detach().double(), bias.detach().double()).backward(pull.double())
+    assert x.grad is not None
+    assert exact.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+    assert (x.grad.double() - exact.grad).norm() / exact.grad.norm() <= 0.02
+
+
+@pytest.mark.parametrize("variant", ["plain", "new_attention", "resblock_updown"])
+def test_training_the_fast_network_gives_the_packages_gradients(variant: str) -> None:
+    flags = VARIANTS[variant]
+    fast = filled_backbone(flags).unet.requires_grad_()
+    plain = build_unet(flags)[0]
+    plain.load_state_dict(filled(plain.state_dict(), 1234))
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([3, 700])
+    for unet in (fast, plain.eval()):
+        unet(x, t).square().mean().backward()
+    wanted = dict(plain.named_parameters())
+    for name, parameter in fast.named_parameters():
+        expected = wanted[name].grad
+        assert parameter.grad is not None
+        assert expected is not None
+        assert torch.allclose(parameter.grad, expected, rtol=1e-3, atol=1e-5), name

@@ -1,0 +1,123 @@
+"""The small commands: `python -m ddpmseg {blocks,estimate,predict}`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import CONF, SEGMENT, composed
+
+from ddpmseg.__main__ import main
+from ddpmseg.apps.train import train
+
+HERE = ("--config-dir", str(CONF))
+
+
+def test_blocks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blocks", *HERE, "backbone=random"]) == 0
+    title, header, *rows = capsys.readouterr().out.splitlines()
+    assert title == "random: decoder blocks, 0 = deepest"
+    assert header.split() == ["block", "channels", "size", "layers"]
+    table = [row.split() for row in rows]
+    assert [int(row[0]) for row in table] == list(range(12))
+    assert table[0][1:] == ["128", "8x8", "residual+attention"]
+    assert table[11][1:] == ["32", "64x64", "residual"]
+    sizes = [int(row[2].split("x")[0]) for row in table]
+    assert sizes == sorted(sizes)
+
+
+def test_blocks_need_neither_weights_nor_a_choice_of_blocks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["backbone.checkpoint=/nowhere.pt", "features.blocks=[99]"]
+    assert main(["blocks", *HERE, *SEGMENT, *given]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 4
+
+
+def test_estimate_says_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["estimate", *HERE, *SEGMENT, f"paths.output_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    # Two timesteps of block 1 (64 channels) and block 2 (32 channels).
+    assert "features: 192 per pixel, blocks [1, 2] of 'random' at t = [5, 50]" in out
+    assert "forward passes: 10 (3 training + 2 test images, 2 timesteps each)" in out
+    assert re.search(r"time: about \d+ s of forward passes on cpu \(\d+ ms an image\)", out)
+    assert "memory: native maps of 3 training images" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["features.blok=[3]"], "Key 'blok' not in 'FeaturesConfig'"),
+        (["features.timesteps=[1000]"], "timesteps 0..999"),
+        (["backbone.checkpoint=/nowhere.pt"], "'/nowhere.pt' does not exist"),
+    ],
+)
+def test_estimate_refuses_what_train_refuses(
+    overrides: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", *HERE, *SEGMENT, *overrides]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert says in captured.err
+    assert captured.out == ""
+
+
+def test_folder_without_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["estimate", "--config-dir", str(tmp_path)]) == 2
+    assert "train.yaml' does not exist: run this where train.py is" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train(composed(folder, *SEGMENT, "head.max_steps=2"))
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def predict(run: Path, *photos: Path, out: Path) -> int:
+    images = [str(path) for path in photos]
+    output = ["--output-dir", str(out), "--accelerator", "cpu"]
+    return main(["predict", *images, "--run", str(run), *output])
+
+
+def test_predict_writes_masks(run: Path, photo: Path, tmp_path: Path) -> None:
+    assert predict(run, photo, out=tmp_path / "out") == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["photo.npy", "photo.png", "photo_overlay.png"]
+
+
+def test_predict_names_the_photograph_that_is_wrong(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(run, tmp_path / "none.png", out=tmp_path / "out") == 2
+    assert f"error: image '{tmp_path / 'none.png'}' does not exist." in capsys.readouterr().err
+    photo.write_bytes(photo.read_bytes()[:100])
+    assert predict(run, photo, out=tmp_path / "out") == 2
+    assert f"image '{photo}' cannot be decoded" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_needs_the_folder_of_a_finished_run(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(tmp_path / "nowhere", photo, out=tmp_path / "out") == 2
+    assert "nowhere' is not the folder of a run" in capsys.readouterr().err
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert predict(tmp_path / "begun", photo, out=tmp_path / "out") == 2
+    assert "head.safetensors' is not a head written by ddpmseg" in capsys.readouterr().err
+
+
+def test_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sing"])
+    assert "predict" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Every file of `conf/` composes and fits its schema, and no setting is without effect."""
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from omegaconf import OmegaConf
+from tiny_run import CONF, ROOT, composed
+
+from ddpmseg import config as schemas
+from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.config import TrainConfig
+
+GROUPS = {name: hint for name, hint in get_type_hints(TrainConfig).items() if is_dataclass(hint)}
+OPTIONS = sorted(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))
+EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
+MUST_BE_GIVEN = {
+    "dataset=folder": ("dataset.root=photos", "dataset.classes=ponies"),
+    "backbone=guided_diffusion_64": ("backbone.checkpoint=random",),
+}
+"""Values that only the user knows, for the options that ask for them."""
+
+
+def option(path: Path) -> str:
+    return f"{path.parent.name}={path.stem}"
+
+
+def typed(tmp_path: Path, *overrides: str) -> TrainConfig:
+    config = OmegaConf.to_object(composed(tmp_path, *overrides))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def test_the_files_are_found() -> None:
+    assert len(OPTIONS) >= 19
+    assert len(EXPERIMENTS) >= 2
+    for group in GROUPS:
+        assert any(path.parent.name == group for path in OPTIONS)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=option)
+def test_every_option_fits_its_schema(path: Path, tmp_path: Path) -> None:
+    given = MUST_BE_GIVEN.get(option(path), ())
+    config = typed(tmp_path, option(path), *given)
+    assert isinstance(getattr(config, path.parent.name), GROUPS[path.parent.name])
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_composes(path: Path, tmp_path: Path) -> None:
+    typed(tmp_path, f"experiment={path.relative_to(CONF / 'experiment').with_suffix('')}")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_says_how_to_run_it(path: Path) -> None:
+    name = path.relative_to(CONF / "experiment").with_suffix("")
+    command = rf"(make \w+|python \w+\.py .*experiment={name}\b)"
+    assert re.search(rf"^# Run: +{command}", path.read_text(), re.M)
+
+
+@pytest.mark.parametrize("group", sorted(set(GROUPS) - {"dataset", "backbone"}))
+def test_an_option_named_schema_exists_for_every_group(group: str, tmp_path: Path) -> None:
+    """Without it in the defaults list, a typo in that group would go unnoticed."""
+    for path in (CONF / group).rglob("*.yaml"):
+        assert "schema" in str(OmegaConf.load(path).defaults)
+
+
+def test_defaults_of_train_yaml_are_those_of_the_schema(tmp_path: Path) -> None:
+    config = typed(tmp_path)
+    assert (config.task, config.seed) == ("segment", 0)
+    assert config.trainer == schemas.TrainerConfig()
+    assert config.pretrain == schemas.PretrainConfig()
+    assert config.head == schemas.HeadConfig()
+
+
+SOURCE = "\n".join(
+    path.read_text()
+    for path in sorted((ROOT / "src" / "ddpmseg").rglob("*.py"))
+    if path.name != "config.py"
+)
+SETTINGS = [
+    (group, f.name)
+    for group, cls in GROUPS.items()
+    if group not in ("dataset", "backbone")
+    for f in fields(cls)
+]
+BUILT = [
+    (cls, f.name)
+    for cls in (
+        schemas.FolderDatasetConfig,
+        schemas.PoniesConfig,
+        schemas.GuidedDiffusionConfig,
+        schemas.PixelsConfig,
+    )
+    for f in fields(cls)
+    if f.name != "_target_"
+]
+
+
+@pytest.mark.parametrize(("group", "name"), SETTINGS, ids=lambda v: v)
+def test_every_setting_is_read(group: str, name: str) -> None:
+    """As an attribute of what the code calls by the group's name, `settings` or `config`."""
+    assert re.search(rf"\b(?:{group}|settings|config)\.{name}\b", SOURCE)
+
+
+@pytest.mark.parametrize(("cls", "name"), BUILT, ids=lambda v: getattr(v, "__name__", v))
+def test_every_field_of_a_target_is_an_argument_it_uses(cls: type, name: str) -> None:
+    module, _, target = cls._target_.rpartition(".")  # pyright: ignore[reportAttributeAccessIssue]
+    path = ROOT / "src" / Path(*module.split(".")).with_suffix(".py")
+    body = path.read_text().split(f"class {target}", 1)[1].split("\nclass ", 1)[0]
+    constructor = body.split("def __init__", 1)[1].split("\n    def ", 1)[0]
+    assert len(re.findall(rf"(?<!\.)\b{name}\b", constructor)) >= 2
+
+
+def test_every_flag_of_the_network_reaches_the_package() -> None:
+    from guided_diffusion.script_util import model_and_diffusion_defaults
+
+    flags = {f.name for f in fields(UNetFlags)}
+    assert flags <= set(model_and_diffusion_defaults())

@@ -1,0 +1,346 @@
+"""`task=segment` from end to end at tiny size: what it leaves, that it repeats, that it resumes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import SEGMENT, composed, contents
+
+from ddpmseg.apps import segment
+from ddpmseg.apps.checks import checked_config
+from ddpmseg.apps.predict import load_config, predict
+from ddpmseg.apps.train import train
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.data.ponies import draw_pony
+from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.heads.export import load_head
+from ddpmseg.heads.protocols import BatchLossStopping
+from ddpmseg.tracking.results import COLUMNS
+from ddpmseg.training.callbacks import Checkpoint
+from ddpmseg.training.head import HeadTraining
+
+MEASURED = ("seconds_extract", "seconds_train", "seconds_test", "peak_rss_mb")
+
+
+def row_of(folder: Path) -> dict[str, str]:
+    with (folder / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    return row
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    """The row of results without what depends on the machine."""
+    return {key: value for key, value in row_of(folder).items() if key not in MEASURED}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    head, _ = load_head(folder / "head.safetensors")
+    return head.state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    train(composed(folder, *SEGMENT))
+    return folder
+
+
+def test_files_of_a_run(finished: Path) -> None:
+    assert set(contents(finished)) == {
+        "config.yaml",
+        "confusion.csv",
+        "head.safetensors",
+        "masks/test_00000.npy",
+        "masks/test_00000.png",
+        "masks/test_00001.npy",
+        "masks/test_00001.png",
+        "metrics.jsonl",
+        "overlays.png",
+        "per_class.csv",
+        "results.csv",
+    }
+
+
+def test_row_of_results(finished: Path) -> None:
+    row = row_of(finished)
+    assert tuple(row) == COLUMNS
+    assert row["dataset"] == "ponies"
+    assert (row["backbone"], row["checkpoint_sha256"]) == ("random", "")
+    assert (row["blocks"], row["timesteps"]) == ("1 2", "5 50")
+    assert (row["head"], row["protocol"], row["members"]) == ("mlp-8", "fast", "2")
+    assert (row["seed"], row["num_labelled"], row["num_test"]) == ("0", "3", "2")
+    for key in ("miou", "miou_present", "pixel_accuracy"):
+        assert 0 <= float(row[key]) <= 1
+    assert float(row["pixel_accuracy"]) > 0
+    assert 0 <= float(row["uncertainty"]) <= np.log(2)
+    assert float(row["peak_rss_mb"]) > 50
+
+
+def test_scores_are_those_of_the_masks(finished: Path) -> None:
+    """Counted again from the files, in plain loops over the classes."""
+    predicted, true = [], []
+    for scene in range(2):
+        predicted.append(np.load(finished / "masks" / f"test_{scene:05d}.npy"))
+        true.append(draw_pony(scene, "test", 0, 16)[1])
+    predicted, true = np.stack(predicted), np.stack(true)
+    table = list(csv.DictReader((finished / "per_class.csv").read_text().splitlines()))
+    ious = []
+    for label in range(11):
+        union = ((predicted == label) | (true == label)).sum()
+        overlap = ((predicted == label) & (true == label)).sum()
+        assert int(table[label]["true_pixels"]) == (true == label).sum()
+        assert int(table[label]["predicted_pixels"]) == (predicted == label).sum()
+        if union:
+            ious.append(overlap / union)
+            assert float(table[label]["iou_present"]) == pytest.approx(overlap / union)
+        else:
+            assert table[label]["iou_present"] == ""
+    assert float(row_of(finished)["miou_present"]) == pytest.approx(np.mean(ious), abs=1e-6)
+    accuracy = (predicted == true).mean()
+    assert float(row_of(finished)["pixel_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_pictures_agree_with_the_labels(finished: Path) -> None:
+    classes = load_class_table("ponies")
+    for labels in (finished / "masks").glob("*.npy"):
+        mask = np.load(labels)
+        assert (mask.dtype, mask.shape) == (np.uint8, (16, 16))
+        with Image.open(labels.with_suffix(".png")) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), mask)
+            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), classes.palette[mask])
+    with Image.open(finished / "overlays.png") as sheet:
+        sheet.load()
+        assert sheet.width > 4 * 192
+
+
+def test_confusion_and_metrics(finished: Path) -> None:
+    with (finished / "confusion.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    names = load_class_table("ponies").names
+    assert header == ["true", *names]
+    assert [row[0] for row in rows] == [*names, "(ignored)"]
+    assert sum(int(count) for row in rows for count in row[1:]) == 2 * 16 * 16
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines[:6]] == [1, 2, 3, 4, 5, 6]
+    assert all("train/loss" in line for line in lines[:6])
+    assert lines[-1]["test/miou"] == pytest.approx(float(row_of(finished)["miou"]), abs=1e-6)
+
+
+def test_head_says_what_it_is(finished: Path) -> None:
+    head, facts = load_head(finished / "head.safetensors")
+    # Two timesteps of block 1 (64 channels) and block 2 (32 channels).
+    assert (head.dim, head.num_classes, head.members, head.hidden) == (192, 11, 2, (8,))
+    assert facts["class_names"] == list(load_class_table("ponies").names)
+    assert facts["features"]["blocks"] == [1, 2]
+
+
+def test_recorded_configuration_loads_as_the_same_objects(finished: Path) -> None:
+    assert load_config(finished) == checked_config(composed(finished, *SEGMENT))
+
+
+@pytest.mark.parametrize("text", ["", "a: 1\n", "[1, 2]\n", "a: [1\n", "dataset: {name: x}\n"])
+def test_configuration_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml' is not the configuration of a ddpmseg"):
+        load_config(tmp_path)
+
+
+def test_predict_equals_the_mask_of_the_run(finished: Path, tmp_path: Path) -> None:
+    for scene in range(2):
+        Image.fromarray(draw_pony(scene, "test", 0, 16)[0]).save(tmp_path / f"pony_{scene}.png")
+    paths = [tmp_path / f"pony_{scene}.png" for scene in range(2)]
+    masks = predict(paths, finished, tmp_path / "masks", "cpu")
+    assert masks == [tmp_path / "masks" / f"pony_{scene}.npy" for scene in range(2)]
+    for scene, path in enumerate(masks):
+        expected = np.load(finished / "masks" / f"test_{scene:05d}.npy")
+        np.testing.assert_array_equal(np.load(path), expected)
+
+
+def test_predict_takes_a_photograph_of_any_shape(finished: Path, tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.jpg")
+    (mask,) = predict([tmp_path / "photo.jpg"], finished, tmp_path / "out", "cpu")
+    labels = np.load(mask)
+    assert labels.shape == (16, 16)
+    assert labels.max() < 11
+    with Image.open(tmp_path / "out" / "photo_overlay.png") as picture:
+        assert picture.size == (16, 16)
+
+
+def test_predict_refuses_images_that_share_a_name(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="two images have the same name"):
+        predict([Path("a/x.jpg"), Path("b/x.jpg")], finished, tmp_path, "cpu")
+
+
+def test_same_seed_same_run_another_seed_another(finished: Path, tmp_path: Path) -> None:
+    train(composed(tmp_path / "again", *SEGMENT))
+    assert outcome(tmp_path / "again") == outcome(finished)
+    assert same(weights(tmp_path / "again"), weights(finished))
+    train(composed(tmp_path / "other", *SEGMENT, "seed=1"))
+    assert outcome(tmp_path / "other") != outcome(finished) | {"seed": "1"}
+    assert not same(weights(tmp_path / "other"), weights(finished))
+
+
+def test_batch_size_of_the_extraction_does_not_matter(finished: Path, tmp_path: Path) -> None:
+    train(composed(tmp_path, *SEGMENT, "features.batch_size=1"))
+    theirs = weights(finished)
+    for key, value in weights(tmp_path).items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "column", "value"),
+    [
+        (("head=linear", "head.hidden=[]"), "head", "linear"),
+        (("head.hidden=null",), "head", "mlp-128-32"),
+        (("head.vote=soft",), "members", "2"),
+        (("head.members=1",), "members", "1"),
+        (("backbone=random", "features.hook=input", "features.noise=fresh"), "backbone", "random"),
+        (("dataset.subset_seed=3", "dataset.tiny_annotations=keep"), "num_labelled", "3"),
+    ],
+    ids=lambda v: str(v),
+)
+def test_variants_run(overrides: tuple[str, ...], column: str, value: str, tmp_path: Path) -> None:
+    train(composed(tmp_path, *SEGMENT, *overrides))
+    assert row_of(tmp_path)[column] == value
+
+
+def test_pixels_as_features(tmp_path: Path) -> None:
+    given = [key for key in SEGMENT if not key.startswith(("backbone", "features"))]
+    chosen = ("backbone=pixels", "features.blocks=[0]", "features.timesteps=[0]")
+    train(composed(tmp_path, *given, *chosen))
+    assert load_head(tmp_path / "head.safetensors")[0].dim == 3
+    assert load_config(tmp_path) == checked_config(composed(tmp_path, *given, *chosen))
+
+
+def test_finished_results_are_not_replaced_unasked(tmp_path: Path) -> None:
+    train(composed(tmp_path, *SEGMENT))
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        train(composed(tmp_path, *SEGMENT))
+    for part in (str(tmp_path), "results.csv", "paths.output_dir", "paths.overwrite=true"):
+        assert part in str(caught.value)
+    assert contents(tmp_path) == before
+
+    train(composed(tmp_path, *SEGMENT, "seed=1", "paths.overwrite=true"))
+    assert row_of(tmp_path)["seed"] == "1"
+    # Nothing of the earlier run is left to be taken for the new one's.
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 7
+    assert load_config(tmp_path).seed == 1
+
+
+def test_unfinished_run_of_other_settings_is_refused(tmp_path: Path) -> None:
+    train(composed(tmp_path, *SEGMENT))
+    (tmp_path / "results.csv").unlink()
+    with pytest.raises(ConfigError, match=r"unfinished run with other settings.*config\.yaml"):
+        train(composed(tmp_path, *SEGMENT, "seed=1"))
+    train(composed(tmp_path, *SEGMENT))
+    assert (tmp_path / "results.csv").is_file()
+
+
+class _PowerCutError(Exception):
+    pass
+
+
+@pytest.fixture
+def checkpoints_every_2_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "Checkpoint", lambda path, every: Checkpoint(path, 2))
+
+
+@pytest.fixture
+def power_cut(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fails at the step put into the list; an empty list never fails."""
+    fail_at: list[int] = []
+    step = HeadTraining.training_step
+
+    def cut(self: HeadTraining, batch, batch_index: int):
+        if self.global_step in fail_at:
+            raise _PowerCutError
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(HeadTraining, "training_step", cut)
+    return fail_at
+
+
+PAPER = ("head.protocol=paper", "head.batch_size=256", "head.max_steps=12")
+"""The three images have about 700 labelled pixels: two steps an epoch, and the stop from step 8."""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "overwrite"), [((), False), (PAPER, True)], ids=["fast", "paper"]
+)
+@pytest.mark.usefixtures("checkpoints_every_2_steps")
+def test_interrupted_training_goes_on_to_the_same_weights(
+    protocol: tuple[str, ...],
+    overwrite: bool,
+    tmp_path: Path,
+    power_cut: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(BatchLossStopping, "patience", 0)
+    train(composed(tmp_path / "whole", *SEGMENT, *protocol))
+
+    last = 5 if not protocol else 11
+    power_cut.append(last)
+    first = ("paths.overwrite=true",) if overwrite else ()
+    with pytest.raises(_PowerCutError):
+        train(composed(tmp_path / "cut", *SEGMENT, *protocol, *first))
+    assert (tmp_path / "cut" / "last.ckpt").is_file()
+    assert not (tmp_path / "cut" / "results.csv").exists()
+    power_cut.clear()
+    # A second pass over the steps that were done would fail.
+    power_cut.extend(range(last - 1))
+    with caplog.at_level("INFO", logger="ddpmseg"):
+        train(composed(tmp_path / "cut", *SEGMENT, *protocol))
+    assert "going on from" in caplog.text
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert not (tmp_path / "cut" / "last.ckpt").exists()
+
+
+def test_members_that_stop_early_keep_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protocol 'paper': member 0 is made to stop after three steps, member 1 never."""
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    step = HeadTraining.training_step
+
+    def watched(self: HeadTraining, batch, batch_index: int):
+        seen[self.global_step] = self.head.member_state(0)
+        return step(self, batch, batch_index)
+
+    def update(self: BatchLossStopping, epoch: int, losses: torch.Tensor) -> torch.Tensor:
+        stops = torch.tensor([len(seen) == 3, False]) & ~self.stopped
+        self.stopped |= stops
+        return stops
+
+    monkeypatch.setattr(HeadTraining, "training_step", watched)
+    monkeypatch.setattr(BatchLossStopping, "update", update)
+    train(composed(tmp_path, *SEGMENT, *PAPER))
+    assert sorted(seen) == list(range(12))
+    kept = load_head(tmp_path / "head.safetensors")[0]
+    assert same(kept.member_state(0), seen[3])
+    assert not same(seen[3], seen[4])
+
+
+def test_paper_protocol_ends_once_all_members_have_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BatchLossStopping, "patience", 0)
+    train(composed(tmp_path, *SEGMENT, *PAPER, "head.max_steps=400"))
+    assert row_of(tmp_path)["protocol"] == "paper"
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    # Four whole epochs of two steps come first.
+    assert 8 < max(steps) < 400

@@ -1,0 +1,66 @@
+"""A run of `train.py` at tiny size, for the tests of the programs."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from ddpmseg import config as schemas
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+UNET = (
+    "backbone.unet.image_size=16",
+    "backbone.unet.num_channels=32",
+    "backbone.unet.channel_mult='1,2'",
+    "backbone.unet.num_res_blocks=1",
+    "backbone.unet.attention_resolutions='8'",
+)
+"""Four decoder blocks, 0 and 1 of 64 channels at half the image's size, 2 and 3 of 32 at full."""
+HARDWARE = ("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.log_every_n_steps=1")
+SEGMENT = (
+    "backbone=random",
+    "backbone.precision='32'",
+    *UNET,
+    "dataset.image_size=16",
+    "dataset.num_labelled=3",
+    "dataset.num_test=2",
+    "features.blocks=[1,2]",
+    "features.timesteps=[5,50]",
+    "head.members=2",
+    "head.hidden=[8]",
+    "head.max_steps=6",
+    "head.batch_size=64",
+    *HARDWARE,
+)
+PRETRAIN = (
+    "task=pretrain",
+    "backbone=random",
+    *UNET,
+    "pretrain.num_images=8",
+    "pretrain.num_steps=6",
+    "pretrain.batch_size=4",
+    "pretrain.warmup_steps=2",
+    "pretrain.checkpoint_every=2",
+    "pretrain.sample_every=1000",
+    "pretrain.num_samples=2",
+    "pretrain.sample_steps=2",
+    *HARDWARE,
+)
+
+
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    """What `train.py` hands to `train`, with `folder` as the output folder."""
+    schemas.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*overrides, f"paths.output_dir={folder}"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, by its relative path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def resolved(cfg: DictConfig) -> str:
+    return OmegaConf.to_yaml(cfg, resolve=True)
