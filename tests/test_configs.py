@@ -13,7 +13,11 @@ from ddpmseg import config as schemas
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.config import TrainConfig
 
-GROUPS = {name: hint for name, hint in get_type_hints(TrainConfig).items() if is_dataclass(hint)}
+GROUPS = {
+    name: hint
+    for name, hint in get_type_hints(TrainConfig).items()
+    if isinstance(hint, type) and is_dataclass(hint)
+}
 OPTIONS = sorted(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))
 EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
 MUST_BE_GIVEN = {

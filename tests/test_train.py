@@ -252,8 +252,8 @@ class _PowerCutError(Exception):
 
 
 @pytest.fixture
-def checkpoints_every_2_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "Checkpoint", lambda path, every: Checkpoint(path, 2))
+def checkpoints_every_3_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "Checkpoint", lambda path, every: Checkpoint(path, 3))
 
 
 @pytest.fixture
@@ -271,17 +271,21 @@ def power_cut(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return fail_at
 
 
-PAPER = ("head.protocol=paper", "head.batch_size=256", "head.max_steps=12")
-"""The three images have about 700 labelled pixels: two steps an epoch, and the stop from step 8."""
+PAPER = ("head.protocol=paper", "head.batch_size=384", "head.max_steps=12")
+"""The three images have 768 labelled pixels: two steps an epoch, and the stop from step 8."""
 
 
 @pytest.mark.parametrize(
-    ("protocol", "overwrite"), [((), False), (PAPER, True)], ids=["fast", "paper"]
+    ("protocol", "overwrite", "saved", "cut"),
+    [((), False, 3, 5), (PAPER, True, 9, 10)],
+    ids=["fast", "paper"],
 )
-@pytest.mark.usefixtures("checkpoints_every_2_steps")
+@pytest.mark.usefixtures("checkpoints_every_3_steps")
 def test_interrupted_training_goes_on_to_the_same_weights(
     protocol: tuple[str, ...],
     overwrite: bool,
+    saved: int,
+    cut: int,
     tmp_path: Path,
     power_cut: list[int],
     monkeypatch: pytest.MonkeyPatch,
@@ -290,16 +294,18 @@ def test_interrupted_training_goes_on_to_the_same_weights(
     monkeypatch.setattr(BatchLossStopping, "patience", 0)
     train(composed(tmp_path / "whole", *SEGMENT, *protocol))
 
-    last = 5 if not protocol else 11
-    power_cut.append(last)
+    power_cut.append(cut)
     first = ("paths.overwrite=true",) if overwrite else ()
     with pytest.raises(_PowerCutError):
         train(composed(tmp_path / "cut", *SEGMENT, *protocol, *first))
-    assert (tmp_path / "cut" / "last.ckpt").is_file()
+    checkpoint = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == saved
+    # Step 8, the first after four epochs, counts for the early stop: it is the last one saved.
+    assert checkpoint["stopping"]["best"].isfinite().all() == bool(protocol)
     assert not (tmp_path / "cut" / "results.csv").exists()
     power_cut.clear()
     # A second pass over the steps that were done would fail.
-    power_cut.extend(range(last - 1))
+    power_cut.extend(range(saved))
     with caplog.at_level("INFO", logger="ddpmseg"):
         train(composed(tmp_path / "cut", *SEGMENT, *protocol))
     assert "going on from" in caplog.text

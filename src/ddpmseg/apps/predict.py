@@ -68,7 +68,7 @@ def load_config(run: Path) -> TrainConfig:
         loaded = OmegaConf.load(path)
         typed = OmegaConf.structured(TrainConfig)
         for group in ("dataset", "backbone"):
-            typed[group] = OmegaConf.structured(schema_of(loaded[group]._target_))
+            typed[group] = OmegaConf.structured(schema_of(OmegaConf.select(loaded, group)._target_))
         config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
     except (OmegaConfBaseException, YAMLError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
