@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny_run import CONF, ROOT, composed
 
@@ -122,3 +123,17 @@ def test_every_flag_of_the_network_reaches_the_package() -> None:
 
     flags = {f.name for f in fields(UNetFlags)}
     assert flags <= set(model_and_diffusion_defaults())
+
+
+def test_the_default_output_folder_is_named_by_what_is_computed() -> None:
+    schemas.register()
+
+    def folder(*overrides: str) -> str:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", list(overrides)).paths.output_dir
+
+    same = folder("backbone=random")
+    assert folder("backbone=random", "trainer.log_every_n_steps=7") == same
+    assert same.startswith("outputs/segment/ponies_random_")
+    for other in ("seed=1", "features.timesteps=[50]", "head.members=2", "dataset.seed=1"):
+        assert folder("backbone=random", other) != same

@@ -1,9 +1,11 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.errors import ConfigError
@@ -201,8 +203,19 @@ def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     )
 
 
+def run_key(_root_: DictConfig) -> str:
+    """Eight hex digits that identify what a run computes, whatever its paths and loggers."""
+    groups = ["dataset", "backbone", "features", "head"]
+    if _root_.task == "pretrain":
+        groups = ["dataset", "backbone", "pretrain"]
+    content = {group: OmegaConf.to_container(_root_[group], resolve=True) for group in groups}
+    content |= {"task": _root_.task, "seed": _root_.seed, "precision": _root_.trainer.precision}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def register() -> None:
     """Make the schemas available to the defaults lists in `conf/`."""
+    OmegaConf.register_new_resolver("run_key", run_key, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(group="dataset", name="folder_schema", node=FolderDatasetConfig)

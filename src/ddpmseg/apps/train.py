@@ -1,7 +1,7 @@
 """What `train.py` does with a composed configuration."""
 
 import sys
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from ddpmseg.apps.checks import checked_config
 from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
-from ddpmseg.apps.setup import quiet_libraries
+from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.tracking.results import check_claim, claim_folder
 
 
@@ -21,11 +21,16 @@ def train(cfg: DictConfig) -> float | None:
     user can put right.
     """
     config = checked_config(cfg)
-    output = (Path(config.paths.output_dir), cfg, config.paths.overwrite)
-    check_claim(*output)
-    claim = partial(claim_folder, *output)
+    folder = Path(config.paths.output_dir)
+    check_claim(folder, cfg, config.paths.overwrite)
     quiet_libraries()
-    if config.task == "pretrain":
-        run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))
-        return None
-    return float(run_segmentation(config, claim).miou)
+    with ExitStack() as until_done:
+
+        def claim() -> None:
+            claim_folder(folder, cfg, config.paths.overwrite)
+            until_done.enter_context(log_file(folder / "train.log"))
+
+        if config.task == "pretrain":
+            run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))
+            return None
+        return float(run_segmentation(config, claim).miou)

@@ -21,8 +21,7 @@ from ddpmseg.training.steps import shuffled_indices, step_loader
 def learning_rate_factor(step: int, warmup_steps: int, num_steps: int, decay_share: float) -> float:
     """Share of the peak learning rate at `step`: linear warm-up, plateau, linear decay to zero.
 
-    The decay takes the last `decay_share` of all steps. The plateau does not depend on the number
-    of steps, so a run can be prolonged from a checkpoint taken on it.
+    The decay takes the last `decay_share` of all steps.
     """
     decay_steps = max(1, round(num_steps * decay_share))
     return min(1.0, (step + 1) / max(1, warmup_steps), max(0.0, (num_steps - step) / decay_steps))
