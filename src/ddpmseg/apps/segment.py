@@ -56,6 +56,8 @@ def run_segmentation(config: TrainConfig, claim: Callable[[], None]) -> Scores:
     total = (len(dataset.train) + len(dataset.test)) * seconds_per_image(extractor)
     log.info("time: about %.0f s of forward passes on %s", total, backbone.device)
     maps, masks = extract_training_set(extractor, images)
+    if backbone.device.type == "cuda" and maps.num_bytes < torch.cuda.mem_get_info()[0] / 2:
+        maps = maps.to(backbone.device)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
     claim()

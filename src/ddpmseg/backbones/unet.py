@@ -157,7 +157,11 @@ class _NativeGroupNorm(GroupNorm32):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4 and torch.is_grad_enabled() and x.device.type == "cpu":
             return _GroupNormFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        weight, bias = self.weight, self.bias
+        if x.device.type != "cpu":
+            # Only the CPU's kernel takes fp32 parameters beside a 16-bit map.
+            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 
 class _FusedAttentionLegacy(QKVAttentionLegacy):

@@ -37,6 +37,17 @@ class NativeMaps:
             },
         )
 
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.groups.values())).device
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(group.nbytes for group in self.groups.values())
+
+    def to(self, device: torch.device) -> "NativeMaps":
+        return NativeMaps(self.layout, {s: group.to(device) for s, group in self.groups.items()})
+
     def __len__(self) -> int:
         return len(next(iter(self.groups.values())))
 
@@ -58,9 +69,7 @@ class NativeMaps:
 
         Source: paper section 3.2; reference `src/feature_extractors.py`, `collect_features`.
         """
-        vectors = torch.empty(
-            len(images), self.layout.dim, device=next(iter(self.groups.values())).device
-        )
+        vectors = torch.empty(len(images), self.layout.dim, device=self.device)
         for size, group in self.groups.items():
             interpolated = _interpolate(group, images, pixels, self.layout.image_size)
             start = 0
@@ -73,7 +82,7 @@ class NativeMaps:
 
     def materialise(self) -> Float[Tensor, "n d s s"]:
         """Vectors of all pixels, float32: n * d * s * s * 4 bytes. For tests and small pictures."""
-        size, device = self.layout.image_size, next(iter(self.groups.values())).device
+        size, device = self.layout.image_size, self.device
         pixels = torch.arange(size * size, device=device).repeat(len(self))
         images = torch.arange(len(self), device=device).repeat_interleave(size * size)
         return (

@@ -86,7 +86,7 @@ class HeadTraining(pl.LightningModule):
 
     def _vectors(self, positions: Tensor) -> Tensor:
         per_image = self._maps.layout.image_size**2
-        flat = positions.flatten()
+        flat = positions.flatten().to(self._maps.device)
         vectors = self._maps.pixel_vectors(flat // per_image, flat % per_image)
         return vectors.to(self.device).view(*positions.shape, -1)
 
