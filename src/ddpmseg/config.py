@@ -166,6 +166,11 @@ class LoggerConfig:
     """Where Lightning's metrics go besides `metrics.jsonl`."""
 
     kind: str = "none"
+    """'none', 'csv' (csv/metrics.csv in the output folder) or 'wandb'."""
+    project: str = "ddpmseg"
+    """W&B project."""
+    mode: str = "online"
+    """Of W&B: 'online', 'offline' (upload later with `wandb sync`) or 'disabled'."""
 
 
 @dataclass

@@ -19,6 +19,7 @@ from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.heads.protocols import PROTOCOLS, choose_protocol
 from ddpmseg.heads.segment import Vote
+from ddpmseg.tracking.loggers import KINDS
 
 TASKS = ("segment", "pretrain")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -33,10 +34,15 @@ def checked_config(cfg: DictConfig) -> TrainConfig:
     config = typed_config(cfg)
     _one_of("task", config.task, TASKS)
     _one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
-    _one_of("logger.kind", config.logger.kind, ("none",))
+    _one_of("logger.kind", config.logger.kind, KINDS)
+    _one_of("logger.mode", config.logger.mode, ("online", "offline", "disabled"))
     _at_least("trainer.log_every_n_steps", config.trainer.log_every_n_steps, 1)
     choose_device(config.trainer.accelerator)
-    _at_least("trainer.devices", config.trainer.devices, 1)
+    if config.trainer.devices != 1:
+        raise ConfigError(
+            f"`trainer.devices={config.trainer.devices}`: a run uses one device. Start several "
+            "jobs side by side instead."
+        )
     if config.task == "pretrain":
         _check_pretraining(config)
     else:
@@ -79,11 +85,6 @@ def _check_segmentation(config: TrainConfig) -> None:
     choose_protocol(head.protocol, head.max_steps, head.batch_size, head.learning_rate)
     for width in head.hidden or []:
         _at_least("head.hidden", width, 1)
-    if config.trainer.devices != 1:
-        raise ConfigError(
-            f"`trainer.devices={config.trainer.devices}`: task=segment runs on one device, so that "
-            "every test image counts once. Run several jobs side by side instead."
-        )
     if isinstance(config.backbone, GuidedDiffusionConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     planned_layout(config)

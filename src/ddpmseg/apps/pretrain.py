@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ddpmseg.backbones.weights import file_sha256
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
 from ddpmseg.files import written_whole
+from ddpmseg.tracking.loggers import Claim
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.pretrain import (
     AveragedWeights,
@@ -28,7 +28,7 @@ from ddpmseg.training.pretrain import (
 log = logging.getLogger(__name__)
 
 
-def run_pretraining(config: TrainConfig, claim: Callable[[], None], command: str) -> Path:
+def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> Path:
     """Train, sample and export; returns the path of the exported weights.
 
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir`: `last.ckpt` (to
@@ -38,7 +38,7 @@ def run_pretraining(config: TrainConfig, claim: Callable[[], None], command: str
     assert isinstance(config.backbone, GuidedDiffusionConfig)
     folder, flags, settings = Path(config.paths.output_dir), config.backbone.unet, config.pretrain
     source = image_source(settings, flags.image_size, config.seed)
-    claim()
+    logger = claim()
     module = DiffusionPretraining(flags, settings, source, config.seed)
     device = choose_device(config.trainer.accelerator)
     averaging = AveragedWeights(settings.ema_decay)
@@ -51,7 +51,7 @@ def run_pretraining(config: TrainConfig, claim: Callable[[], None], command: str
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=config.trainer.log_every_n_steps,
         default_root_dir=folder,
-        logger=False,
+        logger=logger,
         callbacks=[
             averaging,
             Checkpoint(checkpoint, settings.checkpoint_every),
@@ -128,7 +128,7 @@ def _export(
         "data": config.pretrain.images or f"{config.pretrain.num_images} scenes of ponies",
         "seed": config.seed,
         "steps": trainer.global_step,
-        "loss": float(trainer.callback_metrics["pretrain/loss"]),
+        "loss": sum(module.recent_losses) / max(1, len(module.recent_losses)),
         "unet": asdict(module.flags),
         "pretrain": asdict(config.pretrain),
         "torch": torch.__version__,

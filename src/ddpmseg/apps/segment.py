@@ -3,12 +3,13 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 
 from ddpmseg.apps.build import (
     build_backbone,
@@ -29,6 +30,7 @@ from ddpmseg.heads.export import save_head
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.metrics.segmentation import Scores
+from ddpmseg.tracking.loggers import Claim
 from ddpmseg.tracking.pictures import PredictionWriter
 from ddpmseg.tracking.results import peak_rss_mb, write_per_class, write_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
@@ -38,7 +40,7 @@ from ddpmseg.training.pixels import LabelledPixels
 log = logging.getLogger(__name__)
 
 
-def run_segmentation(config: TrainConfig, claim: Callable[[], None]) -> Scores:
+def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     """Extract, train, test and record; returns the test scores.
 
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
@@ -60,16 +62,16 @@ def run_segmentation(config: TrainConfig, claim: Callable[[], None]) -> Scores:
         maps = maps.to(backbone.device)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
-    claim()
+    logger = claim()
     started = time.perf_counter()
-    head = train_head(config, maps, masks, dataset, folder)
+    head = train_head(config, maps, masks, dataset, folder, logger)
     del maps
     seconds["seconds_train"] = time.perf_counter() - started
     facts = {"class_names": dataset.classes.names, "features": asdict(config.features)}
     save_head(head, folder / "head.safetensors", facts)
 
     started = time.perf_counter()
-    testing = test_head(config, head, extractor, images, folder)
+    testing = test_head(config, head, extractor, images, folder, logger)
     seconds["seconds_test"] = time.perf_counter() - started
     assert testing.scores is not None
     write_per_class(folder, dataset.classes, testing.scores)
@@ -116,6 +118,7 @@ def train_head(
     masks: torch.Tensor,
     dataset: LabelledSet,
     folder: Path,
+    logger: Logger | Literal[False],
 ) -> StackedMLP:
     """Train a fresh head on the labelled pixels, or go on from `last.ckpt`."""
     settings = config.head
@@ -127,7 +130,7 @@ def train_head(
     module = HeadTraining(head, maps, pixels, protocol, config.seed)
     checkpoint = folder / "last.ckpt"
     trainer = pl.Trainer(
-        **_trainer_arguments(config, folder),
+        **_trainer_arguments(config, folder, logger),
         max_steps=module.num_steps,
         callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
     )
@@ -144,24 +147,27 @@ def test_head(
     extractor: FeatureExtractor,
     images: LabelledImages,
     folder: Path,
+    logger: Logger | Literal[False],
 ) -> HeadTesting:
     """Segment and score the test images as a stream; write masks and `overlays.png`."""
     classes = images.dataset.classes
     testing = HeadTesting(head, extractor, classes.ignore_label, config.head.vote)  # pyright: ignore
     writers = [PredictionWriter(folder, classes), *progress_callbacks(folder)]
-    trainer = pl.Trainer(**_trainer_arguments(config, folder), callbacks=writers)
+    trainer = pl.Trainer(**_trainer_arguments(config, folder, logger), callbacks=writers)
     trainer.test(testing, images, verbose=False)
     return testing
 
 
-def _trainer_arguments(config: TrainConfig, folder: Path) -> dict:
+def _trainer_arguments(
+    config: TrainConfig, folder: Path, logger: Logger | Literal[False]
+) -> dict[str, Any]:
     return {
         "accelerator": config.trainer.accelerator,
         "devices": config.trainer.devices,
         "precision": trainer_precision(config, choose_device(config.trainer.accelerator)),
         "log_every_n_steps": config.trainer.log_every_n_steps,
         "default_root_dir": folder,
-        "logger": False,
+        "logger": logger,
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "enable_progress_bar": sys.stderr.isatty(),

@@ -3,13 +3,16 @@
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 
 from ddpmseg.apps.checks import checked_config
 from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
 from ddpmseg.apps.setup import log_file, quiet_libraries
+from ddpmseg.tracking.loggers import open_logger
 from ddpmseg.tracking.results import check_claim, claim_folder
 
 
@@ -26,9 +29,10 @@ def train(cfg: DictConfig) -> float | None:
     quiet_libraries()
     with ExitStack() as until_done:
 
-        def claim() -> None:
+        def claim() -> Logger | Literal[False]:
             claim_folder(folder, cfg, config.paths.overwrite)
             until_done.enter_context(log_file(folder / "train.log"))
+            return until_done.enter_context(open_logger(config, folder))
 
         if config.task == "pretrain":
             run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))

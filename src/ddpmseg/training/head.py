@@ -101,7 +101,9 @@ class HeadTraining(pl.LightningModule):
             self.head.load_member(member, state)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.head.parameters(), lr=self.protocol.learning_rate)
+        optimizer = torch.optim.Adam(
+            self.head.parameters(), lr=self.protocol.learning_rate, fused=True
+        )
         if not self.protocol.one_cycle:
             return optimizer
         schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -1,5 +1,6 @@
 """Pretraining of a guided_diffusion UNet on unlabelled images, with the package's own loss."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,7 @@ class DiffusionPretraining(pl.LightningModule):
             torch.manual_seed(seed)
             self.unet, self.diffusion = build_unet(flags)
         speed_up(self.unet)
+        self.recent_losses: deque[float] = deque(maxlen=100)
         self.network = torch.compile(self.unet) if config.compile else self.unet
 
     def train_dataloader(self):
@@ -65,6 +67,7 @@ class DiffusionPretraining(pl.LightningModule):
                 f"`pretrain.learning_rate` ({self.config.learning_rate}) or set "
                 "`trainer.precision=32-true`; the last checkpoint is intact."
             )
+        self.recent_losses.append(loss.item())
         self.log("pretrain/loss", loss.detach(), prog_bar=True)
         return loss
 
