@@ -96,7 +96,7 @@ class FeaturesConfig:
     noise: str = "shared"
     """'shared': one tensor for all images and timesteps (the paper); 'timestep': one for each
     timestep; 'image': one for each image; 'fresh': one for each image and timestep."""
-    batch_size: int = 16
+    batch_size: int = 24
     """(image, timestep) pairs per forward pass."""
 
 
