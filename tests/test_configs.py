@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from tiny_run import CONF, ROOT, composed
 
 from ddpmseg import config as schemas
+from ddpmseg.apps.checks import planned_layout
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.config import TrainConfig
 
@@ -19,7 +20,8 @@ GROUPS = {
     for name, hint in get_type_hints(TrainConfig).items()
     if isinstance(hint, type) and is_dataclass(hint)
 }
-OPTIONS = sorted(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))
+OPTIONS = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
+SELECTIONS = sorted((CONF / "backbone" / "features").glob("*.yaml"))
 EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
 MUST_BE_GIVEN = {
     "dataset=folder": ("dataset.root=photos", "dataset.classes=ponies"),
@@ -50,6 +52,11 @@ def test_every_option_fits_its_schema(path: Path, tmp_path: Path) -> None:
     given = MUST_BE_GIVEN.get(option(path), ())
     config = typed(tmp_path, option(path), *given)
     assert isinstance(getattr(config, path.parent.name), GROUPS[path.parent.name])
+
+
+@pytest.mark.parametrize("path", SELECTIONS, ids=lambda path: path.stem)
+def test_a_backbone_with_its_own_selection_has_those_blocks(path: Path, tmp_path: Path) -> None:
+    planned_layout(typed(tmp_path, f"backbone={path.stem}"))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

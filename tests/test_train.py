@@ -67,6 +67,7 @@ def test_files_of_a_run(finished: Path) -> None:
         "overlays.png",
         "per_class.csv",
         "results.csv",
+        "train.log",
     }
 
 
