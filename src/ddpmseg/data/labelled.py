@@ -1,5 +1,6 @@
 """Labelled images: photographs with masks in folders, and the procedural ponies."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Sample:
     name: str
 
 
-class LabelledSplit(Dataset[Sample]):
+class LabelledSplit(Dataset[Sample], ABC):
     """The training or the test images of a set, read or drawn when asked for."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -46,8 +47,8 @@ class LabelledSplit(Dataset[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return map(self._sample, range(len(self)))
 
-    def _sample(self, index: int) -> Sample:
-        raise NotImplementedError
+    @abstractmethod
+    def _sample(self, index: int) -> Sample: ...
 
 
 @runtime_checkable
