@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ddpmseg import config as schemas
 
@@ -60,7 +60,3 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, by its relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
-def resolved(cfg: DictConfig) -> str:
-    return OmegaConf.to_yaml(cfg, resolve=True)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 with warnings.catch_warnings():
     # The package decorates its checkpointing function with a deprecated alias.
     warnings.filterwarnings("ignore", message=".*custom_(fwd|bwd).*", category=FutureWarning)
-    from guided_diffusion.fp16_util import convert_module_to_f32
     from guided_diffusion.gaussian_diffusion import GaussianDiffusion
     from guided_diffusion.nn import GroupNorm32, timestep_embedding
     from guided_diffusion.script_util import (
@@ -132,7 +131,7 @@ def use_half(unet: UNetModel, dtype: torch.dtype) -> None:
             module.to(dtype)
 
     for part in (unet.input_blocks, unet.middle_block, unet.output_blocks):
-        part.apply(convert_module_to_f32 if dtype == torch.float32 else cast)
+        part.apply(cast)
     unet.dtype = dtype
 
 
