@@ -1,17 +1,34 @@
 """From checked configuration objects to the parts they describe."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from hydra.utils import get_class
+from pytorch_lightning.loggers import Logger
 
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.config import BackboneConfig, DatasetConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.config import (
+    BackboneConfig,
+    DatasetConfig,
+    FeaturesConfig,
+    GuidedDiffusionConfig,
+    HeadConfig,
+    LoggerConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
+from ddpmseg.heads.probes import Probes
+from ddpmseg.heads.protocols import Protocol, choose_protocol
 
 ALLOWED = "ddpmseg."
 """A configuration may build only classes of this package: `_target_` can name any callable."""
@@ -25,6 +42,22 @@ def build_part(config: DatasetConfig | BackboneConfig, **changes: Any) -> Any:
         )
     given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "_target_"}
     return get_class(config._target_)(**(given | changes))
+
+
+def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) -> TrainConfig:
+    """What `train.py` would be given to train the probe of a sweep on these maps."""
+    sweep = config.sweep
+    return TrainConfig(
+        seed=config.seed,
+        dataset=config.dataset,
+        backbone=config.backbone,
+        features=FeaturesConfig(blocks, timesteps, sweep.hook, sweep.noise, sweep.batch_size),
+        head=sweep.head,
+        pretrain=PretrainConfig(),
+        trainer=config.trainer,
+        logger=LoggerConfig(),
+        paths=config.paths,
+    )
 
 
 def build_dataset(config: DatasetConfig) -> LabelledSet:
@@ -60,9 +93,25 @@ def build_extractor(config: TrainConfig, backbone: Backbone) -> FeatureExtractor
 
 
 def build_head(config: TrainConfig, dim: int, num_classes: int) -> StackedMLP:
-    hidden = config.head.hidden
-    widths = paper_hidden(num_classes) if hidden is None else hidden
+    widths = head_widths(config.head, num_classes)
     return StackedMLP(dim, num_classes, config.head.members, widths, config.seed)
+
+
+def build_probes(
+    config: TrainConfig, layout: FeatureLayout, num_classes: int, seeds: Sequence[int]
+) -> Probes:
+    return Probes(layout, num_classes, head_widths(config.head, num_classes), seeds)
+
+
+def head_widths(config: HeadConfig, num_classes: int) -> Sequence[int]:
+    """Hidden widths of a head: those given, else the paper's."""
+    return paper_hidden(num_classes) if config.hidden is None else config.hidden
+
+
+def build_protocol(config: HeadConfig) -> Protocol:
+    return choose_protocol(
+        config.protocol, config.max_steps, config.batch_size, config.learning_rate
+    )
 
 
 def choose_device(accelerator: str) -> torch.device:
@@ -89,6 +138,23 @@ def trainer_precision(config: TrainConfig, device: torch.device) -> str:
     exact = config.task == "segment" and config.head.protocol == "paper"
     native = device.type == "cuda" or choose_precision("auto", device) == "bf16"
     return "bf16-mixed" if native and not exact else "32-true"
+
+
+def trainer_arguments(
+    config: TrainConfig, folder: Path, logger: Logger | Literal[False]
+) -> dict[str, Any]:
+    """What every Trainer of a program is given, besides its steps and callbacks."""
+    return {
+        "accelerator": config.trainer.accelerator,
+        "devices": config.trainer.devices,
+        "precision": trainer_precision(config, choose_device(config.trainer.accelerator)),
+        "log_every_n_steps": config.trainer.log_every_n_steps,
+        "default_root_dir": folder,
+        "logger": logger,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": sys.stderr.isatty(),
+    }
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

@@ -1,11 +1,10 @@
 """`task=segment`: labelled images in, a head, masks and mIoU out."""
 
 import logging
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -16,19 +15,20 @@ from ddpmseg.apps.build import (
     build_dataset,
     build_extractor,
     build_head,
+    build_protocol,
     choose_device,
-    trainer_precision,
+    trainer_arguments,
 )
 from ddpmseg.apps.checks import planned_layout
 from ddpmseg.apps.estimate import describe, seconds_per_image
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.data.survey import survey
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.export import save_head
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.tracking.loggers import Claim
 from ddpmseg.tracking.pictures import PredictionWriter
@@ -50,7 +50,8 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     dataset = build_dataset(config.dataset)
     for line in describe(config, planned_layout(config), len(dataset.train), len(dataset.test)):
         log.info(line)
-    check_images(dataset)
+    for sentence in survey(dataset).warnings(dataset.classes):
+        log.warning(sentence)
     started = time.perf_counter()
     backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
     extractor = build_extractor(config, backbone)
@@ -58,8 +59,6 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     total = (len(dataset.train) + len(dataset.test)) * seconds_per_image(extractor)
     log.info("time: about %.0f s of forward passes on %s", total, backbone.device)
     maps, masks = extract_training_set(extractor, images)
-    if backbone.device.type == "cuda" and maps.num_bytes < torch.cuda.mem_get_info()[0] / 2:
-        maps = maps.to(backbone.device)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
     logger = claim()
@@ -90,17 +89,13 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     return testing.scores
 
 
-def check_images(dataset: LabelledSet) -> None:
-    """Read every image and mask once: a damaged one costs seconds now, or the run at its end."""
-    for split in (dataset.train, dataset.test):
-        for index in range(len(split)):
-            split[index]
-
-
 def extract_training_set(
     extractor: FeatureExtractor, images: LabelledImages
 ) -> tuple[NativeMaps, torch.Tensor]:
-    """Native maps and masks (n, s, s) of the labelled images."""
+    """Native maps and masks (n, s, s) of the labelled images.
+
+    The maps are on the GPU where they take less than half of what is free there, else on the CPU.
+    """
     masks = []
 
     def batches():
@@ -109,6 +104,9 @@ def extract_training_set(
             yield pictures, names
 
     maps = extractor.extract_all(batches(), len(images.dataset.train))
+    device = extractor.backbone.device
+    if device.type == "cuda" and maps.num_bytes < torch.cuda.mem_get_info()[0] / 2:
+        maps = maps.to(device)
     return maps, torch.cat(masks)
 
 
@@ -121,16 +119,12 @@ def train_head(
     logger: Logger | Literal[False],
 ) -> StackedMLP:
     """Train a fresh head on the labelled pixels, or go on from `last.ckpt`."""
-    settings = config.head
-    protocol = choose_protocol(
-        settings.protocol, settings.max_steps, settings.batch_size, settings.learning_rate
-    )
     head = build_head(config, maps.layout.dim, dataset.classes.num_classes)
     pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-    module = HeadTraining(head, maps, pixels, protocol, config.seed)
+    module = HeadTraining(head, maps, pixels, build_protocol(config.head), config.seed)
     checkpoint = folder / "last.ckpt"
     trainer = pl.Trainer(
-        **_trainer_arguments(config, folder, logger),
+        **trainer_arguments(config, folder, logger),
         max_steps=module.num_steps,
         callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
     )
@@ -153,25 +147,9 @@ def test_head(
     classes = images.dataset.classes
     testing = HeadTesting(head, extractor, classes.ignore_label, config.head.vote)  # pyright: ignore
     writers = [PredictionWriter(folder, classes), *progress_callbacks(folder)]
-    trainer = pl.Trainer(**_trainer_arguments(config, folder, logger), callbacks=writers)
+    trainer = pl.Trainer(**trainer_arguments(config, folder, logger), callbacks=writers)
     trainer.test(testing, images, verbose=False)
     return testing
-
-
-def _trainer_arguments(
-    config: TrainConfig, folder: Path, logger: Logger | Literal[False]
-) -> dict[str, Any]:
-    return {
-        "accelerator": config.trainer.accelerator,
-        "devices": config.trainer.devices,
-        "precision": trainer_precision(config, choose_device(config.trainer.accelerator)),
-        "log_every_n_steps": config.trainer.log_every_n_steps,
-        "default_root_dir": folder,
-        "logger": logger,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": sys.stderr.isatty(),
-    }
 
 
 def _result_row(

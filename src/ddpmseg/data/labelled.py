@@ -32,20 +32,36 @@ class Sample:
     name: str
 
 
+REMEMBERED_BYTES = 2**30
+"""Decoded images a split keeps in memory: a sweep reads them once for every timestep."""
+
+
 class LabelledSplit(Dataset[Sample], ABC):
-    """The training or the test images of a set, read or drawn when asked for."""
+    """The training or the test images of a set, read or drawn when first asked for.
+
+    A sample stays in memory while those kept take no more than `REMEMBERED_BYTES`.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
+        self._kept: dict[int, Sample] = {}
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._sample(range(len(self))[index])
+        index = range(len(self))[index]
+        if index in self._kept:
+            return self._kept[index]
+        sample = self._sample(index)
+        self._kept_bytes += sample.image.nbytes + sample.mask.nbytes
+        if self._kept_bytes <= REMEMBERED_BYTES:
+            self._kept[index] = sample
+        return sample
 
     def __iter__(self) -> Iterator[Sample]:
-        return map(self._sample, range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     @abstractmethod
     def _sample(self, index: int) -> Sample: ...
@@ -111,7 +127,7 @@ class LabelledFolder:
 
 
 class Ponies:
-    """The procedural set of `ddpmseg.data.ponies`; a scene stays in memory once it is drawn.
+    """The procedural set of `ddpmseg.data.ponies`.
 
     The arguments are the fields of `ddpmseg.config.PoniesConfig`. Raises ConfigError for a setting
     that cannot work, DataError when more than `PONY_SCENES` are asked for.
@@ -198,17 +214,14 @@ class _Scenes(LabelledSplit):
         self.scenes, self.split, self.seed = scenes, split, seed
         self.ignore_label, self.image_size = classes.ignore_label, image_size
         self.tiny_annotations = tiny_annotations
-        self.drawn: dict[int, Sample] = {}
 
     def _sample(self, index: int) -> Sample:
-        if index not in self.drawn:
-            image, mask = draw_pony(self.scenes[index], self.split, self.seed, self.image_size)
-            labels = drop_tiny_annotations(
-                mask, self.ignore_label, self.tiny_annotations, self.image_size
-            )
-            pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-            self.drawn[index] = Sample(pixels, torch.from_numpy(labels), self.names[index])
-        return self.drawn[index]
+        image, mask = draw_pony(self.scenes[index], self.split, self.seed, self.image_size)
+        labels = drop_tiny_annotations(
+            mask, self.ignore_label, self.tiny_annotations, self.image_size
+        )
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return Sample(pixels, torch.from_numpy(labels), self.names[index])
 
 
 def _check_settings(image_size: int, tiny_annotations: str) -> None:

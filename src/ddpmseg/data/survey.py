@@ -1,0 +1,65 @@
+"""One look at every labelled image before anything expensive starts."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ddpmseg.data.class_table import ClassTable
+from ddpmseg.data.labelled import LabelledSet, LabelledSplit
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What the images and masks of a set hold.
+
+    `sha256` identifies all pixels and labels of both splits, in order. `train_pixels` and
+    `test_pixels` count the pixels of every class.
+    """
+
+    sha256: str
+    train_pixels: Int64[Tensor, " k"]
+    test_pixels: Int64[Tensor, " k"]
+
+    def warnings(self, classes: ClassTable) -> list[str]:
+        """A sentence about classes that cannot be learnt, and about those that cannot be tested."""
+        told = []
+        averaged = list(classes.averaged)
+        for pixels, images, consequence in (
+            (self.train_pixels, "training", "cannot be learnt"),
+            (
+                self.test_pixels,
+                "test",
+                "counts 0 in miou and, where it is predicted, in miou_present",
+            ),
+        ):
+            absent = [classes.names[label] for label in averaged if pixels[label] == 0]
+            if absent:
+                names = ", ".join(f"'{name}'" for name in absent)
+                each = f"each of them {consequence}" if len(absent) > 1 else f"it {consequence}"
+                told.append(f"no {images} image holds {names}: {each}")
+        return told
+
+
+def survey(dataset: LabelledSet) -> Survey:
+    """Read every image and mask once: a damaged one costs seconds now, or a run at its end.
+
+    Raises DataError for the first that cannot be used.
+    """
+    digest = hashlib.sha256()
+    train, test = (
+        _count(split, dataset.classes.num_classes, digest)
+        for split in (dataset.train, dataset.test)
+    )
+    return Survey(digest.hexdigest(), train, test)
+
+
+def _count(split: LabelledSplit, num_classes: int, digest: "hashlib._Hash") -> Int64[Tensor, " k"]:
+    counts = torch.zeros(256, dtype=torch.int64)
+    for sample in split:
+        digest.update(sample.image.numpy().tobytes())
+        digest.update(sample.mask.numpy().tobytes())
+        counts += torch.bincount(sample.mask.flatten(), minlength=256)
+    return counts[:num_classes]
