@@ -42,6 +42,10 @@ class NativeMaps:
         return next(iter(self.groups.values())).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.groups.values())).dtype
+
+    @property
     def num_bytes(self) -> int:
         return sum(group.nbytes for group in self.groups.values())
 

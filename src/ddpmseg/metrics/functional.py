@@ -55,6 +55,35 @@ def confusion(
     return counts.view(num_classes + 1, num_classes)
 
 
+def member_confusions(
+    predictions: Integer[Tensor, "m ..."],
+    truth: Integer[Tensor, "..."],
+    num_classes: int,
+    ignore_label: int,
+) -> Int64[Tensor, "m {num_classes}+1 {num_classes}"]:
+    """`confusion` of several predictions of one truth, counted together.
+
+    Raises DataError when a label is outside its range.
+    """
+    labels, members = truth.flatten().long(), len(predictions)
+    ignored = labels == ignore_label
+    allowed = f"0..{num_classes - 1}"
+    _refuse(
+        "the true mask", labels, ~ignored, num_classes, f"{allowed} and {ignore_label} (ignore)"
+    )
+    lowest, highest = (int(end) for end in predictions.aminmax())
+    if lowest < 0 or highest >= num_classes:
+        raise DataError(
+            f"predictions hold labels {lowest}..{highest}, not all of them classes ({allowed})."
+        )
+    size = (num_classes + 1) * num_classes
+    rows = labels.masked_fill(ignored, num_classes) * num_classes
+    firsts = torch.arange(members, device=labels.device)[:, None] * size
+    cells = predictions.flatten(1).long() + rows + firsts
+    counts = torch.bincount(cells.flatten(), minlength=members * size)
+    return counts.view(members, num_classes + 1, num_classes)
+
+
 def iou_per_class(counts: Int64[Tensor, "k_plus_1 k"], ignore_label: int) -> Float64[Tensor, " k"]:
     """IoU of every class as the paper counts it: ignored pixels stay in the union.
 

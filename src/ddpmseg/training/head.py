@@ -14,8 +14,9 @@ from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.protocols import BatchLossStopping, Protocol
 from ddpmseg.heads.segment import Segmentation, Vote, segment
+from ddpmseg.heads.stacked import StackedHead
 from ddpmseg.metrics.segmentation import Scores, SegmentationScores
-from ddpmseg.training.pixels import LabelledPixels
+from ddpmseg.training.pixels import LabelledPixels, PixelVectors
 from ddpmseg.training.steps import step_loader
 
 STANDARDISED_OVER = 8192
@@ -31,7 +32,7 @@ class HeadTraining(pl.LightningModule):
 
     def __init__(
         self,
-        head: StackedMLP,
+        head: StackedHead,
         maps: NativeMaps,
         pixels: LabelledPixels,
         protocol: Protocol,
@@ -39,17 +40,18 @@ class HeadTraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.head, self.protocol, self.seed = head, protocol, seed
-        self._maps, self._pixels = maps, pixels
+        self.pixels = pixels
         self.num_steps = protocol.steps_for(len(pixels))
+        self._vectors_at = PixelVectors(maps, self.num_steps * protocol.batch_size)
         self.stopping = BatchLossStopping(head.members)
         self.finished: dict[int, dict[str, Tensor]] = {}
 
     def train_dataloader(self):
-        return step_loader(
-            lambda step: self._pixels.batch(step, self.protocol, self.head.members, self.seed),
-            self.num_steps,
-            lambda: self.trainer.global_step,
-        )
+        return step_loader(self.batch, self.num_steps, lambda: self.trainer.global_step)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Positions and labels of a step: (p,), or (m, p) with other pixels for every member."""
+        return self.pixels.batch(step, self.protocol, self.head.members, self.seed)
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         positions, labels = batch
@@ -61,13 +63,16 @@ class HeadTraining(pl.LightningModule):
                 f"Lower `head.learning_rate` ({self.protocol.learning_rate}), or look for NaN in "
                 "the features: `backbone.precision=32` rules out overflow in 16 bits."
             )
-        self.log("train/loss", losses.detach().mean(), prog_bar=True)
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (self.global_step + 1) % every == 0:
+            # A tenth of a step's time goes into logging, so it is done where the value is shown.
+            self.log("train/loss", losses.detach().mean(), prog_bar=True)
         self._losses = losses.detach().cpu()
         return losses.sum()
 
     def on_train_start(self) -> None:
         if self.protocol.standardise and self.global_step == 0:
-            sample = self._pixels.sample(STANDARDISED_OVER, self.seed)
+            sample = self.pixels.sample(STANDARDISED_OVER, self.seed)
             self.head.standardise(self._vectors(sample))
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
@@ -78,21 +83,20 @@ class HeadTraining(pl.LightningModule):
         super().optimizer_step(*arguments, **options)
         if not self.protocol.stop_early:
             return
-        epoch = self.global_step // self.protocol.steps_per_epoch(len(self._pixels))
+        epoch = self.global_step // self.protocol.steps_per_epoch(len(self.pixels))
         for member in self.stopping.update(epoch, self._losses).nonzero()[:, 0].tolist():
             self.finished[member] = self.head.member_state(member)
         if self.stopping.stopped.all():
             self.trainer.should_stop = True
 
     def _vectors(self, positions: Tensor) -> Tensor:
-        per_image = self._maps.layout.image_size**2
-        flat = positions.flatten().to(self._maps.device)
-        vectors = self._maps.pixel_vectors(flat // per_image, flat % per_image)
-        return vectors.to(self.device).view(*positions.shape, -1)
+        return self._vectors_at(positions).to(self.device)
 
     def _member_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
         members, pixels, classes = scores.shape
-        labels = labels.to(scores.device).expand(members, pixels)
+        # One set of labels may serve several members in a row: (p,) all, (s, p) every s-th.
+        labels = labels.to(scores.device).view(-1, pixels)
+        labels = labels.repeat(members // len(labels), 1)
         losses = F.cross_entropy(scores.reshape(-1, classes), labels.reshape(-1), reduction="none")
         return losses.view(members, pixels).mean(dim=1)
 

@@ -1,13 +1,53 @@
 """Which labelled pixels a training step sees: a pure function of the step."""
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ddpmseg.errors import DataError
+from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.protocols import Protocol
 from ddpmseg.randomness import keyed_generator
 from ddpmseg.training.steps import shuffled_indices
+
+TABLE_BYTES = 2**29
+"""Up to this size the vectors of all training pixels are kept instead of interpolated anew."""
+
+
+class PixelVectors:
+    """Vectors of pixels by position, see `LabelledPixels`.
+
+    Where a training draws more pixels than there are, and all their vectors take no more than
+    `TABLE_BYTES`, each is interpolated once and kept in the dtype of the maps; the vectors are the
+    same either way, since that is the dtype they are interpolated in.
+    """
+
+    def __init__(self, maps: NativeMaps, num_draws: int) -> None:
+        self.maps = maps
+        self.per_image = maps.layout.image_size**2
+        rows = len(maps) * self.per_image
+        small = rows * maps.layout.dim * maps.dtype.itemsize <= TABLE_BYTES
+        self.table = self._all() if small and num_draws > rows else None
+
+    def __call__(self, positions: Int[Tensor, "*p"]) -> Float[Tensor, "*p d"]:
+        """float32, on the device of the maps."""
+        flat = positions.flatten().to(self.maps.device)
+        if self.table is not None:
+            vectors = self.table[flat].float()
+        else:
+            vectors = self.maps.pixel_vectors(flat // self.per_image, flat % self.per_image)
+        return vectors.view(*positions.shape, -1)
+
+    def _all(self) -> Float[Tensor, "p d"]:
+        maps, count = self.maps, self.per_image
+        table = torch.empty(
+            len(maps) * count, maps.layout.dim, dtype=maps.dtype, device=maps.device
+        )
+        pixels = torch.arange(count, device=maps.device)
+        for image in range(len(maps)):
+            vectors = maps.pixel_vectors(torch.full_like(pixels, image), pixels)
+            table[image * count : (image + 1) * count] = vectors
+        return table
 
 
 class LabelledPixels:
@@ -53,6 +93,29 @@ class LabelledPixels:
         """Positions of `count` random labelled pixels, or of all where there are fewer."""
         order = torch.randperm(len(self), generator=keyed_generator(seed, "sample"))
         return self.positions[order[:count]]
+
+    def stratified(
+        self, count: int, balance: float, seed: int
+    ) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], Float[Tensor, " p"]]:
+        """About `count` pixels: positions, labels, and how many pixels each stands for.
+
+        A class with n pixels gets a share in proportion to n ** (1 - balance), at least one pixel
+        and at most all it has.
+        """
+        shares = self.counts.double() ** (1 - balance)
+        drawn = (count * shares / shares.sum()).round().long().clamp(min=1)
+        drawn = torch.minimum(drawn, self.counts)
+        firsts = self.counts.cumsum(0) - self.counts
+        chosen = [
+            first
+            + torch.randperm(total, generator=keyed_generator(seed, "stratified", label))[:few]
+            for label, first, total, few in zip(
+                self.classes.tolist(), firsts, self.counts.tolist(), drawn.tolist(), strict=True
+            )
+        ]
+        indices = torch.cat(chosen)
+        weights = (self.counts.double() / drawn).repeat_interleave(drawn).float()
+        return self.positions[indices], self.labels[indices], weights
 
     def _balanced(self, step: int, protocol: Protocol, members: int, seed: int) -> Tensor:
         """Draw a class by its share, then one of its pixels, with replacement."""

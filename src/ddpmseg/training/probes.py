@@ -1,0 +1,66 @@
+"""Training and testing of a grid of probes with Lightning."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.heads.probes import ProbeReader, Probes
+from ddpmseg.metrics.functional import member_confusions
+from ddpmseg.training.head import HeadTraining
+
+
+class ProbeTraining(HeadTraining):
+    """Trains all probes at once. The probes of one seed see the same pixels in every step.
+
+    These are the pixels a lone member with that seed would see, so that a probe equals the head
+    that `train.py` trains on its map alone.
+    """
+
+    head: Probes
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Positions and labels of a step, one row for each seed: (s, p)."""
+        batches = [self.pixels.batch(step, self.protocol, 1, seed) for seed in self.head.seeds]
+        positions, labels = zip(*batches, strict=True)
+        count = len(self.head.seeds)
+        return torch.stack(positions).view(count, -1), torch.stack(labels).view(count, -1)
+
+
+class ProbeTesting(pl.LightningModule):
+    """Segments test images as a stream and counts what every probe gets right.
+
+    `counts` holds the confusion of each probe (m, k + 1, k) over all images seen, `masks` what the
+    probes made of the first `num_examples` of them (m, n, s, s).
+    """
+
+    counts: Tensor
+
+    def __init__(
+        self, probes: Probes, extractor: FeatureExtractor, ignore_label: int, num_examples: int
+    ) -> None:
+        super().__init__()
+        self.probes, self.ignore_label, self.num_examples = probes, ignore_label, num_examples
+        # In a tuple, so that Lightning neither saves nor counts the frozen network.
+        self._extractor = (extractor,)
+        shape = (probes.members, probes.num_classes + 1, probes.num_classes)
+        self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
+        self._examples: list[Tensor] = []
+
+    def on_test_start(self) -> None:
+        self._reader = ProbeReader(self.probes, self._extractor[0].backbone.dtype)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Sequence[str]], batch_index: int) -> None:
+        images, truths, names = batch
+        labels = self._reader(self._extractor[0](images, names))
+        self.counts += member_confusions(labels, truths, self.probes.num_classes, self.ignore_label)
+        lacking = self.num_examples - sum(part.shape[1] for part in self._examples)
+        # An empty part, too: it gives the masks their shape where no examples are wanted.
+        if lacking > 0 or not self._examples:
+            self._examples.append(labels[:, :lacking].cpu())
+
+    @property
+    def masks(self) -> Tensor:
+        return torch.cat(self._examples, dim=1)
