@@ -1,0 +1,64 @@
+"""All that a report shows, as plain arrays: no network, no files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ddpmseg.analysis.cells import CellGrid
+from ddpmseg.analysis.groups import ClassGroups, group_classes
+from ddpmseg.data.class_table import ClassTable
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The first test images, their true masks, and what the probes of the first seed made of them.
+
+    `masks` holds predictions by (block, timestep).
+    """
+
+    images: UInt8[np.ndarray, "n s s 3"]
+    truths: UInt8[np.ndarray, "n s s"]
+    masks: Mapping[tuple[int, int], UInt8[np.ndarray, "n s s"]]
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterMaps:
+    """K-means clusters and principal components of native maps, at the size of the images.
+
+    `noised` shows x_t. Cluster labels are 0..k-1, and one label means alike regions in all panels
+    of an image. `components` are the first three principal components as RGB.
+    """
+
+    blocks: tuple[int, ...]
+    timesteps: tuple[int, ...]
+    k: int
+    images: UInt8[np.ndarray, "n s s 3"]
+    noised: UInt8[np.ndarray, "n t s s 3"]
+    labels: UInt8[np.ndarray, "n b t s s"]
+    components: UInt8[np.ndarray, "n b t s s 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One backbone on one dataset over a grid of cells, beside its controls.
+
+    `controls` are grids of other backbones by name ('pixels', 'random'), on the same images.
+    `settings` are shown as they are, in order. `command` made it all.
+    """
+
+    dataset: str
+    backbone: str
+    classes: ClassTable
+    grid: CellGrid
+    command: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    controls: Mapping[str, CellGrid] = field(default_factory=dict)
+    examples: Examples | None = None
+    clusters: ClusterMaps | None = None
+
+    @cached_property
+    def groups(self) -> ClassGroups:
+        return group_classes(self.grid.true_pixels, self.classes)
