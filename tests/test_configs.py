@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tiny_run import CONF, ROOT, composed
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.checks import planned_layout
+from ddpmseg.apps.checks import checked_sweep, planned_layout
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.config import TrainConfig
 
@@ -23,6 +23,8 @@ GROUPS = {
 OPTIONS = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 SELECTIONS = sorted((CONF / "backbone" / "features").glob("*.yaml"))
 EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
+SWEEPS = sorted((CONF / "experiment" / "sweep").rglob("*.yaml"))
+GRIDS = sorted((CONF / "grid").glob("*.yaml"))
 MUST_BE_GIVEN = {
     "dataset=folder": ("dataset.root=photos", "dataset.classes=ponies"),
     "backbone=guided_diffusion_64": ("backbone.checkpoint=random",),
@@ -42,7 +44,9 @@ def typed(tmp_path: Path, *overrides: str) -> TrainConfig:
 
 def test_the_files_are_found() -> None:
     assert len(OPTIONS) >= 19
-    assert len(EXPERIMENTS) >= 2
+    assert len(EXPERIMENTS) >= 3
+    assert SWEEPS
+    assert len(GRIDS) >= 2
     for group in GROUPS:
         assert any(path.parent.name == group for path in OPTIONS)
 
@@ -61,7 +65,26 @@ def test_a_backbone_with_its_own_selection_has_those_blocks(path: Path, tmp_path
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_composes(path: Path, tmp_path: Path) -> None:
-    typed(tmp_path, f"experiment={path.relative_to(CONF / 'experiment').with_suffix('')}")
+    override = f"experiment={path.relative_to(CONF / 'experiment').with_suffix('')}"
+    if path in SWEEPS:
+        checked_sweep(composed(tmp_path, override, root="sweep"))
+    else:
+        typed(tmp_path, override)
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_every_grid_fits_the_bundled_backbone(path: Path, tmp_path: Path) -> None:
+    config = checked_sweep(composed(tmp_path, f"grid={path.stem}", root="sweep"))
+    assert config.sweep.blocks == list(range(12))
+    assert len(config.sweep.timesteps) > 4
+
+
+def test_sweep_yaml_has_the_defaults_of_the_schema(tmp_path: Path) -> None:
+    config = checked_sweep(composed(tmp_path, "sweep.blocks=null", root="sweep"))
+    assert config.sweep.head == schemas.HeadConfig(members=1)
+    assert config.sweep.clusters == schemas.ClustersConfig()
+    assert config.trainer == schemas.TrainerConfig()
+    assert (config.seed, config.sweep.seeds) == (0, [0])
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -97,6 +120,8 @@ SETTINGS = [
     if group not in ("dataset", "backbone")
     for f in fields(cls)
 ]
+SETTINGS += [("sweep", f.name) for f in fields(schemas.SweepSettings)]
+SETTINGS += [("clusters", f.name) for f in fields(schemas.ClustersConfig)]
 BUILT = [
     (cls, f.name)
     for cls in (

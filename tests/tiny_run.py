@@ -33,6 +33,23 @@ SEGMENT = (
     "head.batch_size=64",
     *HARDWARE,
 )
+SWEEP = (
+    "backbone=random",
+    "backbone.precision='32'",
+    *UNET,
+    "dataset.image_size=16",
+    "dataset.num_labelled=3",
+    "dataset.num_test=2",
+    "sweep.blocks=[1,2]",
+    "sweep.timesteps=[5,50]",
+    "sweep.head.hidden=[8]",
+    "sweep.head.max_steps=6",
+    "sweep.head.batch_size=64",
+    "sweep.clusters.images=1",
+    "sweep.num_examples=1",
+    *HARDWARE,
+)
+"""Four cells, and the control 'pixels'; as in `SEGMENT` but for the members."""
 PRETRAIN = (
     "task=pretrain",
     "backbone=random",
@@ -49,11 +66,16 @@ PRETRAIN = (
 )
 
 
-def composed(folder: Path, *overrides: str) -> DictConfig:
-    """What `train.py` hands to `train`, with `folder` as the output folder."""
+def composed(folder: Path, *overrides: str, root: str = "train") -> DictConfig:
+    """What `train.py` or `sweep.py` hands to its program, with `folder` as the output folder."""
     schemas.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides, f"paths.output_dir={folder}"])
+        return compose(root, [*overrides, f"paths.output_dir={folder}"])
+
+
+def composed_sweep(folder: Path, *overrides: str) -> DictConfig:
+    """A tiny sweep with these overrides."""
+    return composed(folder, *SWEEP, *overrides, root="sweep")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

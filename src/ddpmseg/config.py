@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -118,6 +120,44 @@ class HeadConfig:
 
 
 @dataclass
+class ClustersConfig:
+    """The k-means maps of a sweep's report (paper, figure 4)."""
+
+    k: int = 5
+    images: int = 3
+    """Test images shown, the first in file order; 0 leaves the maps out."""
+    blocks: list[int] | None = None
+    """null: those at the relative depth of the paper's blocks 6, 8, 10, 12 of 18."""
+    timesteps: list[int] | None = None
+    """null: those of the grid nearest to the paper's 50, 200, 400, 600, 800."""
+
+
+@dataclass
+class SweepSettings:
+    """The grid of cells, the probe of a cell, and what is shown of them."""
+
+    blocks: list[int] | None = None
+    """Decoder blocks, 0 = deepest; null: all the backbone has."""
+    timesteps: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """One probe each: its first weights and the pixels it sees. Several give error bars."""
+    head: HeadConfig = MISSING
+    """The probe of a cell; a single member, its seed taken from `sweep.seeds`."""
+    hook: str = "output"
+    noise: str = "shared"
+    batch_size: int = 24
+    """These three as in `features`."""
+    controls: list[str] = field(default_factory=lambda: ["pixels", "random"])
+    """'pixels': a probe on the colours; 'random': the same network untrained, all blocks at the
+    smallest timestep."""
+    clusters: ClustersConfig = field(default_factory=ClustersConfig)
+    num_examples: int = 4
+    """Test images whose predicted masks every cell keeps, the first in file order."""
+    dry_run: bool = False
+    """List the cells and whether they are done; compute nothing."""
+
+
+@dataclass
 class PretrainConfig:
     """Training of a diffusion model on unlabelled images (`task=pretrain`)."""
 
@@ -197,6 +237,19 @@ class TrainConfig:
     paths: PathsConfig = MISSING
 
 
+@dataclass
+class SweepConfig:
+    """Root of `conf/sweep.yaml`."""
+
+    seed: int = 0
+    """Draws the noise of x_t, the same for all probes."""
+    dataset: DatasetConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    sweep: SweepSettings = MISSING
+    trainer: TrainerConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
 def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     """The dataclass under the group that builds `target`; ConfigError where there is none."""
     schemas = (FolderDatasetConfig, PoniesConfig, GuidedDiffusionConfig, PixelsConfig)
@@ -215,14 +268,46 @@ def run_key(_root_: DictConfig) -> str:
         groups = ["dataset", "backbone", "pretrain"]
     content = {group: OmegaConf.to_container(_root_[group], resolve=True) for group in groups}
     content |= {"task": _root_.task, "seed": _root_.seed, "precision": _root_.trainer.precision}
+    return _digest(content)
+
+
+def sweep_request(cfg: DictConfig) -> dict[str, Any]:
+    """All that decides what is in a cell, by dotted key: not which cells, nor what is shown."""
+    request = OmegaConf.masked_copy(cfg, ["seed", "dataset", "backbone"])
+    request.sweep = OmegaConf.masked_copy(cfg.sweep, ["head", "hook", "noise", "num_examples"])
+    request.trainer = {"precision": cfg.trainer.precision}
+    return _flat(OmegaConf.to_container(request, resolve=True))
+
+
+def sweep_key(_root_: DictConfig) -> str:
+    """Eight hex digits that identify what the cells of a sweep hold, whichever cells it has."""
+    return _digest(sweep_request(_root_))
+
+
+def multirun_key() -> str:
+    """Eight hex digits of the command line: a repeated multirun finds its folder again."""
+    return _digest({"overrides": sorted(sys.argv[1:])})
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key in tree for k, v in _flat(tree[key], f"{prefix}.{key}".strip(".")).items()}
+
+
+def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def register() -> None:
     """Make the schemas available to the defaults lists in `conf/`."""
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
+    OmegaConf.register_new_resolver("sweep_key", sweep_key, replace=True)
+    # Cached, so that jobs composed in another process inherit the folder of their multirun.
+    OmegaConf.register_new_resolver("multirun_key", multirun_key, replace=True, use_cache=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
+    store.store(name="sweep_schema", node=SweepConfig)
     store.store(group="dataset", name="folder_schema", node=FolderDatasetConfig)
     store.store(group="dataset", name="ponies_schema", node=PoniesConfig)
     store.store(group="backbone", name="guided_diffusion_schema", node=GuidedDiffusionConfig)

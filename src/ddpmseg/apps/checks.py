@@ -2,26 +2,37 @@
 
 import os
 from pathlib import Path
-from typing import get_args
+from typing import get_args, overload
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ddpmseg.apps.build import build_backbone_without_weights, choose_device
+from ddpmseg.apps.build import (
+    as_training,
+    build_backbone_without_weights,
+    build_protocol,
+    choose_device,
+)
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, RANDOM
 from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.config import (
+    FolderDatasetConfig,
+    GuidedDiffusionConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.tiny import RULES
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
-from ddpmseg.heads.protocols import PROTOCOLS, choose_protocol
+from ddpmseg.heads.protocols import PROTOCOLS
 from ddpmseg.heads.segment import Vote
 from ddpmseg.tracking.loggers import KINDS
 
 TASKS = ("segment", "pretrain")
+CONTROLS = ("pixels", "random")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
@@ -32,6 +43,12 @@ def checked_config(cfg: DictConfig) -> TrainConfig:
     weight file that does not exist.
     """
     config = typed_config(cfg)
+    check_training(config)
+    return config
+
+
+def check_training(config: TrainConfig) -> None:
+    """The checks of `checked_config`."""
     _one_of("task", config.task, TASKS)
     _one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
     _one_of("logger.kind", config.logger.kind, KINDS)
@@ -48,10 +65,74 @@ def checked_config(cfg: DictConfig) -> TrainConfig:
     else:
         _check_segmentation(config)
     _check_output(Path(config.paths.output_dir))
+
+
+def checked_sweep(cfg: DictConfig) -> SweepConfig:
+    """The composed configuration of a sweep as typed objects, after all checks that need no data.
+
+    `sweep.blocks` becomes the list of all blocks where it is null, `sweep.timesteps` [0] where the
+    network knows none. Raises as `checked_config`.
+    """
+    config = typed_config(cfg, SweepConfig)
+    sweep = config.sweep
+    backbone = build_backbone_without_weights(config.backbone)
+    every = range(len(backbone.blocks))
+    if backbone.num_timesteps is None:
+        sweep.timesteps, sweep.clusters.timesteps = [0], [0]
+    steps = range(backbone.num_timesteps or 1)
+    sweep.blocks = _grid_axis(
+        "blocks", list(every) if sweep.blocks is None else sweep.blocks, every
+    )
+    sweep.timesteps = _grid_axis("timesteps", sweep.timesteps, steps)
+    sweep.seeds = _grid_axis("seeds", sweep.seeds, range(2**31))
+    clusters = sweep.clusters
+    _at_least("sweep.clusters.k", clusters.k, 2)
+    _at_least("sweep.clusters.images", clusters.images, 0)
+    if clusters.blocks is not None:
+        clusters.blocks = _grid_axis("clusters.blocks", clusters.blocks, every)
+    if clusters.timesteps is not None:
+        clusters.timesteps = _grid_axis("clusters.timesteps", clusters.timesteps, steps)
+    _at_least("sweep.num_examples", sweep.num_examples, 0)
+    _one_of("sweep.hook", sweep.hook, get_args(Hook))
+    _one_of("sweep.noise", sweep.noise, get_args(NoiseKind))
+    _at_least("sweep.batch_size", sweep.batch_size, 1)
+    for control in sweep.controls:
+        _one_of("sweep.controls", control, CONTROLS)
+    if sweep.head.members != 1:
+        raise ConfigError(
+            f"`sweep.head.members={sweep.head.members}`: the probe of a cell is a single member. "
+            "For error bars set `sweep.seeds`, as in `sweep.seeds=[0,1,2]`."
+        )
+    sweep.controls = list(dict.fromkeys(sweep.controls))
+    try:
+        check_training(as_training(config, sweep.blocks, sweep.timesteps[:1]))
+    except ConfigError as error:
+        # The same parts go by other keys here.
+        keys = str(error).replace("`head.", "`sweep.head.").replace("`features.", "`sweep.")
+        raise ConfigError(keys) from error
     return config
 
 
-def typed_config(cfg: DictConfig) -> TrainConfig:
+def _grid_axis(name: str, chosen: list[int], allowed: range) -> list[int]:
+    """The numbers of one axis, ascending; ConfigError for none, repeated or impossible ones."""
+    shown = f"{allowed.start}..{allowed.stop - 1}"
+    if not chosen:
+        raise ConfigError(f"`sweep.{name}=[]`: list at least one number of {shown}.")
+    for number in chosen:
+        if number not in allowed:
+            raise ConfigError(f"`sweep.{name}`: there is no {number}; allowed are {shown}.")
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"`sweep.{name}={chosen}` lists a number twice.")
+    return sorted(chosen)
+
+
+@overload
+def typed_config(cfg: DictConfig) -> TrainConfig: ...
+@overload
+def typed_config(cfg: DictConfig, root: type[SweepConfig]) -> SweepConfig: ...
+def typed_config(
+    cfg: DictConfig, root: type[TrainConfig] | type[SweepConfig] = TrainConfig
+) -> TrainConfig | SweepConfig:
     """The composed configuration as typed objects; ConfigError for a value that is lacking."""
     try:
         config = OmegaConf.to_object(cfg)
@@ -60,7 +141,7 @@ def typed_config(cfg: DictConfig) -> TrainConfig:
         raise ConfigError(f"`{key}` has no value yet: give one, as in `{key}=...`.") from error
     except OmegaConfBaseException as error:
         raise ConfigError(str(error)) from error
-    assert isinstance(config, TrainConfig)
+    assert isinstance(config, root)
     return config
 
 
@@ -82,7 +163,7 @@ def _check_segmentation(config: TrainConfig) -> None:
     _at_least("head.members", head.members, 1)
     _one_of("head.vote", head.vote, get_args(Vote))
     _one_of("head.protocol", head.protocol, tuple(PROTOCOLS))
-    choose_protocol(head.protocol, head.max_steps, head.batch_size, head.learning_rate)
+    build_protocol(head)
     for width in head.hidden or []:
         _at_least("head.hidden", width, 1)
     if isinstance(config.backbone, GuidedDiffusionConfig):

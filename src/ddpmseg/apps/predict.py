@@ -5,21 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
-from yaml import YAMLError
 
 from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
-from ddpmseg.config import TrainConfig, schema_of
+from ddpmseg.apps.load import load_config
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.images import fit_image, read_image
-from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.errors import DataError
 from ddpmseg.files import written_whole
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.segment import segment
 from ddpmseg.tracking.pictures import overlay, write_mask
-from ddpmseg.tracking.results import CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +53,3 @@ def predict(
         log.info("%s: uncertainty %.3f, %s", path, float(result.uncertainty[0]), found)
         written.append(output_dir / f"{path.stem}.npy")
     return written
-
-
-def load_config(run: Path) -> TrainConfig:
-    """The configuration a run left in its folder, as typed objects. Raises ConfigError."""
-    path = run / CONFIG
-    if not path.is_file():
-        raise ConfigError(f"'{run}' is not the folder of a run: there is no '{path}'.")
-    try:
-        loaded = OmegaConf.load(path)
-        typed = OmegaConf.structured(TrainConfig)
-        for group in ("dataset", "backbone"):
-            typed[group] = OmegaConf.structured(schema_of(OmegaConf.select(loaded, group)._target_))
-        config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
-    except (OmegaConfBaseException, YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"'{path}' is not the configuration of a ddpmseg run ({str(error).splitlines()[0]}). "
-            "Name the output folder of train.py."
-        ) from error
-    assert isinstance(config, TrainConfig)
-    return config

@@ -83,6 +83,17 @@ def claim_folder(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
         ) from error
 
 
+def finished_miou(folder: Path, cfg: DictConfig) -> float | None:
+    """The score of the finished run in `folder`, if it was made with the settings `cfg`."""
+    earlier = folder / CONFIG
+    if not (folder / RESULTS).is_file() or not earlier.is_file():
+        return None
+    if earlier.read_text() != _settings(cfg):
+        return None
+    with (folder / RESULTS).open(newline="") as file:
+        return float(next(csv.DictReader(file))["miou"])
+
+
 def _settings(cfg: DictConfig) -> str:
     """The resolved configuration as YAML, without the wish to overwrite.
 

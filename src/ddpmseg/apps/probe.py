@@ -1,0 +1,88 @@
+"""All cells of one timestep: one pass over the images, all probes trained and tested together."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from jaxtyping import UInt8
+from pytorch_lightning.callbacks import Callback
+
+from ddpmseg.analysis.cells import Cell
+from ddpmseg.apps.build import build_extractor, build_probes, build_protocol, trainer_arguments
+from ddpmseg.apps.segment import extract_training_set
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.config import TrainConfig
+from ddpmseg.data.datamodule import LabelledImages
+from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.training.pixels import LabelledPixels
+from ddpmseg.training.probes import ProbeTesting, ProbeTraining
+
+Advance = Callable[[str, float], None]
+"""Told of a stage ('extract', 'train', 'test') and the share of it that was just done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """A finished cell and what its probe made of the first test images."""
+
+    cell: Cell
+    masks: UInt8[np.ndarray, "n s s"]
+
+
+def probe_timestep(
+    config: TrainConfig,
+    backbone: Backbone,
+    dataset: LabelledSet,
+    seeds: Sequence[int],
+    num_examples: int,
+    advance: Advance,
+) -> list[Probed]:
+    """Train and test a probe for every block of `config.features` and every seed.
+
+    Native maps of the labelled images are kept while the probes train; test images stream through;
+    nothing is kept afterwards.
+    """
+    started = time.perf_counter()
+    extractor = build_extractor(config, backbone)
+    images = LabelledImages(dataset, extractor.images_per_pass)
+    maps, masks = extract_training_set(extractor, images)
+    advance("extract", 1.0)
+
+    probes = build_probes(config, extractor.layout, dataset.classes.num_classes, seeds)
+    protocol = build_protocol(config.head)
+    pixels = LabelledPixels(masks, dataset.classes.ignore_label)
+    training = ProbeTraining(probes, maps, pixels, protocol, config.seed)
+    arguments = trainer_arguments(config, Path(config.paths.output_dir), False)
+    arguments["enable_progress_bar"] = False
+    told = _Told(advance, training.num_steps, len(images.test_dataloader()))
+    pl.Trainer(**arguments, max_steps=training.num_steps, callbacks=[told]).fit(training)
+    del maps, training
+    # Lightning's modules and trainers refer to each other, and with them to the maps.
+    gc.collect()
+
+    testing = ProbeTesting(probes, extractor, dataset.classes.ignore_label, num_examples)
+    pl.Trainer(**arguments, callbacks=[told]).test(testing, images, verbose=False)
+    seconds = (time.perf_counter() - started) / probes.members
+    counts, shown = testing.counts.cpu(), testing.masks.numpy()
+    cells = [(spec.block, spec.timestep, seed) for spec in extractor.layout.maps for seed in seeds]
+    return [
+        Probed(Cell(*cell, counts[member], seconds), shown[member])
+        for member, cell in enumerate(cells)
+    ]
+
+
+class _Told(Callback):
+    """Reports the shares of training and testing as they are done."""
+
+    def __init__(self, advance: Advance, num_steps: int, num_batches: int) -> None:
+        self.advance, self.num_steps, self.num_batches = advance, num_steps, num_batches
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.advance("train", 1 / self.num_steps)
+
+    def on_test_batch_end(self, *_: object) -> None:
+        self.advance("test", 1 / self.num_batches)

@@ -1,0 +1,131 @@
+"""From finished cells to tables, figures, findings and the page that shows them."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ddpmseg.analysis.cells import METRICS, CellGrid
+from ddpmseg.analysis.figures import save_figures
+from ddpmseg.analysis.findings import findings
+from ddpmseg.analysis.report import write_report
+from ddpmseg.analysis.study import Examples, Study
+from ddpmseg.apps.show import EXAMPLES, read_arrays, read_clusters
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.errors import DataError
+from ddpmseg.files import written_whole
+from ddpmseg.tracking.cells import CellStore, told_when_full
+from ddpmseg.tracking.results import write_table
+
+log = logging.getLogger(__name__)
+COLUMNS = ("block", "timestep", "seed", *METRICS, "miou_small", "miou_large", "seconds")
+
+
+def write_sweep_report(folder: Path) -> None:
+    """Tables, figures and `report.html` of all finished cells of a sweep folder.
+
+    Raises ConfigError where there is no sweep, DataError where no cell is finished or a record is
+    damaged.
+    """
+    store = CellStore(folder)
+    study = read_study(store)
+    with store.reporting(), told_when_full(folder):
+        write_study(folder, study)
+
+
+def read_study(store: CellStore) -> Study:
+    """Everything a sweep folder has to show."""
+    identity = store.identity()
+    request = identity["request"]
+    classes = load_class_table(request["dataset.classes"])
+    cells = store.read()
+    if not cells:
+        raise DataError(f"'{store.folder}' holds no finished cell. Run the sweep first.")
+    grid = CellGrid(cells, classes.ignore_label)
+    controls = {name: store.read(name) for name in ("random", "pixels")}
+    return Study(
+        dataset=request["dataset.name"],
+        backbone=request["backbone.name"],
+        classes=classes,
+        grid=grid,
+        command=identity["command"],
+        settings=_settings(identity, grid),
+        controls={
+            name: CellGrid(found, classes.ignore_label) for name, found in controls.items() if found
+        },
+        examples=_examples(store, grid),
+        clusters=read_clusters(store.folder),
+    )
+
+
+def write_study(folder: Path, study: Study) -> None:
+    """Write cells.csv, controls.csv, figures/, findings.txt and report.html into `folder`."""
+    started = time.perf_counter()
+    write_table(folder / "cells.csv", COLUMNS, list(_rows(study.grid, study)))
+    controls = [
+        {"control": name, **row}
+        for name, grid in study.controls.items()
+        for row in _rows(grid, study)
+    ]
+    write_table(folder / "controls.csv", ("control", *COLUMNS), controls)
+    sentences = findings(study)
+    with written_whole(folder / "findings.txt") as unfinished:
+        unfinished.write_text("\n".join(sentences) + "\n")
+    save_figures(study, folder / "figures")
+    write_report(folder / "report.html", study, sentences)
+    for sentence in sentences:
+        log.info(sentence)
+    log.info("report in %.1f s: %s", time.perf_counter() - started, folder / "report.html")
+
+
+def _rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
+    """A row for every cell, by block, timestep, seed; a group of no classes has no mean."""
+    values = {name: grid.metric(name) for name in METRICS}
+    for name, labels in (("miou_small", study.groups.small), ("miou_large", study.groups.large)):
+        empty = np.full(values["miou"].shape, np.nan)
+        values[name] = grid.group_iou(labels) if labels else empty
+    for cell in grid.cells:
+        place = (
+            grid.blocks.index(cell.block),
+            grid.timesteps.index(cell.timestep),
+            grid.seeds.index(cell.seed),
+        )
+        scores = {name: float(array[place]) for name, array in values.items()}
+        yield {
+            "block": cell.block,
+            "timestep": cell.timestep,
+            "seed": cell.seed,
+            **{k: "" if np.isnan(v) else f"{v:.6f}" for k, v in scores.items()},
+            "seconds": f"{cell.seconds:.3f}",
+        }
+
+
+def _settings(identity: Mapping[str, object], grid: CellGrid) -> dict[str, str]:
+    request = identity["request"]
+    assert isinstance(request, dict)
+    hidden = request["sweep.head.hidden"]
+    shape = "the paper's MLP" if hidden is None else "-".join(["MLP", *map(str, hidden)])
+    checkpoint = str(identity.get("checkpoint_sha256", ""))[:12]
+    shown = {
+        "labelled images": str(identity["num_labelled"]),
+        "test images": str(identity["num_test"]),
+        "image size": f"{request['dataset.image_size']} pixels",
+        "probe": shape if hidden != [] else "linear",
+        "protocol": request["sweep.head.protocol"],
+        "seeds": ", ".join(map(str, grid.seeds)),
+        "features": f"block {request['sweep.hook']}s, noise {request['sweep.noise']}",
+    }
+    return shown | ({"weights (sha256)": checkpoint} if checkpoint else {})
+
+
+def _examples(store: CellStore, grid: CellGrid) -> Examples | None:
+    arrays = read_arrays(store.folder / EXAMPLES)
+    if not arrays:
+        return None
+    masks = {
+        (cell.block, cell.timestep): store.masks(cell.key)
+        for cell in reversed(grid.cells)  # of several seeds the first stays
+    }
+    return Examples(arrays["images"], arrays["truths"], masks)

@@ -1,0 +1,218 @@
+"""What `sweep.py` does with a composed configuration: every (block, timestep), cell by cell."""
+
+import logging
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from ddpmseg.apps.build import (
+    build_backbone,
+    build_dataset,
+    build_extractor,
+    build_probes,
+    build_protocol,
+    choose_device,
+)
+from ddpmseg.apps.checks import CONTROLS, checked_sweep
+from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
+from ddpmseg.apps.grid import Piece, dry_run, pieces_to_do
+from ddpmseg.apps.probe import Probed, probe_timestep
+from ddpmseg.apps.progress import Progress, duration
+from ddpmseg.apps.report import write_sweep_report
+from ddpmseg.apps.setup import log_file, quiet_libraries
+from ddpmseg.apps.show import write_clusters, write_examples
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.backbones.guided_diffusion import RANDOM
+from ddpmseg.backbones.weights import file_sha256, resolve_checkpoint
+from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, SweepConfig, sweep_request
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.data.survey import survey
+from ddpmseg.metrics.functional import miou
+from ddpmseg.tracking.cells import CellStore, told_when_full
+from ddpmseg.tracking.results import peak_rss_mb
+
+log = logging.getLogger(__name__)
+
+
+def finished(cfg: DictConfig) -> float | None:
+    """Best miou of the folder where all cells of the request are done; else None."""
+    config = checked_sweep(cfg)
+    store = CellStore(Path(config.paths.output_dir))
+    if config.sweep.dry_run or config.paths.overwrite:
+        return None
+    weights = _checkpoint_sha256(config.backbone)
+    store.check({"request": sweep_request(cfg), "checkpoint_sha256": weights})
+    if pieces_to_do(config, store) or any(map(store.is_damaged, ("", *CONTROLS))):
+        return None
+    return _best(store, config)
+
+
+def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
+    """Compute the cells that are not done yet, then the report; returns the best cell's miou.
+
+    None for a dry run. In a multirun the report waits for the last job. Raises UserError for
+    anything a user can put right; finished cells stay.
+    """
+    config = checked_sweep(cfg)
+    store = CellStore(Path(config.paths.output_dir))
+    identity = {"request": sweep_request(cfg)}
+    if not config.paths.overwrite:
+        store.check(identity)
+    if config.sweep.dry_run:
+        for line in dry_run(config, store):
+            log.info(line)
+        return None
+    quiet_libraries()
+    dataset = build_dataset(config.dataset)
+    found = survey(dataset)
+    for sentence in found.warnings(dataset.classes):
+        log.warning(sentence)
+    backbone: Backbone | None = None
+    if config.paths.overwrite or pieces_to_do(config, store):
+        # Now, so that weights that cannot be used cost nothing of what the folder holds.
+        backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+    if config.paths.overwrite:
+        store.clear()
+    store.claim(
+        identity
+        | {
+            "checkpoint_sha256": _checkpoint_sha256(config.backbone),
+            "data_sha256": found.sha256,
+            "num_labelled": len(dataset.train),
+            "num_test": len(dataset.test),
+            "command": " ".join(["python", "sweep.py", *sys.argv[1:]]),
+        },
+        OmegaConf.to_yaml(cfg, resolve=True),
+    )
+    with log_file(store.folder / "sweep.log"):
+        _compute(config, store, dataset, backbone)
+        if not in_multirun:
+            show(config, dataset)
+        log.info("peak memory %.0f MB; all in %s", peak_rss_mb(), store.folder)
+    return _best(store, config)
+
+
+def _best(store: CellStore, config: SweepConfig) -> float:
+    ignore_label = load_class_table(config.dataset.classes).ignore_label
+    return max(float(miou(cell.counts, ignore_label)) for cell in store.read())
+
+
+def show(config: SweepConfig, dataset: LabelledSet) -> None:
+    """Write the pictures and the report of all cells that are done."""
+    store = CellStore(Path(config.paths.output_dir))
+    with store.reporting(), told_when_full(store.folder):
+        write_examples(store.folder, dataset, config.sweep.num_examples)
+        write_clusters(store.folder, config, dataset)
+    write_sweep_report(store.folder)
+
+
+def _compute(
+    config: SweepConfig, store: CellStore, dataset: LabelledSet, backbone: Backbone | None
+) -> None:
+    """Compute all cells without a record, one timestep after the other.
+
+    `backbone` is that of the sweep, if it is loaded already.
+    """
+    for control in ("", *CONTROLS):
+        for sentence in store.drop_damaged(control):
+            log.warning(sentence)
+    pieces = pieces_to_do(config, store)
+    _tell_grid(config, pieces)
+    with ExitStack() as until_done:
+        until_done.enter_context(store.held(_timesteps(pieces)))
+        # What another process finished since, it need not do again.
+        pieces = pieces_to_do(config, store)
+        progress: Progress | None = None
+        for control, group in groupby(pieces, key=lambda piece: piece.control):
+            some = list(group)
+            if control or backbone is None:
+                device = choose_device(config.trainer.accelerator)
+                backbone = build_backbone(some[0].config.backbone, device)
+            if progress is None:
+                progress = _forecast(pieces, backbone, dataset)
+                until_done.callback(progress.close)
+            for piece in some:
+                probed = probe_timestep(
+                    piece.config,
+                    backbone,
+                    dataset,
+                    piece.seeds,
+                    config.sweep.num_examples,
+                    progress.advance,
+                )
+                _record(probed, piece, store)
+                progress.finish(_told(probed, piece, dataset.classes.ignore_label))
+
+
+def _record(probed: list[Probed], piece: Piece, store: CellStore) -> None:
+    done = store.done(piece.control)
+    for one in probed:
+        if one.cell.key not in done:
+            store.write(one.cell, one.masks, piece.control)
+
+
+def _told(probed: list[Probed], piece: Piece, ignore_label: int) -> str:
+    """What came of a piece, in a few words."""
+    scores = {one.cell.block: float(miou(one.cell.counts, ignore_label)) for one in probed}
+    best = max(scores, key=lambda block: scores[block])
+    name = f"control {piece.control}" if piece.control else f"t = {piece.timestep}"
+    return f"{name}: best block {best}, miou {100 * scores[best]:.1f}"
+
+
+def _timesteps(pieces: Iterable[Piece]) -> list[int]:
+    return [piece.timestep for piece in pieces if not piece.control]
+
+
+def _tell_grid(config: SweepConfig, pieces: list[Piece]) -> None:
+    sweep = config.sweep
+    sides = (len(sweep.blocks or []), len(sweep.timesteps), len(sweep.seeds))
+    cells = sides[0] * sides[1] * sides[2]
+    log.info("grid: %d blocks x %d timesteps x %d seeds = %d cells", *sides, cells)
+    log.info("to do: %d of %d timesteps", len(_timesteps(pieces)), len(sweep.timesteps))
+
+
+def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> Progress:
+    """Measure a little of everything, say how long all of it will take and what it needs."""
+    piece = next((p for p in pieces if not p.control), pieces[0])
+    extractor = build_extractor(piece.config, backbone)
+    probes = build_probes(piece.config, extractor.layout, dataset.classes.num_classes, piece.seeds)
+    per_pass = seconds_per_image(extractor)
+    per_step, per_mask = seconds_of_probes(extractor, probes)
+    labels = len(dataset.train) * extractor.layout.image_size**2
+    protocol = build_protocol(piece.config.head)
+    steps = protocol.steps_for(labels) * protocol.batch_size / 1024
+    stages = {
+        "extract": len(dataset.train) * per_pass,
+        "train": steps * per_step,
+        "test": len(dataset.test) * (per_pass + per_mask),
+    }
+    share = {"pixels": 0.2}
+    progress = Progress(
+        [
+            {stage: value * share.get(p.control, 1.0) for stage, value in stages.items()}
+            for p in pieces
+        ]
+    )
+    kept = len(dataset.train) * extractor.layout.values_per_image() * backbone.dtype.itemsize
+    log.info(
+        "forecast: %s on %s (per timestep: %s of forward passes, %s of training, %s of reading "
+        "masks); %.2f GB of training maps at a time",
+        duration(progress.total),
+        backbone.device,
+        duration((len(dataset.train) + len(dataset.test)) * per_pass),
+        duration(stages["train"]),
+        duration(len(dataset.test) * per_mask),
+        kept / 1e9,
+    )
+    return progress
+
+
+def _checkpoint_sha256(config: BackboneConfig) -> str:
+    if not isinstance(config, GuidedDiffusionConfig) or config.checkpoint == RANDOM:
+        return ""
+    return file_sha256(resolve_checkpoint(config.checkpoint))

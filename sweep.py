@@ -1,0 +1,19 @@
+"""Probe a backbone at every (block, timestep) and report what it knows where."""
+
+import hydra
+from omegaconf import DictConfig
+
+from ddpmseg import config
+from ddpmseg.apps import jobs
+from ddpmseg.apps.sweep import finished, sweep
+
+config.register()
+
+
+@hydra.main(config_path="conf", config_name="sweep", version_base="1.3")
+def main(cfg: DictConfig) -> float | None:
+    return jobs.run(jobs.Program("sweep", sweep, finished), cfg)
+
+
+if __name__ == "__main__":
+    main()
