@@ -12,7 +12,8 @@ from tiny_run import SEGMENT, composed, contents
 
 from ddpmseg.apps import segment
 from ddpmseg.apps.checks import checked_config
-from ddpmseg.apps.predict import load_config, predict
+from ddpmseg.apps.load import load_config
+from ddpmseg.apps.predict import predict
 from ddpmseg.apps.train import train
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony

@@ -13,10 +13,18 @@ from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
 from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.tracking.loggers import open_logger
-from ddpmseg.tracking.results import check_claim, claim_folder
+from ddpmseg.tracking.results import check_claim, claim_folder, finished_miou
 
 
-def train(cfg: DictConfig) -> float | None:
+def finished(cfg: DictConfig) -> float | None:
+    """Test miou of a finished run with just these settings; None where there is none."""
+    config = checked_config(cfg)
+    if config.paths.overwrite or config.task != "segment":
+        return None
+    return finished_miou(Path(config.paths.output_dir), cfg)
+
+
+def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     """Check, run the task; returns test miou, the number to optimise.
 
     The task claims the output folder once it has read what it was given, so that a mistake never
