@@ -1,4 +1,4 @@
-"""Small commands beside `train.py`: python -m ddpmseg {predict,estimate,blocks}."""
+"""Small commands beside the programs: python -m ddpmseg {predict,report,select,...}."""
 
 import argparse
 import logging
@@ -24,6 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("overrides", nargs="*", help="as for train.py: group.key=value ...")
         command.add_argument("--config-dir", type=Path, default=Path("conf"))
+    report = commands.add_parser("report", help="draw the report of a sweep's folder anew")
+    report.add_argument("folder", type=Path)
+    choose = commands.add_parser(
+        "select", help="propose blocks and timesteps for a multi-feature head, from a sweep"
+    )
+    choose.add_argument("folder", type=Path, help="output folder of sweep.py")
+    choose.add_argument("--passes", type=int, default=3, help="timesteps at most")
+    choose.add_argument("--channels", type=int, help="features of a pixel vector at most")
+    choose.add_argument("--accelerator", default="auto")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -39,6 +48,17 @@ def _run(options: argparse.Namespace) -> None:
         from ddpmseg.apps.predict import predict
 
         predict(options.images, options.run, options.output_dir, options.accelerator)
+        return
+    if options.command == "report":
+        from ddpmseg.apps.report import write_sweep_report
+
+        write_sweep_report(options.folder)
+        return
+    if options.command == "select":
+        from ddpmseg.apps.select import select
+
+        chosen = select(options.folder, options.passes, options.channels, options.accelerator)
+        sys.stdout.write("\n".join(chosen.lines()) + "\n")
         return
     from ddpmseg.apps import checks, plan
 

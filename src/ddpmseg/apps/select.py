@@ -1,0 +1,175 @@
+"""Which blocks and timesteps to read out together: proposed from labelled training images alone."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ddpmseg.analysis.selection import Budget, Chosen, Search, channels, paper_rule
+from ddpmseg.apps.build import (
+    as_training,
+    build_backbone,
+    build_dataset,
+    build_extractor,
+    choose_device,
+)
+from ddpmseg.apps.load import load_sweep_config
+from ddpmseg.apps.segment import extract_training_set
+from ddpmseg.data.datamodule import LabelledImages
+from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.heads.ridge import cross_validated_counts, mean_iou
+from ddpmseg.tracking.cells import CellStore
+from ddpmseg.training.pixels import LabelledPixels
+
+log = logging.getLogger(__name__)
+SAMPLED_PIXELS = 12_000
+"""Of all training images together."""
+FOLDS = 4
+BALANCE = 0.5
+"""Rare classes are sampled more often, as by head.protocol=fast."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A proposed set beside the paper's rule, both with their cross-validated mean IoU.
+
+    The scores rank sets; they are those of a quick closed-form classifier, not of a trained head.
+    """
+
+    chosen: Chosen
+    score: float
+    rule: Chosen
+    rule_score: float
+    width: dict[int, int]
+    evaluated: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        def told(name: str, chosen: Chosen, score: float) -> str:
+            blocks, timesteps = chosen
+            return (
+                f"{name:<13} blocks {list(blocks)}, t = {list(timesteps)}: {len(timesteps)} "
+                f"forward passes, {channels(chosen, self.width)} channels, "
+                f"cross-validated mIoU {100 * score:.1f} %"
+            )
+
+        blocks, timesteps = (",".join(map(str, axis)) for axis in self.chosen)
+        return [
+            told("proposed", self.chosen, self.score),
+            told("paper's rule", self.rule, self.rule_score),
+            f"{self.evaluated} sets compared in {self.seconds:.0f} s on the labelled training "
+            "images; test images were not used. With the dataset and backbone of the sweep:",
+            f"python train.py features.blocks=[{blocks}] features.timesteps=[{timesteps}]",
+        ]
+
+
+def select(
+    folder: Path, passes: int = 3, max_channels: int | None = None, accelerator: str = "auto"
+) -> Selection:
+    """Search among the blocks and timesteps of a sweep's finished cells.
+
+    passes: timesteps at most. max_channels: features of a pixel vector at most; None: as many as
+    the paper's rule has. Of the cells only their places in the grid are used, never their scores.
+
+    Raises ConfigError for a folder that holds no sweep and for a budget that allows no cell,
+    DataError where no cell is finished, or a single image is labelled.
+    """
+    started = time.perf_counter()
+    config = load_sweep_config(folder)
+    done = CellStore(folder).done()
+    if not done:
+        raise DataError(f"'{folder}' holds no finished cell. Run the sweep first.")
+    blocks = sorted({block for block, _, _ in done})
+    timesteps = sorted({timestep for _, timestep, _ in done})
+    dataset = build_dataset(config.dataset)
+    if len(dataset.train) < 2:
+        raise DataError(
+            "one labelled image cannot be cross-validated: `select` needs at least two. Set "
+            "`dataset.num_labelled` to more in the sweep."
+        )
+    backbone = build_backbone(config.backbone, choose_device(accelerator))
+    width = {block: backbone.blocks[block].at(config.sweep.hook)[0] for block in blocks}  # pyright: ignore[reportArgumentType]
+    rule = paper_rule(len(backbone.blocks), blocks, timesteps)
+    budget = Budget(passes, max_channels or channels(rule, width))
+    cheapest = min(width.values())
+    if passes < 1 or budget.channels < cheapest:
+        raise ConfigError(
+            f"a budget of {passes} passes and {budget.channels} channels allows no cell; the "
+            f"smallest takes 1 pass and {cheapest} channels."
+        )
+    sample = draw_sample(dataset, config.seed)
+    log.info(
+        "candidates: %d blocks x %d timesteps; %.2f GB for %d pixels of %d training images",
+        len(blocks),
+        len(timesteps),
+        2 * len(sample.labels) * len(timesteps) * sum(width.values()) / 1e9,
+        len(sample.labels),
+        len(dataset.train),
+    )
+    vectors = {}
+    for timestep in timesteps:
+        extractor = build_extractor(as_training(config, blocks, [timestep]), backbone)
+        vectors |= _sampled(extractor, dataset, sample)
+
+    def score(chosen: Chosen) -> float:
+        some = [vectors[block, t] for t in chosen[1] for block in chosen[0]]
+        counts = cross_validated_counts(
+            torch.cat(some, dim=1).float(),
+            sample.labels,
+            sample.images % min(FOLDS, len(dataset.train)),
+            sample.weights,
+            dataset.classes.num_classes,
+        )
+        return mean_iou(counts)
+
+    search = Search(score, width, budget)
+    chosen = search.run(rule, timesteps)
+    return Selection(
+        chosen=chosen,
+        score=search.scores[chosen],
+        rule=rule,
+        rule_score=search.scores.get(rule) or score(rule),
+        width=width,
+        evaluated=len(search.scores),
+        seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Training pixels (image, row * size + column), their labels, the pixels each stands for."""
+
+    images: Int64[Tensor, " p"]
+    pixels: Int64[Tensor, " p"]
+    labels: Int64[Tensor, " p"]
+    weights: Float[Tensor, " p"]
+
+
+def draw_sample(dataset: LabelledSet, seed: int) -> Sample:
+    """Pixels of all classes of the training masks, rare classes more densely."""
+    masks = torch.stack([sample.mask for sample in dataset.train])
+    labelled = LabelledPixels(masks, dataset.classes.ignore_label)
+    positions, labels, weights = labelled.stratified(SAMPLED_PIXELS, BALANCE, seed)
+    per_image = masks.shape[-1] ** 2
+    return Sample(positions // per_image, positions % per_image, labels, weights)
+
+
+def _sampled(
+    extractor: FeatureExtractor, dataset: LabelledSet, sample: Sample
+) -> dict[tuple[int, int], Float[Tensor, "p c"]]:
+    """Standardised vectors of the sample in 16 bits, by (block, timestep)."""
+    maps, _ = extract_training_set(extractor, LabelledImages(dataset, extractor.images_per_pass))
+    place = maps.device
+    vectors = maps.pixel_vectors(sample.images.to(place), sample.pixels.to(place))
+    deviation = vectors.std(dim=0, correction=0).clamp_min(1e-6)
+    scaled = ((vectors - vectors.mean(dim=0)) / deviation).half().cpu()
+    return {
+        (spec.block, spec.timestep): scaled[:, columns].clone()
+        for spec, columns in zip(maps.layout.maps, maps.layout.slices, strict=True)
+    }
