@@ -13,7 +13,7 @@ setup: .venv/.complete
 	touch $@
 
 demo: setup
-	$(BIN)/python train.py experiment=demo
+	$(BIN)/python sweep.py experiment=sweep/demo
 
 test: setup
 	$(BIN)/python -m pytest
