@@ -24,6 +24,7 @@ from PIL import Image
 from ddpmseg.analysis.canvas import DPI, class_labels, fitted, house_style, text_width
 from ddpmseg.analysis.cells import Cell, CellGrid
 from ddpmseg.analysis.charts import spread_out
+from ddpmseg.analysis.colours import cluster_colours
 from ddpmseg.analysis.figures import (
     class_size,
     figures,
@@ -34,7 +35,6 @@ from ddpmseg.analysis.figures import (
 )
 from ddpmseg.analysis.notable import notable_cells
 from ddpmseg.analysis.panels import (
-    cluster_colours,
     cluster_panels,
     component_panels,
     mask_panels,

@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ddpmseg.analysis.colours import cluster_colours
 from ddpmseg.analysis.study import ClusterMaps, Examples
-from ddpmseg.data.class_table import GREY, ClassTable, generated_colour
+from ddpmseg.data.class_table import GREY, ClassTable
 
 MASK_CHARACTERS, PHOTO_CHARACTERS, CLUSTER_CHARACTERS = 1_100_000, 400_000, 1_000_000
 """What pictures may take of the page; larger ones are thinned to fit."""
-# Told apart by people who see red and green alike; further clusters get generated colours.
-CLUSTER_COLOURS = ("#4477AA", "#EE9944", "#44AA99", "#CCBB44", "#AA3377", "#88CCEE", "#882255")
 
 
 def embedded_examples(examples: Examples, classes: ClassTable) -> dict[str, Any]:
@@ -48,8 +47,7 @@ def embedded_examples(examples: Examples, classes: ClassTable) -> dict[str, Any]
 
 def embedded_clusters(maps: ClusterMaps) -> dict[str, Any]:
     """Every picture by itself, in lists nested as the arrays are."""
-    colours = [tuple(bytes.fromhex(colour[1:])) for colour in CLUSTER_COLOURS]
-    palette = [*colours, *map(generated_colour, range(len(colours), maps.k))]
+    palette = [*map(tuple, cluster_colours(maps.k).tolist())]
 
     def pictures(step: int) -> dict[str, Any]:
         def photos(array: UInt8[np.ndarray, "n s s 3"]) -> list[str]:

@@ -25,13 +25,12 @@ from ddpmseg.analysis.canvas import (
     write,
 )
 from ddpmseg.analysis.cells import seed_mean
+from ddpmseg.analysis.colours import cluster_colours
 from ddpmseg.analysis.notable import notable_cells
 from ddpmseg.analysis.study import ClusterMaps, Study
 from ddpmseg.data.class_table import GREY as NO_CLASS
-from ddpmseg.data.class_table import ClassTable, generated_colour
+from ddpmseg.data.class_table import ClassTable
 
-# Told apart by people who see red and green alike; further clusters get generated colours.
-CLUSTER_COLOURS = ("#4477AA", "#EE9944", "#44AA99", "#CCBB44", "#AA3377", "#88CCEE", "#882255")
 _GAP = 6 / DPI
 _SMALLEST, _LARGEST = 160, 256
 """Pixels across: smaller pictures are multiplied to at least the one, larger ones get the other."""
@@ -108,12 +107,6 @@ def mask_panels(study: Study) -> Figure:
 def has_masks(study: Study) -> bool:
     """Whether there are predicted masks of a cell of the study."""
     return study.examples is not None and notable_cells(study)["best"] in study.examples.masks
-
-
-def cluster_colours(count: int) -> UInt8[np.ndarray, "{count} 3"]:
-    """Colours that are told apart easily, for any number of clusters."""
-    listed = [tuple(bytes.fromhex(colour[1:])) for colour in CLUSTER_COLOURS]
-    return np.array([*listed, *map(generated_colour, range(len(listed), count))][:count], np.uint8)
 
 
 def _grid_of_maps(
