@@ -1,0 +1,1 @@
+"""What the package takes, side by side with the straightforward way to the same numbers."""

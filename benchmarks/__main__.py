@@ -1,0 +1,77 @@
+"""`python -m benchmarks run NAME ... | draw`: measure, and turn measurements into documents."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import draw, extraction, grid, head, memory, scaling, shares
+from benchmarks.cases import Options
+from benchmarks.record import ROOT
+from ddpmseg.errors import UserError
+
+BENCHMARKS: dict[str, Callable[[Options], None]] = {
+    module.__name__.rpartition(".")[2]: module.run
+    for module in (extraction, head, memory, grid, scaling, shares)
+}
+RESULTS, TINY_RESULTS = ROOT / "benchmarks" / "results.csv", ROOT / "outputs" / "benchmarks.csv"
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after an error that a user can put right."""
+    chosen = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        if chosen.command == "draw":
+            draw.draw(chosen.results or RESULTS, chosen.docs)
+        else:
+            _run(chosen)
+    except UserError as error:
+        log.error("%s", error)
+        return 2
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    size = "tiny" if chosen.tiny else "full" if chosen.full else "small"
+    results = chosen.results or (TINY_RESULTS if chosen.tiny else RESULTS)
+    options = Options(size, chosen.repeats, torch.device(chosen.device), results)
+    for name in chosen.names:
+        log.info("%s (%s, %d repeats)", name, size, options.repeats)
+        BENCHMARKS[name](options)
+        log.info("%s: rows in %s", name, results)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="measure and append rows to the results")
+    run.add_argument("names", nargs="+", choices=tuple(BENCHMARKS), metavar="NAME",
+                     help=", ".join(BENCHMARKS))  # fmt: skip
+    sizes = run.add_mutually_exclusive_group()
+    sizes.add_argument("--tiny", action="store_true", help="toy size, in seconds")
+    sizes.add_argument("--full", action="store_true", help="the paper's network at 256 pixels")
+    run.add_argument("--repeats", type=_positive, default=5)
+    run.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    drawn = commands.add_parser("draw", help="write tables and figures from the newest rows")
+    drawn.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of performance.md")
+    for command in (run, drawn):
+        command.add_argument("--results", type=Path, help="a file other than results.csv")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
