@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ddpmseg import config as schemas
 from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.fast import _GroupNormFunction
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
 from ddpmseg.backbones.unet import (
     UNetFlags,
-    _GroupNormFunction,
     build_unet,
     sampling_process,
     use_half,
@@ -135,8 +135,9 @@ def test_maps_do_not_depend_on_batch_order_or_earlier_calls(backbone: Backbone) 
     every = range(len(backbone.blocks))
     together = backbone.native_maps(images, timesteps, every)
     backward = backbone.native_maps(images.flip(0), timesteps.flip(0), every)
-    # 16 bits hold 8 to 11 binary digits; another batch size may choose another kernel.
-    tolerance = 1e-5 if backbone.dtype == torch.float32 else 0.03
+    # Another batch size may choose another kernel, which sums in another order: in fp32 up to
+    # 1.2e-5 on one processor. 16 bits hold 8 to 11 binary digits.
+    tolerance = 2e-5 if backbone.dtype == torch.float32 else 0.03
     for i in range(3):
         alone = backbone.native_maps(images[i : i + 1], timesteps[i : i + 1], every)
         for block in every:

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.fast import speed_up
 from ddpmseg.backbones.unet import (
     UNetFlags,
     build_unet,
     decoder_blocks,
-    speed_up,
     timestep_embedding,
     use_half,
 )

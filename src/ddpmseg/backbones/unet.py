@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 with warnings.catch_warnings():
     # The package decorates its checkpointing function with a deprecated alias.
@@ -23,7 +22,6 @@ with warnings.catch_warnings():
     )
     from guided_diffusion.unet import (
         AttentionBlock,
-        QKVAttention,
         QKVAttentionLegacy,
         ResBlock,
         UNetModel,
@@ -33,13 +31,16 @@ from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.errors import ConfigError
 
 __all__ = [
+    "AttentionBlock",
     "GaussianDiffusion",
+    "GroupNorm32",
+    "QKVAttentionLegacy",
+    "ResBlock",
     "UNetFlags",
     "UNetModel",
     "build_unet",
     "decoder_blocks",
     "sampling_process",
-    "speed_up",
     "timestep_embedding",
     "use_half",
 ]
@@ -133,88 +134,3 @@ def use_half(unet: UNetModel, dtype: torch.dtype) -> None:
     for part in (unet.input_blocks, unet.middle_block, unet.output_blocks):
         part.apply(cast)
     unet.dtype = dtype
-
-
-def speed_up(unet: UNetModel) -> None:
-    """Swap parts for faster ones that compute the same function of the same parameters.
-
-    Convolutions move to channels_last, the layout in which the CPU's and the GPU's 16-bit kernels
-    are fast. Normalisation stays in the dtype of its input, with statistics in fp32, where the
-    package would copy the map to fp32 and back. Attention never builds its matrix of weights.
-    """
-    unet.to(memory_format=torch.channels_last)
-    for module in unet.modules():
-        if isinstance(module, GroupNorm32):
-            module.__class__ = _NativeGroupNorm
-        elif isinstance(module, QKVAttentionLegacy):
-            module.__class__ = _FusedAttentionLegacy
-        elif isinstance(module, QKVAttention):
-            module.__class__ = _FusedAttention
-
-
-class _NativeGroupNorm(GroupNorm32):
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 4 and torch.is_grad_enabled() and x.device.type == "cpu":
-            return _GroupNormFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
-        weight, bias = self.weight, self.bias
-        if x.device.type != "cpu":
-            # Only the CPU's kernel takes fp32 parameters beside a 16-bit map.
-            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
-
-
-class _FusedAttentionLegacy(QKVAttentionLegacy):
-    """Rows of qkv are ordered (head, [q, k, v], channel)."""
-
-    def forward(self, qkv: Tensor) -> Tensor:
-        q, k, v = qkv.unflatten(1, (self.n_heads, 3, -1)).transpose(3, 4).contiguous().unbind(2)
-        return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
-
-
-class _FusedAttention(QKVAttention):
-    """Rows of qkv are ordered ([q, k, v], head, channel)."""
-
-    def forward(self, qkv: Tensor) -> Tensor:
-        q, k, v = qkv.unflatten(1, (3, self.n_heads, -1)).transpose(3, 4).contiguous().unbind(1)
-        return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
-
-
-class _GroupNormFunction(torch.autograd.Function):
-    """Group normalisation whose backward is a few passes of plain arithmetic.
-
-    On a CPU, torch's own backward is several times slower for 16-bit channels_last maps.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        n, c, h, w = x.shape
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return y
-
-    @staticmethod
-    def backward(ctx, *grad_outputs: Tensor):
-        (dy,) = grad_outputs
-        x, weight, mean, rstd = ctx.saved_tensors
-        n, c, h, w = x.shape
-        groups = mean.shape[1]
-
-        def per_channel(value: Tensor) -> Tensor:
-            return value.float().repeat_interleave(c // groups, dim=1)
-
-        def group_mean(value: Tensor) -> Tensor:
-            return per_channel(value.view(n, groups, -1).sum(dim=2) * groups / (c * h * w))
-
-        mean, rstd = per_channel(mean), per_channel(rstd)
-        sum_dy = dy.sum((2, 3), dtype=torch.float32)
-        sum_dy_x = (dy * x).sum((2, 3), dtype=torch.float32)
-        # x_hat = (x - mean) * rstd; the sums below are over height and width.
-        sum_dy_x_hat = (sum_dy_x - mean * sum_dy) * rstd
-        pull_mean = group_mean(weight * sum_dy)
-        pull_scale = group_mean(weight * sum_dy_x_hat)
-        # dx = rstd * (weight * dy - pull_mean - x_hat * pull_scale), ordered by powers of x.
-        by_dy = (rstd * weight).to(x.dtype)[..., None, None]
-        by_x = (-rstd * rstd * pull_scale).to(x.dtype)[..., None, None]
-        constant = (rstd * (rstd * mean * pull_scale - pull_mean)).to(x.dtype)[..., None, None]
-        dx = torch.addcmul(dy * by_dy + constant, x, by_x)
-        return dx, sum_dy_x_hat.sum(0), sum_dy.sum(0), None, None

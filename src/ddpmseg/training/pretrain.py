@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
-from ddpmseg.backbones.unet import UNetFlags, build_unet, sampling_process, speed_up
+from ddpmseg.backbones.fast import speed_up
+from ddpmseg.backbones.unet import UNetFlags, build_unet, sampling_process
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import ImageSource
 from ddpmseg.errors import TrainingError
