@@ -56,10 +56,10 @@ def filled(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 def filled_backbone(
-    flags: UNetFlags, seed: int = 1234, precision: str = "32"
+    flags: UNetFlags, seed: int = 1234, precision: str = "32", compile: bool = False
 ) -> GuidedDiffusionBackbone:
     """Initial weights are no test: the last layer of every residual branch starts as zero."""
-    backbone = GuidedDiffusionBackbone("filled", flags, "random", precision)
+    backbone = GuidedDiffusionBackbone("filled", flags, "random", precision, compile=compile)
     backbone.unet.load_state_dict(filled(backbone.unet.state_dict(), seed))
     return backbone
 

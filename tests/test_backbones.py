@@ -392,3 +392,39 @@ def test_training_the_fast_network_gives_the_packages_gradients(variant: str) ->
         assert parameter.grad is not None
         assert expected is not None
         assert torch.allclose(parameter.grad, expected, rtol=1e-3, atol=1e-5), name
+
+
+SMALLEST = replace(TINY, channel_mult="1", attention_resolutions="16")
+"""Compiling takes long."""
+
+
+def test_compiled_maps_equal_those_of_the_plain_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    plain, compiled = filled_backbone(SMALLEST), filled_backbone(SMALLEST, compile=True)
+    x_t, t = inputs(plain, 2)
+    blocks = [0, len(plain.blocks) - 1]
+    expected = plain.native_maps(x_t, t, blocks)
+    found = compiled.native_maps(x_t, t, blocks)
+    assert list(found) == list(expected)
+    for block, value in expected.items():
+        assert relative_error(found[block], value) <= 2e-5, block
+    assert any(tmp_path.rglob("*.so"))
+
+
+def test_without_a_compiler_the_plain_pass_is_run_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    torch._dynamo.reset()
+    plain, compiled = filled_backbone(SMALLEST), filled_backbone(SMALLEST, compile=True)
+    x_t, t = inputs(plain, 2)
+    for _ in range(2):
+        found = compiled.native_maps(x_t, t, [1])
+        assert torch.equal(found[1], plain.native_maps(x_t, t, [1])[1])
+    told = [r.message for r in caplog.records if r.name == "ddpmseg.backbones.compiled"]
+    assert len(told) == 1
+    assert "not compiled, going on without (InvalidCxxCompiler" in told[0]

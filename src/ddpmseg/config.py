@@ -74,6 +74,9 @@ class GuidedDiffusionConfig(BackboneConfig):
     """A .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'."""
     precision: str = "auto"
     """'32', 'bf16', '16' (float16), or 'auto': the fastest the device computes natively."""
+    compile: bool = False
+    """Run the network through torch.compile: faster passes for a minute or more of compiling, once
+    per network and machine. Pays from about a thousand passes on a CPU."""
     seed: int = 0
     """Draws the weights of checkpoint=random."""
     unet: UNetFlags = field(default_factory=UNetFlags)
@@ -261,12 +264,20 @@ def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     )
 
 
+HOW = ("backbone.compile",)
+"""Keys that decide how fast something is computed, not what."""
+
+
 def run_key(_root_: DictConfig) -> str:
-    """Eight hex digits that identify what a run computes, whatever its paths and loggers."""
+    """Eight hex digits that identify what a run computes, whatever its paths and loggers.
+
+    What only changes how it is computed (`backbone.compile`) is left out.
+    """
     groups = ["dataset", "backbone", "features", "head"]
     if _root_.task == "pretrain":
         groups = ["dataset", "backbone", "pretrain"]
     content = {group: OmegaConf.to_container(_root_[group], resolve=True) for group in groups}
+    content = {key: value for key, value in _flat(content).items() if key not in HOW}
     content |= {"task": _root_.task, "seed": _root_.seed, "precision": _root_.trainer.precision}
     return _digest(content)
 
@@ -276,7 +287,8 @@ def sweep_request(cfg: DictConfig) -> dict[str, Any]:
     request = OmegaConf.masked_copy(cfg, ["seed", "dataset", "backbone"])
     request.sweep = OmegaConf.masked_copy(cfg.sweep, ["head", "hook", "noise", "num_examples"])
     request.trainer = {"precision": cfg.trainer.precision}
-    return _flat(OmegaConf.to_container(request, resolve=True))
+    flat = _flat(OmegaConf.to_container(request, resolve=True))
+    return {key: value for key, value in flat.items() if key not in HOW}
 
 
 def sweep_key(_root_: DictConfig) -> str:

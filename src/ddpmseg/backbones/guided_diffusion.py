@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.compiled import Compiled
 from ddpmseg.backbones.fast import speed_up
 from ddpmseg.backbones.unet import (
     UNetFlags,
@@ -32,6 +33,9 @@ class GuidedDiffusionBackbone(Backbone):
         checkpoint: a .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'.
         precision: in which the convolutions run, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
+        compile: run the pass through torch.compile, see `Compiled`: a minute or more at the first
+            pass of a network this machine has not compiled before. The maps are equal up to
+            rounding.
 
     Raises ConfigError for flags that build no network, CheckpointError for a file that does not
     fit it.
@@ -44,6 +48,7 @@ class GuidedDiffusionBackbone(Backbone):
         checkpoint: str,
         precision: str = "32",
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
@@ -62,6 +67,7 @@ class GuidedDiffusionBackbone(Backbone):
         use_half(self.unet, self.dtype)
         speed_up(self.unet)
         self.freeze()
+        self._run = Compiled(self._pass) if compile else self._pass
 
     def add_noise(
         self,
@@ -79,32 +85,37 @@ class GuidedDiffusionBackbone(Backbone):
         blocks: Collection[int],
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
-        """See `Backbone.native_maps`; the order of layers is that of the package's `UNetModel`."""
+        """See `Backbone.native_maps`; layers run in the order of the package's `UNetModel`."""
         stride = self.blocks[0].input_stride
         if images.shape[-1] % stride or images.shape[-2] % stride:
             raise ConfigError(
                 f"backbone '{self.name}' needs image sides divisible by {stride}, "
                 f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
             )
-        unet, wanted, deepest = self.unet, set(blocks), max(blocks)
         if self.diffusion.rescale_timesteps:
             # As the package does around the network when it trains and samples.
             timesteps = timesteps * (1000 / self.diffusion.num_timesteps)
+        x_t = images.to(self.dtype, memory_format=torch.channels_last)
+        return self._run(x_t, timesteps, frozenset(blocks), hook)
+
+    def _pass(
+        self, x_t: Tensor, timesteps: Tensor, blocks: frozenset[int], hook: Hook
+    ) -> dict[int, Tensor]:
+        """Maps of `blocks`; ends at the deepest of them."""
+        unet, deepest = self.unet, max(blocks)
         embedding = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
-        h = images.to(self.dtype, memory_format=torch.channels_last)
-        skips = []
+        h, skips, maps = x_t, [], {}
         for block in unet.input_blocks:
             h = block(h, embedding)
             skips.append(h)
         h = unet.middle_block(h, embedding)
-        maps = {}
         for index, block in enumerate(unet.output_blocks[: deepest + 1]):
             h = torch.cat([h, skips.pop()], dim=1)
-            if hook == "input" and index in wanted:
+            if hook == "input" and index in blocks:
                 maps[index] = h
                 if index == deepest:
                     break
             h = block(h, embedding)
-            if hook == "output" and index in wanted:
+            if hook == "output" and index in blocks:
                 maps[index] = h
         return maps
