@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check
+.PHONY: setup demo test check bench bench-full
 
 setup: .venv/.complete
 
@@ -22,3 +22,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Rows are appended to benchmarks/results.csv, tables and figures to docs/; see docs/performance.md.
+bench: setup
+	$(BIN)/python -m benchmarks run extraction head memory grid scaling shares
+	$(BIN)/python -m benchmarks draw
+
+bench-full: setup
+	$(BIN)/python -m benchmarks run extraction head memory shares --full
+	$(BIN)/python -m benchmarks draw
