@@ -135,8 +135,9 @@ def test_maps_do_not_depend_on_batch_order_or_earlier_calls(backbone: Backbone) 
     every = range(len(backbone.blocks))
     together = backbone.native_maps(images, timesteps, every)
     backward = backbone.native_maps(images.flip(0), timesteps.flip(0), every)
-    # 16 bits hold 8 to 11 binary digits; another batch size may choose another kernel.
-    tolerance = 1e-5 if backbone.dtype == torch.float32 else 0.03
+    # 16 bits hold 8 to 11 binary digits; another batch size may choose another kernel, and how far
+    # its rounding lies from the first depends on the processor (1.2e-5 on one with AMX).
+    tolerance = 3e-5 if backbone.dtype == torch.float32 else 0.03
     for i in range(3):
         alone = backbone.native_maps(images[i : i + 1], timesteps[i : i + 1], every)
         for block in every:
