@@ -15,8 +15,9 @@ setup: .venv/.complete
 demo: setup
 	$(BIN)/python sweep.py experiment=sweep/demo
 
+# One process per core, with a thread each: many small tensors gain nothing from more.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
