@@ -36,7 +36,7 @@ from ddpmseg.training.probes import ProbeTraining
 
 MATRIX = {"tiny": 256, "small": 4096, "full": 4096}
 """Side of the matrices whose product sets the rate of the floor."""
-MEASURED = {"full": (2, 1)}
+MEASURED = {"tiny": (2, 1), "full": (2, 1)}
 """Labelled and test images that are measured where all would take too long."""
 SWEEP_TIMESTEP = 50
 EXTRACT, FORWARD = "extract", "test: forward passes"

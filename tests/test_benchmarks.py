@@ -14,7 +14,7 @@ from golden_fill import filled
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks import plain
+from benchmarks import memory, plain
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.cases import CASES, ours, unet_config
 from benchmarks.floor import forward_flops, product_rates
@@ -32,7 +32,7 @@ from benchmarks.record import (
 )
 from benchmarks.timing import alternate, ratios
 from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags, build_unet, timestep_embedding
+from ddpmseg.backbones.unet import UNetFlags, UNetModel, build_unet, timestep_embedding
 from ddpmseg.config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -58,12 +58,12 @@ ROW = Row(
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run of all benchmarks leaves."""
     path = tmp_path_factory.mktemp("benchmarks") / "results.csv"
-    # Every repeat of 'memory' takes new processes.
+    # Twice only what is quick.
     for names, repeats in (
-        (["extraction", "head", "grid", "scaling", "shares"], 2),
-        (["memory"], 1),
+        (["extraction", "head"], "2"),
+        (["memory", "grid", "scaling", "shares"], "1"),
     ):
-        arguments = ["--tiny", "--repeats", str(repeats), "--results", str(path)]
+        arguments = ["--tiny", "--repeats", repeats, "--results", str(path)]
         assert main(["run", *names, *arguments]) == 0
     return path
 
@@ -80,6 +80,8 @@ def test_rows_are_well_formed(results: Path) -> None:
         assert "cores" in row.machine
         assert row.unit in ("s", "GB", "x", "%", "share", "error", "log/log", "GFLOP", "GFLOP/s")
         assert row.unit == "log/log" or row.median >= 0
+        scaled = row.benchmark == "shares" and row.unit in ("s", "%", "x")
+        assert (row.note == "scaled from 2 labelled and 1 test images") == scaled
 
 
 def test_ours_is_compared_with_plain(results: Path) -> None:
@@ -98,6 +100,28 @@ def test_ours_is_compared_with_plain(results: Path) -> None:
         assert row.median <= float(row.note.removeprefix("must be at most "))
 
 
+def test_what_only_the_full_size_does_on_a_small_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CASES, "full", CASES["tiny"])
+    monkeypatch.setitem(memory.IMAGES, "full", (2,))
+    monkeypatch.setattr(memory, "LARGEST", 0)
+    path = tmp_path / "results.csv"
+    assert main(["run", "head", "memory", "--full", "--repeats", "1", "--results", str(path)]) == 0
+    rows = {(row.benchmark, row.variant, row.quantity): row for row in read(path)}
+    # 3 images of 16 x 16 pixels in batches of 64.
+    iterations = 4 * 12 + 51
+    training = rows["head", "plain", "training"]
+    assert (
+        training.note
+        == f"extrapolated from 100 of {iterations} steps of one of 2 members, on 2 images"
+    )
+    assert rows["head", "ours, fast", "pixels labelled otherwise, same head"].median <= 1e-3
+    matrix = rows["memory", "plain", "2 images"]
+    assert matrix.note.startswith("computed")
+    assert matrix.median == pytest.approx(2 * 16 * 16 * (64 + 32) * 2 * 4 / 1e9)
+
+
 def test_tables_and_figures_are_drawn(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     shutil.copy(ROOT / "docs" / "performance.md", page)
@@ -113,9 +137,8 @@ def test_tables_and_figures_are_drawn(results: Path, tmp_path: Path) -> None:
         assert f"]({picture.name})" in content
         assert "**tiny** on " in content
     (row,) = [r for r in read(results) if (r.benchmark, r.quantity) == ("grid", FASTER)]
-    assert f"| grid | tiny | ours | faster | {shown(row.median)} (" in between_markers(
-        text, "summary"
-    )
+    line = f"| grid | tiny | ours | faster | {shown(row.median)} x |"
+    assert line in between_markers(text, "summary")
     extraction = between_markers(text, "extraction")
     assert "| | plain | ours, 32 bits | ours, 16 bits |" in extraction
     assert between_markers(text, "scaling").count("slope of") == 4
@@ -169,9 +192,8 @@ def test_another_result_is_an_error(
         config: TrainConfig, device: torch.device, precision: str = "auto"
     ) -> GuidedDiffusionBackbone:
         backbone = ours(config, device, precision)
-        layer = backbone.unet.middle_block[0].in_layers[-1]
-        assert isinstance(layer, nn.Conv2d)
-        layer.weight.mul_(3)
+        layers = backbone.unet.middle_block.modules()
+        next(layer for layer in layers if isinstance(layer, nn.Conv2d)).weight.mul_(3)
         return backbone
 
     def without_compiling(
@@ -288,7 +310,7 @@ def test_plain_maps_are_those_of_the_packages_network(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def decoder_outputs(network: nn.Module, x_t: Tensor, t: Tensor) -> list[Tensor]:
+def decoder_outputs(network: UNetModel, x_t: Tensor, t: Tensor) -> list[Tensor]:
     """As in the `forward` of guided_diffusion's `UNetModel`."""
     embedding = network.time_embed(timestep_embedding(t, network.model_channels))
     h, skips, outputs = x_t, [], []
