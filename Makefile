@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check
+.PHONY: setup demo test check bench bench-full
 
 setup: .venv/.complete
 
@@ -15,10 +15,20 @@ setup: .venv/.complete
 demo: setup
 	$(BIN)/python sweep.py experiment=sweep/demo
 
+# One process per core, with a thread each: many small tensors gain nothing from more.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Rows are appended to benchmarks/results.csv, tables and figures to docs/; see docs/performance.md.
+bench: setup
+	$(BIN)/python -m benchmarks run extraction head memory grid scaling shares
+	$(BIN)/python -m benchmarks draw
+
+bench-full: setup
+	$(BIN)/python -m benchmarks run extraction head memory shares --full
+	$(BIN)/python -m benchmarks draw

@@ -1,13 +1,15 @@
 """From the newest rows to the tables of `performance.md` and its figures."""
 
 import logging
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from benchmarks.plots import FIGURES
-from benchmarks.record import Row, newest, read
+from benchmarks.record import FASTER, SMALLER, Row, newest, read, shown
+from ddpmseg.analysis.canvas import DPI, house_style
 from ddpmseg.errors import DataError
 from ddpmseg.files import written_whole
 
@@ -21,23 +23,44 @@ log = logging.getLogger(__name__)
 def draw(results: Path, docs: Path) -> None:
     """Fill the tables of `docs/performance.md` and write `docs/performance_*.png`.
 
-    Raises DataError where there are no results or the page lacks a marker.
+    Raises DataError where there are no results or the page lacks a marker; nothing is written then.
     """
     rows, page = newest(read(results)), docs / PAGE
     if not page.is_file():
         raise DataError(f"there is no '{page}'. Name the folder that holds it with --docs.")
-    text = page.read_text()
+    figures: dict[Path, Figure] = {}
+    text = _between_markers(page.read_text(), "summary", summary(rows), page)
     for benchmark in dict.fromkeys(row.benchmark for row in rows):
         some = [row for row in rows if row.benchmark == benchmark]
-        text = _between_markers(text, benchmark, tables(some), page)
-        if benchmark in FIGURES:
-            path = docs / f"performance_{benchmark}.png"
+        path = docs / f"performance_{benchmark}.png"
+        figures[path] = FIGURES[benchmark](some)
+        content = f"![{benchmark}]({path.name})\n\n{tables(some)}"
+        text = _between_markers(text, benchmark, content, page)
+    with house_style():
+        for path, figure in figures.items():
             with written_whole(path) as unfinished:
-                FIGURES[benchmark](some).savefig(unfinished, format="png")
+                figure.savefig(unfinished, format="png", dpi=DPI)
             log.info("%s", path)
     with written_whole(page) as unfinished:
         unfinished.write_text(text)
     log.info("%s", page)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A table for every machine with a line for every comparison of ours and plain."""
+    compared = [row for row in rows if row.quantity.endswith((FASTER, SMALLER))]
+    parts = []
+    for machine in dict.fromkeys(row.machine for row in compared):
+        lines = [f"{machine}; medians (lowest to highest of a turn)", ""]
+        lines += ["| benchmark | case | variant | | |", "|---|---|---|---|---|"]
+        for row in compared:
+            if row.machine == machine:
+                what = row.quantity.replace(FASTER, "faster").replace(SMALLER, "smaller")
+                lines.append(
+                    f"| {row.benchmark} | {row.case} | {row.variant} | {what} | {_cell(row)} x |"
+                )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -51,7 +74,7 @@ def tables(rows: Sequence[Row]) -> str:
 def _table(rows: Sequence[Row]) -> str:
     first = rows[0]
     listed = [row for row in rows if ON_POINTS not in row.variant]
-    variants = list(dict.fromkeys(row.variant for row in listed))
+    variants = sorted({row.variant: None for row in listed}, key=lambda name: name != "plain")
     cells = {(row.quantity, row.variant): row for row in listed}
     notes = list(dict.fromkeys(row.note for row in listed if row.note))
     lines = [
@@ -70,20 +93,11 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(["", "; ".join(footnotes)] if notes else [])])
 
 
-def _cell(row: Row, notes: Sequence[str]) -> str:
+def _cell(row: Row, notes: Sequence[str] = ()) -> str:
     text = shown(row.median)
     if row.repeats > 1:
         text += f" ({shown(row.low)} to {shown(row.high)})"
-    return text + (f" <sup>{notes.index(row.note) + 1})</sup>" if row.note else "")
-
-
-def shown(value: float) -> str:
-    """Three significant digits, without an exponent unless the value is under a thousandth."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if abs(value) < 1e-3:
-        return f"{value:.1e}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    return text + (f" <sup>{notes.index(row.note) + 1})</sup>" if row.note in notes else "")
 
 
 def _between_markers(text: str, benchmark: str, content: str, page: Path) -> str:

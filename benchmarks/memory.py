@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.cases import CASES, Options, PlainExtractor, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
-from benchmarks.record import Recorder
+from benchmarks.record import SMALLER, Recorder
 from benchmarks.stages import trained_head
 from ddpmseg.apps.build import build_dataset, build_extractor, head_widths
 from ddpmseg.apps.checks import planned_layout
@@ -22,18 +22,24 @@ from ddpmseg.heads.segment import segment
 IMAGES = {"tiny": (2, 3), "small": (10, 20, 50), "full": (10, 20, 50)}
 FULL_STEPS = 20
 """Of the training at full size; no step needs more memory than the first."""
+SHORTENED = f"one forward pass for all images, {FULL_STEPS} steps of training: more need no more"
+COMPUTED = "computed: the bytes of its matrix alone, which was not built"
 LARGEST = 16e9
 """Bytes of a matrix that is not built but only computed."""
 REPEATS = 3
 """At most: memory hardly varies."""
 PLAIN_ITERATIONS = 20
+CPU = torch.device("cpu")
 
 
 def run(options: Options) -> None:
     """Rows of ours and plain for growing numbers of labelled images."""
     case = CASES[options.size]
-    record = Recorder(options.results, "memory", case.name, options.device)
-    more = [f"head.max_steps={FULL_STEPS}"] if options.size == "full" else []
+    # Resident memory is the CPU's; that of a GPU is another matter.
+    options = replace(options, device=CPU)
+    record = Recorder(options.results, "memory", case.name, CPU)
+    shortened = options.size == "full"
+    more = [f"head.max_steps={FULL_STEPS}"] if shortened else []
     repeats = min(options.repeats, REPEATS)
     with prepared(case, options, *more) as config:
         layout = planned_layout(config)
@@ -43,24 +49,25 @@ def run(options: Options) -> None:
             quantity = f"{count} images"
             found = {"ours": list[float](), "plain": list[float]()}
             for _ in range(repeats):
-                found["ours"].append(in_own_process(our_peak, some, options.size == "full"))
+                found["ours"].append(in_own_process(our_peak, some, shortened))
                 if matrix <= LARGEST:
                     found["plain"].append(in_own_process(plain_peak, some))
-            record.add("ours", quantity, "GB", [peak / 1e9 for peak in found["ours"]])
-            note = ""
+            notes = {"ours": SHORTENED if shortened else "", "plain": ""}
             if matrix > LARGEST:
-                found["plain"] = [matrix]
-                note = "computed: the bytes of its matrix alone, which was not built"
-            record.add("plain", quantity, "GB", [peak / 1e9 for peak in found["plain"]], note)
+                found["plain"], notes["plain"] = [matrix], COMPUTED
+            for name, peaks in found.items():
+                record.add(name, quantity, "GB", [peak / 1e9 for peak in peaks], notes[name])
+            ratio = f"{quantity}, {SMALLER}"
+            record.add_ratio("ours", ratio, found["plain"], found["ours"], notes["plain"])
     record.save()
 
 
-def our_peak(config: TrainConfig, once: bool) -> int:
-    """Bytes above the loaded network. `once`: its maps are computed once, see `FirstPass`."""
+def our_peak(config: TrainConfig, first_pass_only: bool) -> int:
+    """Bytes above the loaded network, all the way or with the maps of its `FirstPass`."""
     dataset = build_dataset(config.dataset)
-    backbone = ours(config, torch.device("cpu"))
+    backbone = ours(config, CPU)
     peak = PeakMemory()
-    extractor = build_extractor(config, FirstPass(backbone) if once else backbone)
+    extractor = build_extractor(config, FirstPass(backbone) if first_pass_only else backbone)
     images = LabelledImages(dataset, extractor.images_per_pass)
     maps, masks = extract_training_set(extractor, images)
     head = trained_head(config, maps, masks, dataset)
@@ -72,7 +79,7 @@ def our_peak(config: TrainConfig, once: bool) -> int:
 def plain_peak(config: TrainConfig) -> int:
     """Bytes above the loaded network of the straightforward way, one member trained a little."""
     dataset = build_dataset(config.dataset)
-    extractor = PlainExtractor(config, torch.device("cpu"))
+    extractor = PlainExtractor(config, CPU)
     peak = PeakMemory()
     maps = [extractor(sample.image) for sample in dataset.train]
     masks = torch.stack([sample.mask for sample in dataset.train])

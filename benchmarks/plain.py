@@ -50,7 +50,7 @@ def extract(
         caught: dict[int, Tensor] = {}
         hooks = [
             network.output_blocks[block].register_forward_hook(_keep_output(caught, block))
-            for block in sorted(blocks)
+            for block in blocks
         ]
         network(diffusion.q_sample(image, t, noise=noise), t)
         for hook in hooks:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.record import Row
+from benchmarks.record import Row, shown
 from ddpmseg.analysis.canvas import (
     DARK,
     GREY,
@@ -21,10 +21,13 @@ from ddpmseg.analysis.canvas import (
     widest,
     write,
 )
+from ddpmseg.analysis.charts import BELOW, LEFT, put_legend
 from ddpmseg.analysis.colours import CLUSTER_COLOURS
 
-LEFT, BELOW, ROW = 0.62, 0.5, 0.27
-"""Inches beside and below axes, and of a bar with its gap."""
+ROW = 0.27
+"""Inches of a bar with its gap."""
+NARROWEST = 5.0
+"""Inches of a figure with a headline."""
 PLAIN, OURS = GREY, CLUSTER_COLOURS[0]
 
 
@@ -52,9 +55,12 @@ def grid(rows: Sequence[Row]) -> Figure:
 @house_style()
 def memory(rows: Sequence[Row]) -> Figure:
     """Peak memory over labelled images in log-log scale, a panel for every case."""
-    cases = _cases(rows)
-    figure = _row_of_panels(cases, 3.1, 2.4, "Peak memory above the loaded network")
-    for axes, some in zip(figure.axes, cases.values(), strict=True):
+    cases = _cases([row for row in rows if row.unit == "GB"])
+    gap = widest(("plain", "ours"), SMALL) + 0.1
+    figure, corners = _panels(len(cases), len(cases), (3.1, 2.4), gap)
+    headline(figure, LEFT, "Peak memory above the loaded network", _machine(rows))
+    for corner, (case, some) in zip(corners, cases.items(), strict=True):
+        axes = axes_at(figure, *corner, 3.1, 2.4)
         for variant, colour in (("plain", PLAIN), ("ours", OURS)):
             points = [row for row in some if row.variant == variant]
             counts = [int(row.quantity.split()[0]) for row in points]
@@ -66,19 +72,24 @@ def memory(rows: Sequence[Row]) -> Figure:
             )  # fmt: skip
         _log_axes(axes, sorted({int(row.quantity.split()[0]) for row in some}))
         axes.set(xlabel="labelled images", ylabel="GB")
+        axes.set_title(case, loc="left")
     return figure
 
 
 @house_style()
 def scaling(rows: Sequence[Row]) -> Figure:
-    """Seconds of each stage and peak memory along every axis, in log-log scale."""
-    points = [row for row in rows if " = " in row.variant and row.case == rows[-1].case]
+    """Seconds of each stage and peak memory along every axis of the last case, log-log scale."""
+    last = (rows[-1].case, rows[-1].machine)
+    points = [row for row in rows if " = " in row.variant and (row.case, row.machine) == last]
     parts: dict[str, list[Row]] = {}
     for row in points:
         parts.setdefault(row.variant.split(" = ")[0], []).append(row)
-    figure = _row_of_panels(parts, 1.75, 2.1, "Time and memory along each axis")
+    # One place more than there are axes, for the legend.
+    figure, corners = _panels(len(parts) + 1, 3, (1.75, 1.6), 0.1)
+    headline(figure, LEFT, "Time and memory along each axis", f"{last[0]}; {last[1]}")
     quantities = list(dict.fromkeys(row.quantity for row in points))
-    for axes, (axis, some) in zip(figure.axes, parts.items(), strict=True):
+    for corner, (axis, some) in zip(corners, parts.items(), strict=False):
+        axes = axes_at(figure, *corner, 1.75, 1.6)
         for quantity, colour in zip(quantities, CLUSTER_COLOURS, strict=False):
             curve = [row for row in some if row.quantity == quantity]
             sizes = [int(row.variant.split(" = ")[1]) for row in curve]
@@ -89,12 +100,7 @@ def scaling(rows: Sequence[Row]) -> Figure:
             )  # fmt: skip
         _log_axes(axes, sorted({int(row.variant.split(" = ")[1]) for row in some}))
         axes.set_xlabel(axis)
-    left = figure.get_size_inches()[0] - 1.3
-    handles, labels = figure.axes[-1].get_legend_handles_labels()
-    across, down = figure.get_size_inches()
-    figure.legend(
-        handles, labels, loc="upper left", bbox_to_anchor=(left / across, 1 - HEAD / down)
-    )
+    put_legend(figure, figure.axes[0], *corners[-1])
     return figure
 
 
@@ -111,7 +117,8 @@ def shares(rows: Sequence[Row]) -> Figure:
     labels = ["all stages", "floor, 16 bits", "floor, 32 bits"]
     left, panel = widest(labels, SMALL) + 0.35, 3 * ROW + 0.75
     figure = paper(left + 5.2 + 1.6, HEAD + len(cases) * panel + 0.1)
-    headline(figure, left, "Where the time goes", "floor: forward passes at the rate of a product")
+    note = f"{_machine(rows)}; floor: the forward passes at the rate of a matrix product"
+    headline(figure, left, "Where the time goes", note)
     for index, (name, some) in enumerate(cases.items()):
         top = HEAD + index * panel + 0.2
         write(figure, left, top - 0.2, name)
@@ -151,12 +158,17 @@ def _cases(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return cases
 
 
+def _machine(rows: Sequence[Row]) -> str:
+    machines = dict.fromkeys(row.machine for row in rows)
+    return next(iter(machines)) if len(machines) == 1 else f"{len(machines)} machines"
+
+
 def _bars(rows: Sequence[Row], title: str, axis: str) -> Figure:
-    cases = _cases(rows)
+    cases = _cases(sorted(rows, key=lambda row: row.variant != "plain"))
     left = widest((row.variant for row in rows), SMALL) + 0.35
     heights = [len(some) * ROW for some in cases.values()]
     figure = paper(left + 5.0 + 1.1, HEAD + sum(heights) + len(cases) * (BELOW + 0.25))
-    headline(figure, left, title, rows[0].machine)
+    headline(figure, left, title, f"{_machine(rows)}; medians, lowest to highest")
     top = HEAD + 0.2
     for (case, some), height in zip(cases.items(), heights, strict=True):
         write(figure, left, top - 0.2, case)
@@ -166,7 +178,7 @@ def _bars(rows: Sequence[Row], title: str, axis: str) -> Figure:
             axes.barh(place, row.median, 0.7, color=colour, xerr=_spread([row]), ecolor=DARK)
             about = "about " if row.note.startswith("extrapolated") else ""
             axes.annotate(
-                f"{about}{row.median:.3g} s", (row.high, place), xytext=(4, 0),
+                f"{about}{shown(row.median)} s", (row.high, place), xytext=(4, 0),
                 textcoords="offset points", va="center", size=SMALL, color=DARK,
             )  # fmt: skip
         axes.set_yticks(range(len(some)), [row.variant for row in some])
@@ -176,15 +188,16 @@ def _bars(rows: Sequence[Row], title: str, axis: str) -> Figure:
     return figure
 
 
-def _row_of_panels(parts: dict[str, list[Row]], width: float, height: float, title: str) -> Figure:
-    stride = LEFT + width + 0.1
-    figure = paper(LEFT / 2 + len(parts) * stride + 1.35, HEAD + 0.25 + height + BELOW + MARGIN)
-    headline(figure, LEFT, title, next(iter(parts.values()))[0].machine)
-    for index, name in enumerate(parts):
-        left = LEFT + index * stride
-        write(figure, left, HEAD, name)
-        axes_at(figure, left, HEAD + 0.25, width, height)
-    return figure
+def _panels(
+    count: int, columns: int, size: tuple[float, float], gap: float
+) -> tuple[Figure, list[tuple[float, float]]]:
+    """A figure with room for `count` axes and their upper left corners; all in inches."""
+    width, height = size
+    stride, drop = LEFT + width + gap, height + BELOW + 0.1
+    across = max(min(count, columns) * stride, NARROWEST) + MARGIN
+    figure = paper(across, HEAD + 0.25 + -(-count // columns) * drop)
+    places = [divmod(index, columns) for index in range(count)]
+    return figure, [(LEFT + c * stride, HEAD + 0.25 + r * drop) for r, c in places]
 
 
 def _log_axes(axes: Axes, sizes: Sequence[int]) -> None:
@@ -192,6 +205,12 @@ def _log_axes(axes: Axes, sizes: Sequence[int]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([str(size) for size in sizes])
+    low, high = axes.get_ylim()
+    axes.set_ylim(low / 1.3, high * 1.3)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    # The figures parse no mathematics, so powers of ten would show as source.
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.5)
     axes.set_axisbelow(True)
 

@@ -1,6 +1,7 @@
 """`results.csv`: one row per measured quantity, appended, never replaced."""
 
 import csv
+import math
 import os
 import platform
 import statistics
@@ -13,11 +14,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import Timed, ratios
+from benchmarks.timing import ratios
 from ddpmseg.errors import DataError
 from ddpmseg.files import written_whole
 
 ROOT = Path(__file__).parents[1]
+FASTER, SMALLER = "times as fast as plain", "times as small as plain"
+"""How the quantity of a row ends that sums up a comparison."""
 
 
 class DisagreementError(RuntimeError):
@@ -73,11 +76,15 @@ class Recorder:
         self._add(variant, quantity, unit, (middle, min(values), max(values)), count, note)
 
     def add_ratio(
-        self, variant: str, quantity: str, slow: Timed, fast: Timed, note: str = ""
+        self,
+        variant: str,
+        quantity: str,
+        plain: Sequence[float],
+        ours: Sequence[float],
+        note: str = "",
     ) -> None:
-        """How many times as long `slow` takes, turn by turn."""
-        count = min(len(slow.seconds), len(fast.seconds))
-        self._add(variant, quantity, "x", ratios(slow.seconds, fast.seconds), count, note)
+        """How many times as much the straightforward way takes, turn by turn."""
+        self._add(variant, quantity, "x", ratios(plain, ours), min(len(plain), len(ours)), note)
 
     def check(self, variant: str, quantity: str, error: float, limit: float) -> None:
         """Record an error (a fraction); raises DisagreementError above `limit` or for NaN."""
@@ -142,6 +149,15 @@ def newest(rows: Sequence[Row]) -> list[Row]:
         key = (row.benchmark, row.case, row.machine)
         last[key] = max(last.get(key, ""), row.date)
     return [row for row in rows if row.date == last[row.benchmark, row.case, row.machine]]
+
+
+def shown(value: float) -> str:
+    """At least three significant digits, without an exponent from a thousandth on."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 _NUMBERS = ("median", "low", "high", "repeats")

@@ -16,7 +16,6 @@ from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import Recorder
 from benchmarks.timing import clocked
 from ddpmseg.apps.build import build_dataset, build_extractor, build_protocol, trainer_arguments
-from ddpmseg.apps.setup import quiet_libraries
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
@@ -27,6 +26,7 @@ from ddpmseg.training.pixels import LabelledPixels
 STAGES = ("extract", "train", "test")
 HIDDEN = [128, 32]
 """The same for all numbers of classes."""
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def run(options: Options) -> None:
     """Rows of every point, and of the slopes in log-log scale along every axis."""
     size = "tiny" if options.size == "tiny" else "small"
     plan, case = PLANS[size], CASES[size]
-    record = Recorder(options.results, "scaling", case.name, options.device)
+    # Resident memory is the CPU's; that of a GPU is another matter.
+    options = replace(options, device=CPU)
+    record = Recorder(options.results, "scaling", case.name, CPU)
     measured: dict[Point, Measured] = {}
     with prepared(case, options) as config:
         for axis, values in plan.axes.items():
@@ -121,24 +123,22 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 def measure(config: TrainConfig, point: Point, repeats: int) -> Measured:
     """Extract, train and test on two images, `repeats` times after a first that sets the peak."""
-    quiet_libraries()
-    device = torch.device("cpu")
     dataset = build_dataset(config.dataset)
     images = torch.stack([sample.image for sample in dataset.train])
     names = [f"train/{name}" for name in dataset.train.names]
     generator = torch.Generator().manual_seed(0)
     masks = torch.randint(point.classes, images[:, 0].shape, generator=generator)
-    extractor = build_extractor(config, ours(config, device))
+    extractor = build_extractor(config, ours(config, CPU))
     seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
     peak = PeakMemory()
     highest = math.nan
     for turn in range(repeats + 1):
-        found, maps = clocked(lambda: extractor(images, names), device)
+        found, maps = clocked(lambda: extractor(images, names), CPU)
         spent = {"extract": found}
         spent["train"], head = clocked(
-            lambda maps=maps: _trained(config, maps, masks.byte(), point), device
+            lambda maps=maps: _trained(config, maps, masks.byte(), point), CPU
         )
-        spent["test"], _ = clocked(lambda maps=maps, head=head: segment(head, maps[:2]), device)
+        spent["test"], _ = clocked(lambda maps=maps, head=head: segment(head, maps[:2]), CPU)
         del maps, head
         gc.collect()
         if turn == 0:

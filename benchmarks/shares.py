@@ -36,11 +36,11 @@ from ddpmseg.training.probes import ProbeTraining
 
 MATRIX = {"tiny": 256, "small": 4096, "full": 4096}
 """Side of the matrices whose product sets the rate of the floor."""
-MEASURED = {"full": (2, 1)}
+MEASURED = {"tiny": (2, 1), "full": (2, 1)}
 """Labelled and test images that are measured where all would take too long."""
 SWEEP_TIMESTEP = 50
 EXTRACT, FORWARD = "extract", "test: forward passes"
-STAGES = ("decode", EXTRACT, "train", FORWARD, "test: head")
+STAGES: tuple[str, ...] = ("decode", EXTRACT, "train", FORWARD, "test: head")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _record(
     measured = MEASURED.get(options.size, (labelled, test))
     note = "" if measured == (labelled, test) else "scaled from {} labelled and {} test images"
     note = note.format(*measured)
-    scale: dict[str, float] = {stage: test / measured[1] for stage in STAGES}  # noqa: C420
+    scale = dict.fromkeys(STAGES, test / measured[1])
     scale |= {"decode": (labelled + test) / sum(measured), EXTRACT: labelled / measured[0]}
     scale["train"] = 1.0
     some = replace(config.dataset, num_labelled=measured[0], num_test=measured[1])
@@ -113,7 +113,7 @@ def _record(
 def _stages(program: Program, config: TrainConfig, backbone: Backbone) -> dict[str, float]:
     """Seconds of each stage of one run with a loaded network."""
     device = backbone.device
-    seconds: dict[str, float] = {stage: 0.0 for stage in STAGES}  # noqa: C420
+    seconds = dict.fromkeys(STAGES, 0.0)
     dataset = build_dataset(config.dataset)
     classes = dataset.classes
     # Both splits keep what they have decoded.

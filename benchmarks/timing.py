@@ -56,10 +56,19 @@ def clocked(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
     return time.perf_counter() - started, result
 
 
-def ratios(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
-    """Ratio of the medians, and the lowest and highest ratio of two runs of one turn."""
-    turns = [s / f for s, f in zip(slow, fast, strict=False)]
-    return statistics.median(slow) / statistics.median(fast), min(turns), max(turns)
+def ratios(high: Sequence[float], low: Sequence[float]) -> tuple[float, float, float]:
+    """Ratio of the medians, and the lowest and highest ratio of two runs of one turn.
+
+    A value that is alone stands for all turns.
+    """
+    turns = max(len(high), len(low))
+    pairs = zip(_for_all(high, turns), _for_all(low, turns), strict=True)
+    found = [above / below for above, below in pairs]
+    return statistics.median(high) / statistics.median(low), min(found), max(found)
+
+
+def _for_all(values: Sequence[float], turns: int) -> Sequence[float]:
+    return [*values] * turns if len(values) == 1 else values
 
 
 def _finish(device: torch.device) -> None:

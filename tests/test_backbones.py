@@ -137,7 +137,7 @@ def test_maps_do_not_depend_on_batch_order_or_earlier_calls(backbone: Backbone) 
     backward = backbone.native_maps(images.flip(0), timesteps.flip(0), every)
     # Another batch size may choose another kernel, which sums in another order: in fp32 up to
     # 1.2e-5 on one processor. 16 bits hold 8 to 11 binary digits.
-    tolerance = 2e-5 if backbone.dtype == torch.float32 else 0.03
+    tolerance = 3e-5 if backbone.dtype == torch.float32 else 0.03
     for i in range(3):
         alone = backbone.native_maps(images[i : i + 1], timesteps[i : i + 1], every)
         for block in every:
