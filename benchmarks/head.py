@@ -21,7 +21,7 @@ from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.heads.segment import segment
+from ddpmseg.heads.segment import HeadReader, segment
 from ddpmseg.metrics.functional import confusion, miou
 
 MIOU_NOISE = 0.05
@@ -223,7 +223,8 @@ def _with_protocol(config: TrainConfig, protocol: str, max_steps: int | None = N
 
 
 def _segmented(head: StackedMLP, maps: Sequence[NativeMaps]) -> Tensor:
-    return torch.cat([segment(head, some).masks for some in maps])
+    reader = HeadReader(head, maps[0].layout, maps[0].dtype)
+    return torch.cat([segment(reader, some).masks for some in maps])
 
 
 def _predicted(members: Sequence[nn.Sequential], maps: Sequence[plain.Maps], size: int) -> Tensor:

@@ -17,7 +17,7 @@ from ddpmseg.apps.segment import extract_training_set
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
-from ddpmseg.heads.segment import segment
+from ddpmseg.heads.segment import HeadReader, segment
 
 IMAGES = {"tiny": (2, 3), "small": (10, 20, 50), "full": (10, 20, 50)}
 FULL_STEPS = 20
@@ -71,8 +71,9 @@ def our_peak(config: TrainConfig, first_pass_only: bool) -> int:
     images = LabelledImages(dataset, extractor.images_per_pass)
     maps, masks = extract_training_set(extractor, images)
     head = trained_head(config, maps, masks, dataset)
+    reader = HeadReader(head, extractor.layout, backbone.dtype)
     for pictures, _, names in images.test_dataloader():
-        segment(head, extractor(pictures, names))
+        segment(reader, extractor(pictures, names))
     return peak.above()
 
 

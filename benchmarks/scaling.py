@@ -19,7 +19,7 @@ from ddpmseg.apps.build import build_dataset, build_extractor, build_protocol, t
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.heads.segment import segment
+from ddpmseg.heads.segment import HeadReader, Segmentation, segment
 from ddpmseg.training.head import HeadTraining
 from ddpmseg.training.pixels import LabelledPixels
 
@@ -138,7 +138,7 @@ def measure(config: TrainConfig, point: Point, repeats: int) -> Measured:
         spent["train"], head = clocked(
             lambda maps=maps: _trained(config, maps, masks.byte(), point), CPU
         )
-        spent["test"], _ = clocked(lambda maps=maps, head=head: segment(head, maps[:2]), CPU)
+        spent["test"], _ = clocked(lambda maps=maps, head=head: _read(head, maps[:2]), CPU)
         del maps, head
         gc.collect()
         if turn == 0:
@@ -157,3 +157,7 @@ def _trained(config: TrainConfig, maps: NativeMaps, masks: Tensor, point: Point)
     arguments["enable_progress_bar"] = False
     pl.Trainer(**arguments, max_steps=module.num_steps).fit(module)
     return head.eval()
+
+
+def _read(head: StackedMLP, maps: NativeMaps) -> Segmentation:
+    return segment(HeadReader(head, maps.layout, maps.dtype), maps)

@@ -29,7 +29,7 @@ from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.probes import ProbeReader
-from ddpmseg.heads.segment import segment
+from ddpmseg.heads.segment import HeadReader, segment
 from ddpmseg.metrics.functional import member_confusions
 from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.probes import ProbeTraining
@@ -146,7 +146,7 @@ def _stages(program: Program, config: TrainConfig, backbone: Backbone) -> dict[s
 
 
 def _masks(head: StackedMLP, maps: NativeMaps) -> Tensor:
-    return segment(head.to(maps.device), maps).masks[None]
+    return segment(HeadReader(head, maps.layout, maps.dtype), maps).masks[None]
 
 
 def _trained_probes(

@@ -18,7 +18,7 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout, MapSpec, feature_layout
 from ddpmseg.features.maps import NativeMaps, bilinear_neighbours
 from ddpmseg.features.noise import NoiseKind, NoiseSource
-from ddpmseg.features.project import project
+from ddpmseg.features.project import Projection
 from ddpmseg.randomness import keyed_generator
 
 TINY = UNetFlags(
@@ -142,7 +142,7 @@ def test_projection_equals_linear_on_the_vectors(
     bias = torch.randn(outputs, generator=generator)
     before = {size: group.clone() for size, group in maps.groups.items()}
     expected = torch.einsum("od,ndhw->nohw", weight, resized_and_concatenated(maps))
-    found = project(maps, weight, bias)
+    found = Projection(maps.layout, weight, bias, torch.float32)(maps).permute(0, 3, 1, 2)
     assert torch.allclose(found, expected + bias[:, None, None], rtol=1e-5, atol=1e-5)
     assert all(torch.equal(maps.groups[size], group) for size, group in before.items())
 
@@ -151,8 +151,9 @@ def test_projection_of_the_golden_maps_equals_linear_on_the_vectors() -> None:
     maps = golden_maps("output")[:1]
     weight = torch.randn(16, maps.layout.dim, generator=torch.Generator().manual_seed(0))
     bias = torch.arange(16.0)
-    expected = F.linear(maps.materialise().permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-    assert relative_error(project(maps, weight, bias), expected) <= 1e-5
+    expected = F.linear(maps.materialise().permute(0, 2, 3, 1), weight, bias)
+    found = Projection(maps.layout, weight, bias, torch.float32)(maps)
+    assert relative_error(found, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -165,9 +166,10 @@ def test_16_bit_maps_give_fp32_vectors_and_a_16_bit_projection(dtype: torch.dtyp
     assert vectors.dtype == torch.float32
     assert relative_error(vectors, maps.pixel_vectors(images, pixels)) < 0.01
     weight = torch.randn(4, maps.layout.dim, generator=torch.Generator().manual_seed(0))
-    found = project(half, weight, torch.zeros(4))
+    found = Projection(maps.layout, weight, torch.zeros(4), dtype)(half)
     assert found.dtype == dtype
-    assert relative_error(found, project(maps, weight, torch.zeros(4))) < 0.02
+    expected = Projection(maps.layout, weight, torch.zeros(4), torch.float32)(maps)
+    assert relative_error(found, expected) < 0.02
 
 
 @given(st.integers(1, 6), st.integers(1, 8))

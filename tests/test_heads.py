@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
-from ddpmseg.features.project import project
 from ddpmseg.heads.export import load_head, save_head
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.protocols import PROTOCOLS, BatchLossStopping, choose_protocol
-from ddpmseg.heads.segment import segment
+from ddpmseg.heads.segment import HeadReader, segment
 from ddpmseg.heads.vote import hard_vote, image_uncertainty, member_disagreement, soft_vote
 
 
@@ -76,6 +75,13 @@ def golden_head(num_classes: int, fill_seeds: Sequence[int]) -> StackedMLP:
     return stacked(networks, dim, num_classes, hidden).eval()
 
 
+def scores_of(head: StackedMLP, vectors: Tensor) -> Tensor:
+    """By `HeadReader`, of images (n, s, s, d) that are their own native maps."""
+    size, dim = vectors.shape[2:]
+    layout = FeatureLayout((MapSpec(0, 0, dim, size),), size)
+    return HeadReader(head, layout, torch.float32).scores(NativeMaps(layout, {size: vectors}))
+
+
 ROW_20 = torch.arange(20 * 64, 21 * 64)
 
 
@@ -95,8 +101,8 @@ def test_scores_equal_golden(num_classes: int, seeds: list[int], name: str) -> N
     maps = golden_maps("output")
     with torch.no_grad():
         scores = head(maps.pixel_vectors(torch.zeros_like(ROW_20), ROW_20))
-        hidden = project(maps[:1], *head.first_layer())
-        factorised = head.after_first_layer(hidden)[0, 0, :, 20].T
+    reader = HeadReader(head, maps.layout, torch.float32)
+    factorised = reader.scores(maps[:1])[0, 0, :, 20].T
     assert scores.shape == (len(seeds), 64, num_classes)
     expected = golden()[f"{name}_image0_row20"]
     assert relative_error(scores[0], expected) <= 1e-5
@@ -106,7 +112,8 @@ def test_scores_equal_golden(num_classes: int, seeds: list[int], name: str) -> N
 def test_vote_and_uncertainty_of_an_ensemble_equal_golden() -> None:
     facts = FACTS["ensemble"]
     head = golden_head(facts["num_classes"], facts["fill_seeds"])
-    result = segment(head, golden_maps("output"))
+    maps = golden_maps("output")
+    result = segment(HeadReader(head, maps.layout, torch.float32), maps)
     assert result.masks.dtype == torch.int64
     assert torch.equal(result.masks[0], golden()["ensemble_labels_image0"].long())
     assert result.uncertainty[0].item() == pytest.approx(facts["uncertainty_image0"], rel=1e-5)
@@ -122,7 +129,7 @@ def test_segmentation_equals_a_head_on_every_pixel(vote) -> None:
         group.normal_(generator=torch.Generator().manual_seed(0))
     before = {size: group.clone() for size, group in maps.groups.items()}
     head = stacked(random_classifiers(3, 10, 5, [6, 4]), 10, 5, [6, 4]).eval()
-    result = segment(head, maps, vote)
+    result = segment(HeadReader(head, layout, torch.float32), maps, vote)
     for image, vectors in enumerate(maps.materialise()):
         with torch.no_grad():
             scores = head(vectors.flatten(1).T).transpose(1, 2).unflatten(2, (8, 8))
@@ -137,18 +144,16 @@ WIDTHS = st.lists(st.integers(1, 6), max_size=3)
 
 
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 5), WIDTHS)
-def test_remaining_layers_on_images_equal_forward(
+def test_scores_of_images_equal_forward(
     members: int, dim: int, num_classes: int, hidden: list[int]
 ) -> None:
     head = stacked(
         random_classifiers(members, dim, num_classes, hidden), dim, num_classes, hidden
     ).eval()
-    vectors = torch.randn(2, dim, 3, 3, generator=torch.Generator().manual_seed(dim))
+    vectors = torch.randn(2, 3, 3, dim, generator=torch.Generator().manual_seed(dim))
+    found = scores_of(head, vectors)
     with torch.no_grad():
-        weight, bias = head.first_layer()
-        first = F.conv2d(vectors, weight[..., None, None], bias)
-        found = head.after_first_layer(first)
-        expected = head(vectors.permute(0, 2, 3, 1).reshape(-1, dim))
+        expected = head(vectors.reshape(-1, dim))
     expected = expected.view(members, 2, 3, 3, num_classes).permute(1, 0, 4, 2, 3)
     assert found.shape == (2, members, num_classes, 3, 3)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -200,9 +205,7 @@ def test_standardised_features(hidden: list[int], tmp_path: Path) -> None:
         state = head.member_state(1)
         head.standardise(vectors)
         assert torch.allclose(head(vectors), expected, rtol=1e-4, atol=1e-4)
-        images = vectors.view(4, 10, 10, 5).permute(0, 3, 1, 2)
-        weight, bias = head.first_layer()
-        found = head.after_first_layer(F.conv2d(images, weight[..., None, None], bias))
+        found = scores_of(head, vectors.view(4, 10, 10, 5))
         found = found.permute(1, 0, 3, 4, 2).reshape(expected.shape)
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(head.member_state(1)[key], value) for key, value in state.items())

@@ -14,7 +14,7 @@ from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
 from ddpmseg.files import written_whole
 from ddpmseg.heads.export import load_head
-from ddpmseg.heads.segment import segment
+from ddpmseg.heads.segment import HeadReader, segment
 from ddpmseg.tracking.pictures import overlay, write_mask
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ def predict(
     classes = load_class_table(config.dataset.classes)
     device = choose_device(accelerator)
     extractor = build_extractor(config, build_backbone(config.backbone, device))
-    head.to(device)
+    reader = HeadReader(head.to(device), extractor.layout, extractor.backbone.dtype)
     written = []
     for path in images:
         if not path.is_file():
             raise DataError(f"image '{path}' does not exist.")
         photo = fit_image(read_image(path, str(path)), config.dataset.image_size, True, str(path))
         maps = extractor(photo[None], [f"predict/{path.stem}"])
-        result = segment(head, maps, config.head.vote)  # pyright: ignore[reportArgumentType]
+        result = segment(reader, maps, config.head.vote)  # pyright: ignore[reportArgumentType]
         mask = result.masks[0].cpu().numpy().astype(np.uint8)
         write_mask(output_dir / path.stem, mask, classes)
         picture = overlay(photo.permute(1, 2, 0).numpy(), mask, classes)

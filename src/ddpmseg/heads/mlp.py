@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -55,27 +54,14 @@ class StackedMLP(StackedHead):
         norms = cast(list[StackedBatchNorm], list(self.norms))
         return list(zip(norms, self._layers[1:], strict=True))
 
-    def first(
-        self, vectors: Float[Tensor, "p d"] | Float[Tensor, "m p d"]
-    ) -> Float[Tensor, "m p h"]:
-        return self._layers[0](vectors)
+    def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "p mh"]:
+        layer = self._layers[0]
+        return layer.on_shared(vectors) if vectors.ndim == 2 else layer.on_own(vectors)
 
     def first_layer(self) -> tuple[Float[Tensor, "o d"], Float[Tensor, " o"]]:
         """Weight and bias of all members' first layer as one, on unscaled vectors, member-major."""
         weight = self._layers[0].weight.flatten(0, 1) * self.input_scale
         return weight, self._layers[0].bias.flatten() - weight @ self.input_mean
-
-    def after_first_layer(self, h: Float[Tensor, "n o s s"]) -> Float[Tensor, "n m k s s"]:
-        """The remaining layers on whole images, in eval mode: grouped 1x1 convolutions.
-
-        `h` is what `first_layer` gives at every pixel; it is overwritten. Each batch normalisation
-        is folded into the layer that follows it.
-        """
-        for norm, linear in self.later:
-            weight, bias = norm.fold_into(linear)
-            kernel = weight.flatten(0, 1)[..., None, None].to(h.dtype)
-            h = F.conv2d(h.relu_(), kernel, bias.flatten().to(h.dtype), groups=self.members)
-        return h.unflatten(1, (self.members, self.num_classes))
 
     def member_views(self, member: int) -> dict[str, Tensor]:
         layers = {k: v for k, v in self.state_dict().items() if not k.startswith("input_")}

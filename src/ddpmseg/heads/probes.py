@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
+from ddpmseg.features.project import resized
 from ddpmseg.heads.mlp import initialise
-from ddpmseg.heads.stacked import StackedBatchNorm, StackedHead, StackedLinear
+from ddpmseg.heads.stacked import StackedBatchNorm, StackedHead, StackedLinear, folded
 
 
 class Probes(StackedHead):
@@ -48,20 +49,16 @@ class Probes(StackedHead):
         pairs = zip(self.norms, self.linears, strict=True)
         return cast(list[tuple[StackedBatchNorm, StackedLinear]], list(pairs))
 
-    def first(
-        self, vectors: Float[Tensor, "p d"] | Float[Tensor, "s p d"]
-    ) -> Float[Tensor, "m p h"]:
+    def first(self, vectors: Float[Tensor, "*s p d"]) -> Float[Tensor, "p mh"]:
         """Vectors are the same for all seeds, or one set for each."""
         layers = cast(list[StackedLinear], list(self.firsts))
-        pairs = list(zip(layers, self.layout.slices, strict=True))
-        if len(self.seeds) > 1:
-            return torch.cat([layer(vectors[..., columns]) for layer, columns in pairs])
-        # Members side by side in memory, as the batch norm wants them: nothing is moved for it.
-        vectors = _as_computed(vectors.view(-1, self.dim))
-        parts = [F.linear(vectors[:, columns], layer.weight[0]) for layer, columns in pairs]
-        biases = torch.cat([layer.bias[0] for layer in layers])
-        h = torch.cat(parts, dim=1)
-        return (h + biases.to(h.dtype)).unflatten(1, (self.members, -1)).transpose(0, 1)
+        parts = [
+            layer.on_shared(vectors[:, columns])
+            if vectors.ndim == 2
+            else layer.on_own(vectors[..., columns])
+            for layer, columns in zip(layers, self.layout.slices, strict=True)
+        ]
+        return torch.cat(parts, dim=1)
 
     def member_views(self, member: int) -> dict[str, Tensor]:
         index, seed = divmod(member, len(self.seeds))
@@ -75,16 +72,6 @@ class Probes(StackedHead):
         }
 
 
-def _as_computed(vectors: Tensor) -> Tensor:
-    """Cast once to what autocast would cast every slice to."""
-    device = vectors.device.type
-    return (
-        vectors.to(torch.get_autocast_dtype(device))
-        if torch.is_autocast_enabled(device)
-        else vectors
-    )
-
-
 class ProbeReader:
     """Trained probes on whole images, in the dtype of the maps.
 
@@ -95,15 +82,12 @@ class ProbeReader:
     @torch.no_grad()
     def __init__(self, probes: Probes, dtype: torch.dtype) -> None:
         self.layout, self.members = probes.layout, probes.members
-        self._firsts, self._later = [], []
+        self._firsts, self._later = [], folded(probes.later, dtype)
         for layer, columns in zip(probes.firsts, probes.layout.slices, strict=True):
             assert isinstance(layer, StackedLinear)
             weight = layer.weight * probes.input_scale[columns]
             bias = layer.bias - weight @ probes.input_mean[columns]
             self._firsts.append((weight.to(dtype), bias.to(dtype)))
-        for norm, linear in probes.later:
-            weight, bias = norm.fold_into(linear)
-            self._later.append((weight.to(dtype), bias.to(dtype)))
 
     @torch.inference_mode()
     def __call__(self, maps: NativeMaps) -> UInt8[Tensor, "m n s s"]:
@@ -118,17 +102,9 @@ class ProbeReader:
             for index, (weights, biases) in enumerate(self._firsts):
                 native = maps.map(index)[image : image + 1]
                 for weight, bias in zip(weights, biases, strict=True):
-                    h = self._resized(F.linear(native, weight, bias))
+                    h = resized(F.linear(native, weight, bias), size)
                     for later_weight, later_bias in self._later:
                         h = F.linear(h.relu_(), later_weight[member], later_bias[member])
                     labels[member, image] = h.max(dim=-1).indices[0]
                     member += 1
         return labels
-
-    def _resized(self, h: Float[Tensor, "1 r r c"]) -> Float[Tensor, "1 s s c"]:
-        size = self.layout.image_size
-        if h.shape[1] == size:
-            return h
-        channels_first = h.permute(0, 3, 1, 2)
-        resized = F.interpolate(channels_first, (size, size), mode="bilinear", align_corners=False)
-        return resized.permute(0, 2, 3, 1)

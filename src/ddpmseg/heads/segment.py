@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
-from ddpmseg.features.project import project
+from ddpmseg.features.project import Projection
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.stacked import folded
 from ddpmseg.heads.vote import hard_vote, image_uncertainty, member_disagreement, soft_vote
 
 Vote = Literal["hard", "soft"]
@@ -28,14 +31,40 @@ class Segmentation:
     uncertainty: Float[Tensor, " n"]
 
 
+class HeadReader:
+    """A trained head on whole images, in the dtype of the maps.
+
+    The first layer is applied before the resizing (see `Projection`), for all members at once;
+    from there on one member at a time. Normalisations are folded into the layer after them.
+    """
+
+    @torch.no_grad()
+    def __init__(self, head: StackedMLP, layout: FeatureLayout, dtype: torch.dtype) -> None:
+        self.members, self.num_classes = head.members, head.num_classes
+        self._first = Projection(layout, *head.first_layer(), dtype)
+        self._later = folded(head.later, dtype)
+
+    @torch.inference_mode()
+    def scores(self, maps: NativeMaps) -> Float32[Tensor, "n m k s s"]:
+        """Class scores (logits) of every member at every pixel."""
+        size, native = self._first.image_size, self._first.native(maps)
+        shape = (len(maps), self.members, self.num_classes, size, size)
+        scores = torch.empty(shape, device=maps.device)
+        width = self._first.num_outputs // self.members
+        for member in range(self.members):
+            h = self._first.output(native, slice(member * width, (member + 1) * width))
+            for weight, bias in self._later:
+                h = F.linear(h.relu_(), weight[member], bias[member])
+            scores[:, member] = h.permute(0, 3, 1, 2)
+        return scores
+
+
 @torch.inference_mode()
-def segment(head: StackedMLP, maps: NativeMaps, vote: Vote = "hard") -> Segmentation:
-    """Predict the mask of every image. Memory: members * hidden[0] * s * s numbers per image."""
-    weight, bias = head.first_layer()
+def segment(reader: HeadReader, maps: NativeMaps, vote: Vote = "hard") -> Segmentation:
+    """Predict the mask of every image, one at a time."""
     masks, disagreements = [], []
     for image in range(len(maps)):
-        hidden = project(maps[image : image + 1], weight, bias)
-        scores = head.after_first_layer(hidden)[0].float()
+        scores = reader.scores(maps[image : image + 1])[0]
         masks.append(hard_vote(scores) if vote == "hard" else soft_vote(scores))
         disagreements.append(member_disagreement(scores))
     disagreement = torch.stack(disagreements)

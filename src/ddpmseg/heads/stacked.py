@@ -25,8 +25,8 @@ class StackedHead(nn.Module, ABC):
         self.register_buffer("input_scale", torch.ones(dim))
 
     @abstractmethod
-    def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "{self.members} p h"]:
-        """The first layer of every member on scaled vectors."""
+    def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "p mh"]:
+        """The first layer of every member on scaled vectors, as rows (see `StackedLinear`)."""
 
     @property
     @abstractmethod
@@ -34,11 +34,24 @@ class StackedHead(nn.Module, ABC):
         """Each further linear layer and the normalisation before it."""
 
     def forward(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "{self.members} p k"]:
-        """Class scores (logits) of pixel vectors, the same for all members or one set for each."""
-        h = self.first((vectors - self.input_mean) * self.input_scale)
+        """Class scores (logits) of pixel vectors, the same for all members or one set for each.
+
+        Vectors may have 16 bits; what is computed in is what autocast says, or else fp32.
+        """
+        h = self.first(self._scaled(vectors))
         for norm, linear in self.later:
             h = linear(norm(F.relu(h)))
-        return h
+        return h.unflatten(1, (self.members, -1)).transpose(0, 1)
+
+    def _scaled(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "*m p d"]:
+        """(vectors - mean) * scale in fp32, rounded once to what follows is computed in."""
+        mean, device = self.input_mean, vectors.device.type
+        if not torch.is_autocast_enabled(device):
+            vectors = vectors.to(mean.dtype)
+        # A batch norm with given statistics reads 16 bits, computes in fp32 and writes 16 bits.
+        rows = vectors.reshape(-1, self.dim)
+        scaled = F.batch_norm(rows, mean, torch.ones_like(mean), self.input_scale, eps=0.0)
+        return scaled.view_as(vectors)
 
     def standardise(self, vectors: Float[Tensor, "p d"]) -> None:
         """From now on scale every feature to mean 0 and deviation 1 over these vectors.
@@ -65,17 +78,28 @@ class StackedHead(nn.Module, ABC):
 
 
 class StackedLinear(nn.Module):
+    """A linear layer for every member.
+
+    Between layers the values of all members lie side by side as rows (p, m * c): a layer reads them
+    without moving them, and so does batch normalisation.
+    """
+
     def __init__(self, members: int, into: int, out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, out, into))
         self.bias = nn.Parameter(torch.zeros(members, out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 2:
-            # One product for all members when they look at the same pixels.
-            h = F.linear(x, self.weight.flatten(0, 1))
-            return h.unflatten(1, self.bias.shape).transpose(0, 1) + self.bias[:, None]
-        return torch.baddbmm(self.bias[:, None], x, self.weight.transpose(1, 2))
+    def forward(self, rows: Float[Tensor, "p mi"]) -> Float[Tensor, "p mo"]:
+        return self.on_own(rows.unflatten(1, (len(self.weight), -1)).transpose(0, 1))
+
+    def on_own(self, x: Float[Tensor, "m p i"]) -> Float[Tensor, "p mo"]:
+        """Every member on values of its own."""
+        y = torch.baddbmm(self.bias[:, None], x, self.weight.transpose(1, 2))
+        return y.transpose(0, 1).flatten(1)
+
+    def on_shared(self, x: Float[Tensor, "p i"]) -> Float[Tensor, "p mo"]:
+        """One product for all members, when they look at the same values."""
+        return F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
 
 
 class StackedBatchNorm(nn.Module):
@@ -92,11 +116,9 @@ class StackedBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(members, width))
         self.register_buffer("running_var", torch.ones(members, width))
 
-    def forward(self, x: Float[Tensor, "m p c"]) -> Float[Tensor, "m p c"]:
-        members, pixels, width = x.shape
-        # Members side by side are channels of one batch norm.
-        y = F.batch_norm(
-            x.transpose(0, 1).reshape(pixels, members * width),
+    def forward(self, rows: Float[Tensor, "p mc"]) -> Float[Tensor, "p mc"]:
+        return F.batch_norm(
+            rows,
             self.running_mean.view(-1),
             self.running_var.view(-1),
             self.weight.view(-1),
@@ -105,7 +127,6 @@ class StackedBatchNorm(nn.Module):
             self.momentum,
             self.eps,
         )
-        return y.view(pixels, members, width).transpose(0, 1)
 
     def fold_into(self, linear: StackedLinear) -> tuple[Tensor, Tensor]:
         """Weight and bias with which linear(norm(x)) = weight @ x + bias in eval mode."""
@@ -113,3 +134,13 @@ class StackedBatchNorm(nn.Module):
         shift = self.bias - self.running_mean * scale
         weight = linear.weight * scale[:, None]
         return weight, linear.bias + torch.einsum("moi,mi->mo", linear.weight, shift)
+
+
+def folded(
+    later: list[tuple[StackedBatchNorm, StackedLinear]], dtype: torch.dtype
+) -> list[tuple[Float[Tensor, "m o i"], Float[Tensor, "m o"]]]:
+    """Weights and biases of the layers after the first, each normalisation folded in, cast once."""
+    return [
+        (weight.to(dtype), bias.to(dtype))
+        for weight, bias in (norm.fold_into(linear) for norm, linear in later)
+    ]

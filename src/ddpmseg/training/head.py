@@ -13,7 +13,7 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.protocols import BatchLossStopping, Protocol
-from ddpmseg.heads.segment import Segmentation, Vote, segment
+from ddpmseg.heads.segment import HeadReader, Segmentation, Vote, segment
 from ddpmseg.heads.stacked import StackedHead
 from ddpmseg.metrics.segmentation import Scores, SegmentationScores
 from ddpmseg.training.pixels import LabelledPixels, PixelVectors
@@ -73,7 +73,7 @@ class HeadTraining(pl.LightningModule):
     def on_train_start(self) -> None:
         if self.protocol.standardise and self.global_step == 0:
             sample = self.pixels.sample(STANDARDISED_OVER, self.seed)
-            self.head.standardise(self._vectors(sample))
+            self.head.standardise(self._vectors(sample).float())
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Stop members by their last loss, after the step it was part of, as the reference does.
@@ -93,12 +93,13 @@ class HeadTraining(pl.LightningModule):
         return self._vectors_at(positions).to(self.device)
 
     def _member_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
-        members, pixels, classes = scores.shape
+        members, pixels, _ = scores.shape
         # One set of labels may serve several members in a row: (p,) all, (s, p) every s-th.
         labels = labels.to(scores.device).view(-1, pixels)
         labels = labels.repeat(members // len(labels), 1)
-        losses = F.cross_entropy(scores.reshape(-1, classes), labels.reshape(-1), reduction="none")
-        return losses.view(members, pixels).mean(dim=1)
+        # Classes before members and pixels: on a CPU, several times faster than classes last.
+        by_class = scores.permute(2, 0, 1).contiguous()
+        return F.cross_entropy(by_class[None], labels[None], reduction="none")[0].mean(dim=1)
 
     def on_train_end(self) -> None:
         for member, state in self.finished.items():
@@ -139,11 +140,15 @@ class HeadTesting(pl.LightningModule):
         self.scores: Scores | None = None
         self.uncertainties: list[Tensor] = []
 
+    def on_test_start(self) -> None:
+        extractor = self._extractor[0]
+        self._reader = HeadReader(self.head, extractor.layout, extractor.backbone.dtype)
+
     def test_step(
         self, batch: tuple[Tensor, Tensor, Sequence[str]], batch_index: int
     ) -> Segmentation:
         images, masks, names = batch
-        result = segment(self.head, self._extractor[0](images, names), self.vote)
+        result = segment(self._reader, self._extractor[0](images, names), self.vote)
         self.counts.update(result.masks, masks)
         self.uncertainties.append(result.uncertainty.cpu())
         return result

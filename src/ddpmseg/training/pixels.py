@@ -18,7 +18,7 @@ class PixelVectors:
     """Vectors of pixels by position, see `LabelledPixels`.
 
     Where a training draws more pixels than there are, and all their vectors take no more than
-    `TABLE_BYTES`, each is interpolated once and kept in the dtype of the maps; the vectors are the
+    `TABLE_BYTES`, each is interpolated once and kept in the dtype of the maps; the values are the
     same either way, since that is the dtype they are interpolated in.
     """
 
@@ -30,10 +30,10 @@ class PixelVectors:
         self.table = self._all() if small and num_draws > rows else None
 
     def __call__(self, positions: Int[Tensor, "*p"]) -> Float[Tensor, "*p d"]:
-        """float32, on the device of the maps."""
+        """float32 or in the dtype of the maps, on their device."""
         flat = positions.flatten().to(self.maps.device)
         if self.table is not None:
-            vectors = self.table[flat].float()
+            vectors = self.table.index_select(0, flat)
         else:
             vectors = self.maps.pixel_vectors(flat // self.per_image, flat % self.per_image)
         return vectors.view(*positions.shape, -1)
