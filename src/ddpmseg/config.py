@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.errors import ConfigError
@@ -100,6 +100,10 @@ class FeaturesConfig:
     timestep; 'image': one for each image; 'fresh': one for each image and timestep."""
     batch_size: int = 24
     """(image, timestep) pairs per forward pass."""
+    cache_gb: float = 0.0
+    """Keep native maps below `paths.cache_dir`, so that a later run of `train.py` over the same
+    images, network and timesteps needs no forward passes; at most this many GB (10^9 bytes), the
+    least recently used go first. 0: keep nothing. Results are the same, and so is the run's key."""
 
 
 @dataclass
@@ -218,6 +222,9 @@ class PathsConfig:
     output_dir: str = MISSING
     overwrite: bool = False
     """Replace the results of an earlier run in `output_dir`."""
+    cache_dir: str = "~/.cache/ddpmseg"
+    """What later runs can use again and nobody misses: native maps, in `maps/`, where
+    `features.cache_gb` allows for them. $DDPMSEG_CACHE, where it is set, is the default."""
 
 
 @dataclass
@@ -266,9 +273,21 @@ def run_key(_root_: DictConfig) -> str:
     groups = ["dataset", "backbone", "features", "head"]
     if _root_.task == "pretrain":
         groups = ["dataset", "backbone", "pretrain"]
-    content = {group: OmegaConf.to_container(_root_[group], resolve=True) for group in groups}
+    deciding = OmegaConf.masked_copy(_root_, groups)
+    leave_out_cache(deciding)
+    content: dict[str, Any] = {
+        group: OmegaConf.to_container(deciding[group], resolve=True) for group in groups
+    }
     content |= {"task": _root_.task, "seed": _root_.seed, "precision": _root_.trainer.precision}
     return _digest(content)
+
+
+def leave_out_cache(cfg: DictConfig) -> None:
+    """Delete what decides no result: where maps are kept, and how many."""
+    for group, key in (("features", "cache_gb"), ("paths", "cache_dir")):
+        if group in cfg:
+            with open_dict(cfg[group]):
+                cfg[group].pop(key, None)
 
 
 def sweep_request(cfg: DictConfig) -> dict[str, Any]:
