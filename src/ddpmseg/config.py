@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.errors import ConfigError
@@ -103,6 +103,10 @@ class FeaturesConfig:
     timestep; 'image': one for each image; 'fresh': one for each image and timestep."""
     batch_size: int = 24
     """(image, timestep) pairs per forward pass."""
+    cache_gb: float = 0.0
+    """Keep native maps below `paths.cache_dir`, so that a later run of `train.py` over the same
+    images, network and timesteps needs no forward passes; at most this many GB (10^9 bytes), the
+    least recently used go first. 0: keep nothing. Results are the same, and so is the run's key."""
 
 
 @dataclass
@@ -221,6 +225,10 @@ class PathsConfig:
     output_dir: str = MISSING
     overwrite: bool = False
     """Replace the results of an earlier run in `output_dir`."""
+    cache_dir: str = "~/.cache/ddpmseg"
+    """What later runs can use again and nobody misses: native maps, in `maps/`, where
+    `features.cache_gb` allows for them, and what `backbone.compile` compiled, in `kernels/`.
+    $DDPMSEG_CACHE, where it is set, is the default."""
 
 
 @dataclass
@@ -264,22 +272,30 @@ def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     )
 
 
-HOW = ("backbone.compile",)
-"""Keys that decide how fast something is computed, not what."""
+HOW = (("backbone", "compile"), ("features", "cache_gb"), ("paths", "cache_dir"))
+"""Keys that decide how something is computed, not what."""
 
 
 def run_key(_root_: DictConfig) -> str:
-    """Eight hex digits that identify what a run computes, whatever its paths and loggers.
-
-    What only changes how it is computed (`backbone.compile`) is left out.
-    """
+    """Eight hex digits that identify what a run computes, whatever its paths and loggers."""
     groups = ["dataset", "backbone", "features", "head"]
     if _root_.task == "pretrain":
         groups = ["dataset", "backbone", "pretrain"]
-    content = {group: OmegaConf.to_container(_root_[group], resolve=True) for group in groups}
-    content = {key: value for key, value in _flat(content).items() if key not in HOW}
+    deciding = OmegaConf.masked_copy(_root_, groups)
+    leave_out_how(deciding)
+    content: dict[str, Any] = {
+        group: OmegaConf.to_container(deciding[group], resolve=True) for group in groups
+    }
     content |= {"task": _root_.task, "seed": _root_.seed, "precision": _root_.trainer.precision}
     return _digest(content)
+
+
+def leave_out_how(cfg: DictConfig) -> None:
+    """Delete the keys that decide no result."""
+    for group, key in HOW:
+        if group in cfg:
+            with open_dict(cfg[group]):
+                cfg[group].pop(key, None)
 
 
 def sweep_request(cfg: DictConfig) -> dict[str, Any]:
@@ -287,8 +303,8 @@ def sweep_request(cfg: DictConfig) -> dict[str, Any]:
     request = OmegaConf.masked_copy(cfg, ["seed", "dataset", "backbone"])
     request.sweep = OmegaConf.masked_copy(cfg.sweep, ["head", "hook", "noise", "num_examples"])
     request.trainer = {"precision": cfg.trainer.precision}
-    flat = _flat(OmegaConf.to_container(request, resolve=True))
-    return {key: value for key, value in flat.items() if key not in HOW}
+    leave_out_how(request)
+    return _flat(OmegaConf.to_container(request, resolve=True))
 
 
 def sweep_key(_root_: DictConfig) -> str:

@@ -18,12 +18,14 @@ from ddpmseg.config import (
     GuidedDiffusionConfig,
     HeadConfig,
     LoggerConfig,
+    PathsConfig,
     PretrainConfig,
     SweepConfig,
     TrainConfig,
 )
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError
+from ddpmseg.features.cache import MapCache
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
@@ -79,7 +81,9 @@ def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
         return build_part(config)
 
 
-def build_extractor(config: TrainConfig, backbone: Backbone) -> FeatureExtractor:
+def build_extractor(
+    config: TrainConfig, backbone: Backbone, cache: MapCache | None = None
+) -> FeatureExtractor:
     return FeatureExtractor(
         backbone,
         config.features.blocks,
@@ -89,7 +93,19 @@ def build_extractor(config: TrainConfig, backbone: Backbone) -> FeatureExtractor
         noise=config.features.noise,  # pyright: ignore[reportArgumentType]
         seed=config.seed,
         batch_size=config.features.batch_size,
+        cache=cache,
     )
+
+
+def cache_folder(paths: PathsConfig, kind: Literal["maps", "kernels"]) -> Path:
+    return Path(paths.cache_dir).expanduser() / kind
+
+
+def build_cache(config: TrainConfig) -> MapCache | None:
+    """Where a run keeps its maps for later ones; None where it shall not."""
+    if not config.features.cache_gb:
+        return None
+    return MapCache(cache_folder(config.paths, "maps"), config.features.cache_gb * 1e9)
 
 
 def build_head(config: TrainConfig, dim: int, num_classes: int) -> StackedMLP:

@@ -64,7 +64,7 @@ def check_training(config: TrainConfig) -> None:
         _check_pretraining(config)
     else:
         _check_segmentation(config)
-    _check_output(Path(config.paths.output_dir))
+    _check_folder("paths.output_dir", Path(config.paths.output_dir))
 
 
 def checked_sweep(cfg: DictConfig) -> SweepConfig:
@@ -160,6 +160,10 @@ def _check_segmentation(config: TrainConfig) -> None:
     _one_of("features.hook", features.hook, get_args(Hook))
     _one_of("features.noise", features.noise, get_args(NoiseKind))
     _at_least("features.batch_size", features.batch_size, 1)
+    if not features.cache_gb >= 0:  # NaN is not
+        raise ConfigError(f"`features.cache_gb={features.cache_gb}`: must be at least 0.")
+    if features.cache_gb:
+        _check_folder("paths.cache_dir", Path(config.paths.cache_dir).expanduser() / "maps")
     _at_least("head.members", head.members, 1)
     _one_of("head.vote", head.vote, get_args(Vote))
     _one_of("head.protocol", head.protocol, tuple(PROTOCOLS))
@@ -215,13 +219,13 @@ def _check_pretraining(config: TrainConfig) -> None:
         )
 
 
-def _check_output(folder: Path) -> None:
+def _check_folder(key: str, folder: Path) -> None:
     """The folder, or the nearest one above that exists, must be a folder one may write to."""
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(
-            f"`paths.output_dir={folder}`: '{existing}' is not a folder that can be written to. "
-            "Choose another `paths.output_dir`."
+            f"`{key}={folder}`: '{existing}' is not a folder that can be written to. "
+            f"Choose another `{key}`."
         )
 
 

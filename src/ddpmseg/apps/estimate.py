@@ -1,14 +1,19 @@
 """What a run will take, said before it starts."""
 
+import logging
 import time
 from collections.abc import Callable
 
 import torch
 
+from ddpmseg.apps.build import build_extractor
 from ddpmseg.config import TrainConfig
+from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.heads.probes import ProbeReader, Probes
+
+log = logging.getLogger(__name__)
 
 
 def describe(
@@ -28,6 +33,31 @@ def describe(
         f"forward passes: {(num_train + num_test) * timesteps} "
         f"({num_train} training + {num_test} test images, {timesteps} timesteps each)",
     ]
+
+
+def forecast(config: TrainConfig, extractor: FeatureExtractor, images: LabelledImages) -> None:
+    """Log how long the forward passes will take; runs none where the cache has all maps."""
+    timesteps, cache = len(extractor.timesteps), extractor.cache
+    num_images = len(images.dataset.train) + len(images.dataset.test)
+    pairs = missing = num_images * timesteps
+    if cache is not None:
+        loaders = (images.train_dataloader(), images.test_dataloader())
+        batches = ((some, names) for loader in loaders for some, _, names in loader)
+        missing = sum(extractor.num_missing(*batch) for batch in batches)
+        found = pairs - missing
+        log.info("cache: %d of %d (image, t) pairs are in '%s'", found, pairs, cache.folder)
+        values = num_images * extractor.layout.values_per_image()
+        needed = values * extractor.backbone.dtype.itemsize
+        if needed > cache.max_bytes:
+            log.warning(
+                "the maps of this run take %.3g GB, `features.cache_gb` is %.3g: the next run will "
+                "compute most of them again",
+                *(needed / 1e9, cache.max_bytes / 1e9),
+            )
+    # Timed without the cache, which has no use for maps of an empty image.
+    per_image = seconds_per_image(build_extractor(config, extractor.backbone)) if missing else 0.0
+    seconds, device = missing / timesteps * per_image, extractor.backbone.device
+    log.info("time: about %.0f s of forward passes on %s", seconds, device)
 
 
 def seconds_per_image(extractor: FeatureExtractor) -> float:

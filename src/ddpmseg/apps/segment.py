@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 
 from ddpmseg.apps.build import (
     build_backbone,
+    build_cache,
     build_dataset,
     build_extractor,
     build_head,
@@ -20,7 +21,7 @@ from ddpmseg.apps.build import (
     trainer_arguments,
 )
 from ddpmseg.apps.checks import planned_layout
-from ddpmseg.apps.estimate import describe, seconds_per_image
+from ddpmseg.apps.estimate import describe, forecast
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
@@ -54,10 +55,9 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
         log.warning(sentence)
     started = time.perf_counter()
     backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
-    extractor = build_extractor(config, backbone)
+    extractor = build_extractor(config, backbone, build_cache(config))
     images = LabelledImages(dataset, extractor.images_per_pass)
-    total = (len(dataset.train) + len(dataset.test)) * seconds_per_image(extractor)
-    log.info("time: about %.0f s of forward passes on %s", total, backbone.device)
+    forecast(config, extractor, images)
     maps, masks = extract_training_set(extractor, images)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
@@ -66,7 +66,9 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     head = train_head(config, maps, masks, dataset, folder, logger)
     del maps
     seconds["seconds_train"] = time.perf_counter() - started
-    facts = {"class_names": dataset.classes.names, "features": asdict(config.features)}
+    features = asdict(config.features)
+    del features["cache_gb"]  # decides nothing
+    facts = {"class_names": dataset.classes.names, "features": features}
     save_head(head, folder / "head.safetensors", facts)
 
     started = time.perf_counter()
@@ -85,6 +87,8 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
         len(dataset.test),
         ", ".join(f"{k.removeprefix('seconds_')} {v:.1f} s" for k, v in seconds.items()),
     )
+    if extractor.cache is not None:
+        log.info("cache: %s", extractor.cache)
     log.info("results in %s", folder)
     return testing.scores
 

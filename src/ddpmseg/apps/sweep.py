@@ -15,6 +15,7 @@ from ddpmseg.apps.build import (
     build_extractor,
     build_probes,
     build_protocol,
+    cache_folder,
     choose_device,
 )
 from ddpmseg.apps.checks import CONTROLS, checked_sweep
@@ -26,6 +27,7 @@ from ddpmseg.apps.report import write_sweep_report
 from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.apps.show import write_clusters, write_examples
 from ddpmseg.backbones.base import Backbone
+from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.guided_diffusion import RANDOM
 from ddpmseg.backbones.weights import file_sha256, resolve_checkpoint
 from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, SweepConfig, sweep_request
@@ -68,6 +70,7 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
             log.info(line)
         return None
     quiet_libraries()
+    keep_kernels(cache_folder(config.paths, "kernels"))
     dataset = build_dataset(config.dataset)
     found = survey(dataset)
     for sentence in found.warnings(dataset.classes):

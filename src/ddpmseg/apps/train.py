@@ -8,10 +8,12 @@ from typing import Literal
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
+from ddpmseg.apps.build import cache_folder
 from ddpmseg.apps.checks import checked_config
 from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
 from ddpmseg.apps.setup import log_file, quiet_libraries
+from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.tracking.loggers import open_logger
 from ddpmseg.tracking.results import check_claim, claim_folder, finished_miou
 
@@ -35,6 +37,7 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     folder = Path(config.paths.output_dir)
     check_claim(folder, cfg, config.paths.overwrite)
     quiet_libraries()
+    keep_kernels(cache_folder(config.paths, "kernels"))
     with ExitStack() as until_done:
 
         def claim() -> Logger | Literal[False]:

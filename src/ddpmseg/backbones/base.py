@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -87,6 +87,14 @@ class Backbone(nn.Module, ABC):
 
         The pass stops at the deepest block that is needed. Maps have the dtype the network runs in.
         """
+
+    def identity(self) -> dict[str, Any] | None:
+        """What the maps depend on besides the image, its noise, the timestep and the hook.
+
+        Plain JSON values. Networks of equal identity give equal maps, up to rounding where they run
+        on different machines. None: the maps cost too little to be kept, or cannot be told apart.
+        """
+        return None
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode whatever is asked: a frozen network has no training mode."""

@@ -1,6 +1,8 @@
 """Any UNet of openai/guided-diffusion, read out at its decoder blocks."""
 
 from collections.abc import Collection
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -53,6 +55,7 @@ class GuidedDiffusionBackbone(Backbone):
         super().__init__()
         self.name = name
         self.image_size = unet.image_size
+        self.flags, self.seed = unet, seed
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
         self.dtype = PRECISIONS["32" if precision == "auto" else precision]
         with torch.random.fork_rng(devices=[]):
@@ -68,6 +71,20 @@ class GuidedDiffusionBackbone(Backbone):
         speed_up(self.unet)
         self.freeze()
         self._run = Compiled(self._pass) if compile else self._pass
+
+    def identity(self) -> dict[str, Any]:
+        """Flags, weights, precision and kind of device.
+
+        Untrained weights are told by their seed and by torch, whose generator drew them.
+        """
+        untrained = {"seed": self.seed, "torch": torch.__version__}
+        return {
+            "network": "guided_diffusion",
+            "unet": asdict(self.flags),
+            "weights": self.checkpoint_sha256 or untrained,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+        }
 
     def add_noise(
         self,

@@ -1,15 +1,21 @@
 """Extraction: one forward pass per (image, timestep) gives the maps of all blocks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.features.cache import MapCache, MapNames
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.noise import NoiseKind, NoiseSource
+
+Pair = tuple[int, int]
+"""(index of an image among those given, timestep)"""
 
 
 class FeatureExtractor:
@@ -21,6 +27,10 @@ class FeatureExtractor:
         noise, seed: which noise, see `NoiseSource`.
         image_size: side of the images, in pixels.
         batch_size: (image, timestep) pairs per forward pass.
+        cache: where maps are kept from one run to the next; not for a network without identity.
+
+    Attributes:
+        num_passes: forward passes so far.
 
     Raises ConfigError when the backbone has no such block or timestep.
     """
@@ -36,6 +46,7 @@ class FeatureExtractor:
         noise: NoiseKind = "shared",
         seed: int = 0,
         batch_size: int = 16,
+        cache: MapCache | None = None,
     ) -> None:
         self.backbone = backbone
         self.blocks = sorted(blocks)
@@ -44,6 +55,10 @@ class FeatureExtractor:
         self.timesteps = list(dict.fromkeys(spec.timestep for spec in self.layout.maps))
         self.noise = NoiseSource(noise, seed, image_size)
         self.batch_size = batch_size
+        network = backbone.identity()
+        self.cache = None if network is None else cache
+        self._map_names = MapNames(network or {}, hook, self.noise)
+        self.num_passes = 0
 
     @property
     def images_per_pass(self) -> int:
@@ -69,34 +84,106 @@ class FeatureExtractor:
             done += len(images)
         return maps
 
+    def num_missing(self, images: UInt8[Tensor, "n 3 s s"], names: Sequence[str]) -> int:
+        """(image, timestep) pairs that would have to be computed now."""
+        pairs, cache = self._pairs(len(images)), self.cache
+        if cache is None:
+            return len(pairs)
+        kept = self._names(images, names)
+        return sum(not cache.holds(kept[pair], self.blocks) for pair in pairs)
+
     def _fill(self, maps: NativeMaps, first: int, images: Tensor, names: Sequence[str]) -> None:
         """Write the maps of `images` into `maps` from image `first` on."""
-        step = self.images_per_pass
-        times_per_pass = max(1, self.batch_size // step)
+        kept = self._names(images, names)
+        pairs = self._read(maps, first, self._pairs(len(images)), kept)
+        if not pairs:
+            return
         clean = images.to(self.backbone.device).float() / 127.5 - 1
-        for start in range(0, len(images), step):
-            some = slice(start, start + step)
-            for t_start in range(0, len(self.timesteps), times_per_pass):
-                timesteps = self.timesteps[t_start : t_start + times_per_pass]
-                found = self._forward(clean[some], names[some], timesteps)
-                rows = slice(first + start, first + start + len(names[some]))
-                for (timestep, block), value in found.items():
-                    index = self.timesteps.index(timestep) * len(self.blocks)
-                    index += self.blocks.index(block)
-                    maps.map(index)[rows] = value.permute(0, 2, 3, 1)
+        per_pass = min(self.batch_size, self.images_per_pass * len(self.timesteps))
+        for start in range(0, len(pairs), per_pass):
+            some = pairs[start : start + per_pass]
+            with self._alone(some, kept):
+                # While this process waited, another may have computed them.
+                some = self._read(maps, first, some, kept)
+                if some:
+                    found = self._forward(clean, names, some)
+                    self._write(maps, first, some, found, kept)
+
+    def _pairs(self, count: int) -> list[Pair]:
+        """All pairs of that many images, those of one forward pass in a row, timestep-major."""
+        step = self.images_per_pass
+        return [
+            (image, timestep)
+            for start in range(0, count, step)
+            for timestep in self.timesteps
+            for image in range(start, min(start + step, count))
+        ]
 
     def _forward(
-        self, images: Tensor, names: Sequence[str], timesteps: Sequence[int]
-    ) -> dict[tuple[int, int], Tensor]:
-        """(timestep, block) -> (n, c, h, w) from one pass over all pairs, timestep-major."""
-        count, device = len(images), images.device
-        noise = torch.stack([self.noise(name, t) for t in timesteps for name in names]).to(device)
-        times = torch.tensor(timesteps, device=device).repeat_interleave(count)
-        x_0 = images.repeat(len(timesteps), 1, 1, 1)
-        x_t = self.backbone.add_noise(x_0, times, noise)
-        maps = self.backbone.native_maps(x_t, times, self.blocks, self.hook)
-        return {
-            (timestep, block): value[i * count : (i + 1) * count]
-            for block, value in maps.items()
-            for i, timestep in enumerate(timesteps)
-        }
+        self, images: Tensor, names: Sequence[str], pairs: Sequence[Pair]
+    ) -> dict[int, Tensor]:
+        """block -> (n, c, h, w) of n pairs from one pass."""
+        noise = torch.stack([self.noise(names[i], t) for i, t in pairs]).to(images.device)
+        times = torch.tensor([t for _, t in pairs], device=images.device)
+        x_t = self.backbone.add_noise(images[[i for i, _ in pairs]], times, noise)
+        self.num_passes += 1
+        return self.backbone.native_maps(x_t, times, self.blocks, self.hook)
+
+    def _write(
+        self,
+        maps: NativeMaps,
+        first: int,
+        pairs: Sequence[Pair],
+        found: dict[int, Tensor],
+        kept: dict[Pair, str],
+    ) -> None:
+        """Put what a pass over `pairs` gave into `maps`, and into the cache."""
+        channels_last = {block: value.permute(0, 2, 3, 1) for block, value in found.items()}
+        for images, timestep, columns in _runs(pairs):
+            rows = slice(first + images.start, first + images.stop)
+            for block, value in channels_last.items():
+                maps.map(self._index(timestep, block))[rows] = value[columns]
+        if self.cache is not None:
+            for column, pair in enumerate(pairs):
+                one = {block: value[column] for block, value in channels_last.items()}
+                self.cache.write(kept[pair], one)
+
+    def _read(
+        self, maps: NativeMaps, first: int, pairs: list[Pair], kept: dict[Pair, str]
+    ) -> list[Pair]:
+        """Put those of `pairs` that the cache has into `maps`; returns the others."""
+        if self.cache is None:
+            return pairs
+        missing = []
+        for image, timestep in pairs:
+            found = self.cache.read(kept[image, timestep], self.blocks)
+            if found is None:
+                missing.append((image, timestep))
+                continue
+            for block, value in found.items():
+                maps.map(self._index(timestep, block))[first + image] = value
+        return missing
+
+    def _names(self, images: Tensor, names: Sequence[str]) -> dict[Pair, str]:
+        """Names of the pairs in the cache, where there is one."""
+        if self.cache is None:
+            return {}
+        return self._map_names.of_pairs(images, names, self.timesteps)
+
+    def _alone(self, pairs: Sequence[Pair], kept: dict[Pair, str]) -> AbstractContextManager[None]:
+        return nullcontext() if self.cache is None else self.cache.alone(kept[p] for p in pairs)
+
+    def _index(self, timestep: int, block: int) -> int:
+        """Of a map in the layout."""
+        return self.timesteps.index(timestep) * len(self.blocks) + self.blocks.index(block)
+
+
+def _runs(pairs: Sequence[Pair]) -> Iterator[tuple[slice, int, slice]]:
+    """(images, timestep, positions in `pairs`) of neighbours with one timestep, images in a row."""
+    for (timestep, _), run in groupby(
+        enumerate(pairs), key=lambda item: (item[1][1], item[1][0] - item[0])
+    ):
+        members = list(run)
+        position, (image, _) = members[0]
+        count = len(members)
+        yield slice(image, image + count), timestep, slice(position, position + count)

@@ -1,6 +1,6 @@
 """The Gaussian noise of x_t: drawn on the CPU from keys, equal on every device and in any order."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,11 @@ class NoiseSource:
         if self.kind == "image":
             return self._draw((image_name,))
         return self._draw((image_name, timestep))
+
+    def identity(self, image_name: str) -> dict[str, Any]:
+        """What the noise of an image depends on besides the timestep. Plain JSON values."""
+        named = {"image": image_name} if self.kind in ("image", "fresh") else {}
+        return {"kind": self.kind, "seed": self.seed, **named}
 
     def _keep(self, key: tuple[int | str, ...]) -> Tensor:
         if key not in self._kept:

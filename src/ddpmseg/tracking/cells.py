@@ -17,7 +17,7 @@ from PIL import Image
 from ddpmseg.analysis.cells import Cell
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.files import written_whole
-from ddpmseg.tracking.locks import FolderLocks
+from ddpmseg.tracking.locks import TimestepLocks
 from ddpmseg.tracking.results import CONFIG
 
 VERSION = 1
@@ -38,7 +38,7 @@ class CellStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._locks = FolderLocks(folder)
+        self._locks = TimestepLocks(folder)
 
     def identity(self) -> dict[str, Any]:
         """What `claim` wrote. Raises ConfigError when the folder holds no sweep, or is damaged."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from ddpmseg.config import leave_out_how
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError
 from ddpmseg.files import written_whole
@@ -95,12 +96,14 @@ def finished_miou(folder: Path, cfg: DictConfig) -> float | None:
 
 
 def _settings(cfg: DictConfig) -> str:
-    """The resolved configuration as YAML, without the wish to overwrite.
+    """The resolved configuration as YAML, without what decides no result.
 
-    A run that replaced another is resumed by the same settings without `paths.overwrite=true`.
+    So a run that replaced another is resumed by the same settings without `paths.overwrite=true`,
+    and any run with another cache or with a compiled network.
     """
     recorded = cfg.copy()
     recorded.paths.overwrite = False
+    leave_out_how(recorded)
     return OmegaConf.to_yaml(recorded, resolve=True)
 
 

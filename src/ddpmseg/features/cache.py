@@ -1,0 +1,201 @@
+"""Native maps on disk, so that another run over the same images needs no forward passes.
+
+A file holds the maps of one (image, timestep) at the blocks extracted so far. Its name is made of
+all that decides them: network, hook, noise, the pixels of the image, timestep. What a file lacks or
+cannot give is computed anew; nothing a run gives depends on what is kept.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ddpmseg.backbones.base import Hook
+from ddpmseg.features.bounded import BoundedFolder
+from ddpmseg.features.noise import NoiseSource
+from ddpmseg.files import written_whole
+from ddpmseg.locks import FolderLocks
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Part of every name. Raise it when files are laid out, or maps computed, in another way."""
+NAMES = re.compile(r"\.?[0-9a-f]{32}_t\d+\.safetensors(\.tmp)?")
+"""Finished files, and unfinished ones that a killed process left."""
+LOCK_DIGITS = 3
+"""Leading digits of a name that choose its lock: 4096 locks, so that runs over other images rarely
+wait for each other."""
+
+
+class MapCache:
+    """The files of a folder, for several processes at once.
+
+    Args:
+        folder: created when the first file is written.
+        max_bytes: what the files may take; beyond it the least recently used are removed.
+
+    Attributes:
+        read_pairs, computed_pairs: (image, timestep) pairs that came from the folder, and those
+            that had to be computed, since this object was made.
+
+    Trouble with the disk never ends a run: it is told once, and nothing more is written.
+    """
+
+    def __init__(self, folder: Path, max_bytes: float) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+        self.read_pairs = self.computed_pairs = 0
+        self._bounded = BoundedFolder(folder, NAMES, max_bytes)
+        self._locks = FolderLocks(folder)
+        self._writes, self._told_too_large = True, False
+
+    def __str__(self) -> str:
+        pairs = self.read_pairs + self.computed_pairs
+        return (
+            f"{self.read_pairs} of {pairs} (image, t) pairs read from '{self.folder}', "
+            f"{self.computed_pairs} computed"
+        )
+
+    def holds(self, name: str, blocks: Collection[int]) -> bool:
+        """Whether there is a file of that name with all `blocks`; its maps are not looked at."""
+        try:
+            with safe_open(self._path(name), framework="pt") as file:
+                return set(map(str, blocks)) <= set(file.keys())
+        except (OSError, SafetensorError):
+            return False
+
+    def read(self, name: str, blocks: Collection[int]) -> dict[int, Tensor] | None:
+        """Maps (size, size, c) of `blocks`, read-only; None unless the file has all of them.
+
+        A file that is damaged is removed, with a warning.
+        """
+        maps = self._read(name, blocks)
+        if maps is None or set(maps) < set(blocks):
+            return None
+        self._bounded.touch(self._path(name))
+        self.read_pairs += 1
+        return maps
+
+    def write(self, name: str, maps: Mapping[int, Tensor]) -> None:
+        """Keep maps (size, size, c) of a pair that had to be computed.
+
+        Other blocks that the file has already stay in it. To be called within `alone`.
+        """
+        self.computed_pairs += 1
+        if not self._writes:
+            return
+        together = {**(self._read(name) or {}), **maps}
+        tensors = {str(block): value.cpu().contiguous() for block, value in together.items()}
+        content = save(tensors, {block: _checksum(value) for block, value in tensors.items()})
+        if not self._bounded.make_room(len(content)):
+            if not self._told_too_large:
+                log.warning(
+                    "maps of a single image (%.3f GB) do not fit into '%s' within %.3f GB: they "
+                    "are not kept. Raise `features.cache_gb`.",
+                    *(len(content) / 1e9, self.folder, self.max_bytes / 1e9),
+                )
+            self._told_too_large = True
+            return
+        try:
+            with written_whole(self._path(name)) as unfinished:
+                # Not synced: a file that a power cut leaves incomplete fails its checksum.
+                unfinished.write_bytes(content)
+        except FileNotFoundError:
+            # Somebody emptied the folder meanwhile.
+            return
+        except OSError as error:
+            self._stop_writing(error)
+        else:
+            self._bounded.touch(self._path(name))
+
+    @contextmanager
+    def alone(self, names: Iterable[str]) -> Iterator[None]:
+        """Keep other processes from computing these pairs until the block ends; wait for those that
+        do so now."""
+        with ExitStack() as until_done:
+            if self._writes:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    locks = self._locks.alone(*(name[:LOCK_DIGITS] for name in names))
+                    until_done.enter_context(locks)
+                except OSError as error:
+                    self._stop_writing(error)
+            yield
+
+    def _read(self, name: str, blocks: Collection[int] | None = None) -> dict[int, Tensor] | None:
+        """Those of `blocks` that the file has, or all it has; None where there is no sound file."""
+        path = self._path(name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                checksums = file.metadata() or {}
+                wanted = file.keys() if blocks is None else map(str, blocks)
+                found = {key: file.get_tensor(key) for key in wanted if key in checksums}
+            for key, value in found.items():
+                if _checksum(value) != checksums[key]:
+                    raise ValueError(f"block {key} is not what was written")
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            log.warning("'%s' is damaged (%s): its maps are computed again", path, error)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as refused:
+                self._stop_writing(refused)
+            return None
+        return {int(key): value for key, value in found.items()}
+
+    def _stop_writing(self, error: OSError) -> None:
+        if self._writes:
+            log.warning(
+                "'%s' cannot be written to (%s): maps are no longer kept",
+                *(self.folder, error.strerror or error),
+            )
+        self._writes = False
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+class MapNames:
+    """The names under which an extractor's maps are kept.
+
+    Args: what decides a map besides the image and the timestep. The image counts by its pixels,
+    and by its name only where the noise depends on that.
+    """
+
+    def __init__(self, network: Mapping[str, object], hook: Hook, noise: NoiseSource) -> None:
+        self.network, self.hook, self.noise = network, hook, noise
+
+    def of_pairs(
+        self,
+        images: UInt8[Tensor, "n 3 s s"],
+        image_names: Sequence[str],
+        timesteps: Sequence[int],
+    ) -> dict[tuple[int, int], str]:
+        """(index of an image, timestep) -> name of their maps."""
+        digests = [self._of_image(*pair) for pair in zip(images, image_names, strict=True)]
+        return {(i, t): f"{digest}_t{t:04d}" for i, digest in enumerate(digests) for t in timesteps}
+
+    def _of_image(self, image: Tensor, image_name: str) -> str:
+        pixels = hashlib.sha256(image.cpu().contiguous().numpy().data)
+        content = {
+            "format": FORMAT,
+            "network": self.network,
+            "hook": self.hook,
+            "noise": self.noise.identity(image_name),
+            "image": [list(image.shape), str(image.dtype), pixels.hexdigest()],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _checksum(value: Tensor) -> str:
+    return f"{zlib.crc32(value.view(torch.uint8).numpy().data):08x}"

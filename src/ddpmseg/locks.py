@@ -1,0 +1,37 @@
+"""Locks between processes: files that the operating system locks.
+
+It drops a lock with the process that holds it: none outlives a kill.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+
+class FolderLocks:
+    """Lock files below `folder`/.locks. They stay there: a name is reused, never removed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def alone(self, *names: str) -> Iterator[None]:
+        """Wait for the locks of these names, and hold them until the block ends.
+
+        They are taken in sorted order. So processes that each ask for all they need in one call
+        never wait for each other in a circle. Raises OSError where the disk has no locks.
+        """
+        with ExitStack() as until_done:
+            for name in sorted(set(names)):
+                fcntl.flock(until_done.enter_context(self.file(name)), fcntl.LOCK_EX)
+            yield
+
+    def file(self, name: str) -> IO[str]:
+        """The lock file `name`, open at its start and not locked."""
+        folder = self.folder / ".locks"
+        folder.mkdir(exist_ok=True)
+        file = (folder / name).open("a+")
+        file.seek(0)
+        return file
