@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
+from ddpmseg.features.resize import ResizedSum
 
 
 class Projection:
@@ -23,12 +24,12 @@ class Projection:
         bias: Float[Tensor, " o"],
         dtype: torch.dtype,
     ) -> None:
-        self.image_size, self.num_outputs = layout.image_size, len(weight)
+        self.num_outputs, self._bias = len(weight), bias.to(dtype)
         self._weights = {
             size: weight[:, layout.columns(size).to(weight.device)].to(dtype)
             for size in layout.groups
         }
-        self._bias = bias.to(dtype)
+        self._resized_sum = ResizedSum(layout.groups, layout.image_size, dtype, weight.device)
 
     def native(self, maps: NativeMaps) -> dict[int, Float[Tensor, "n r r o"]]:
         """The layer on each group of maps; the sum of all, resized, is its output."""
@@ -40,26 +41,14 @@ class Projection:
         }
 
     def output(
-        self, native: dict[int, Float[Tensor, "n r r o"]], some: slice = slice(None)
-    ) -> Float[Tensor, "n s s some"]:
-        """Some of the outputs; may overwrite those in `native`.
+        self, native: dict[int, Float[Tensor, "n r r o"]], image: int, some: slice = slice(None)
+    ) -> Float[Tensor, "s s some"]:
+        """Some of the outputs of one image; may share memory with `native`.
 
         Fewer at a time stay in the processor's cache while they are resized and summed.
         """
-        sizes = sorted(native)
-        total = resized(native[sizes[0]][..., some], self.image_size)
-        for size in sizes[1:]:
-            total += resized(native[size][..., some], self.image_size)
-        return total
+        return self._resized_sum({size: part[image, ..., some] for size, part in native.items()})
 
     def __call__(self, maps: NativeMaps) -> Float[Tensor, "n s s o"]:
-        return self.output(self.native(maps))
-
-
-def resized(values: Float[Tensor, "n r r c"], size: int) -> Float[Tensor, "n s s c"]:
-    """Bilinear, align_corners=False; the values themselves where they have that size already."""
-    if values.shape[1] == size:
-        return values
-    channels_first = values.permute(0, 3, 1, 2)
-    found = F.interpolate(channels_first, (size, size), mode="bilinear", align_corners=False)
-    return found.permute(0, 2, 3, 1)
+        native = self.native(maps)
+        return torch.stack([self.output(native, image) for image in range(len(maps))])

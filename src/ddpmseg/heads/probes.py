@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
-from ddpmseg.features.project import resized
+from ddpmseg.features.resize import ResizedSum
 from ddpmseg.heads.mlp import initialise
 from ddpmseg.heads.stacked import StackedBatchNorm, StackedHead, StackedLinear, folded
 
@@ -88,6 +88,10 @@ class ProbeReader:
             weight = layer.weight * probes.input_scale[columns]
             bias = layer.bias - weight @ probes.input_mean[columns]
             self._firsts.append((weight.to(dtype), bias.to(dtype)))
+        size, device = probes.layout.image_size, probes.input_mean.device
+        self._resized = {
+            side: ResizedSum([side], size, dtype, device) for side in probes.layout.groups
+        }
 
     @torch.inference_mode()
     def __call__(self, maps: NativeMaps) -> UInt8[Tensor, "m n s s"]:
@@ -100,11 +104,12 @@ class ProbeReader:
         for image in range(len(maps)):
             member = 0
             for index, (weights, biases) in enumerate(self._firsts):
-                native = maps.map(index)[image : image + 1]
+                native = maps.map(index)[image]
+                side = len(native)
                 for weight, bias in zip(weights, biases, strict=True):
-                    h = resized(F.linear(native, weight, bias), size)
+                    h = self._resized[side]({side: F.linear(native, weight, bias)})
                     for later_weight, later_bias in self._later:
                         h = F.linear(h.relu_(), later_weight[member], later_bias[member])
-                    labels[member, image] = h.max(dim=-1).indices[0]
+                    labels[member, image] = h.max(dim=-1).indices
                     member += 1
         return labels

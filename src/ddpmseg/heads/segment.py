@@ -1,6 +1,7 @@
 """A trained head on whole images: maps in, masks and uncertainty out."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -47,15 +48,15 @@ class HeadReader:
     @torch.inference_mode()
     def scores(self, maps: NativeMaps) -> Float32[Tensor, "n m k s s"]:
         """Class scores (logits) of every member at every pixel."""
-        size, native = self._first.image_size, self._first.native(maps)
+        size, native = maps.layout.image_size, self._first.native(maps)
         shape = (len(maps), self.members, self.num_classes, size, size)
         scores = torch.empty(shape, device=maps.device)
         width = self._first.num_outputs // self.members
-        for member in range(self.members):
-            h = self._first.output(native, slice(member * width, (member + 1) * width))
+        for image, member in product(range(len(maps)), range(self.members)):
+            h = self._first.output(native, image, slice(member * width, (member + 1) * width))
             for weight, bias in self._later:
                 h = F.linear(h.relu_(), weight[member], bias[member])
-            scores[:, member] = h.permute(0, 3, 1, 2)
+            scores[image, member] = h.permute(2, 0, 1)
         return scores
 
 

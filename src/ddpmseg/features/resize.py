@@ -1,0 +1,49 @@
+"""Bilinear resizing as matrix products, which the 16-bit units of a processor take."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+class ResizedSum:
+    """The sum of square maps of several sizes, each resized to `image_size`.
+
+    Bilinear, align_corners=False, edges clamped, as `torch.nn.functional.interpolate`: every row
+    and every column of the result is a fixed combination of those of a map. So all maps are resized
+    along one axis, and what comes out is resized along the other and summed in one product.
+    """
+
+    def __init__(
+        self, sizes: Collection[int], image_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.image_size = image_size
+        self._smaller = sorted(size for size in sizes if size != image_size)
+        self._matrices = [_resizing(size, image_size).to(device, dtype) for size in self._smaller]
+        self._all = torch.cat(self._matrices, dim=1) if self._matrices else None
+
+    def __call__(self, maps: Mapping[int, Float[Tensor, "r r c"]]) -> Float[Tensor, "s s c"]:
+        """Size -> map, one for each of `sizes`. A lone map of `image_size` is returned itself."""
+        size, whole = self.image_size, maps.get(self.image_size)
+        if self._all is None:
+            assert whole is not None
+            return whole
+        first = maps[self._smaller[0]]
+        wide = first.new_empty(self._all.shape[1], size, first.shape[-1])
+        start = 0
+        for side, matrix in zip(self._smaller, self._matrices, strict=True):
+            rows = wide[start : start + side]
+            torch.bmm(matrix.expand(side, -1, -1), maps[side], out=rows)
+            start += side
+        flat = wide.flatten(1)
+        if whole is None:
+            return (self._all @ flat).view(size, size, -1)
+        return torch.addmm(whole.reshape(size, -1), self._all, flat).view(size, size, -1)
+
+
+def _resizing(size: int, image_size: int) -> Float[Tensor, "s r"]:
+    """The matrix that resizes a vector of `size` numbers to `image_size`."""
+    unit = torch.eye(size)[None]
+    return F.interpolate(unit, size=image_size, mode="linear", align_corners=False)[0].T
