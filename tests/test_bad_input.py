@@ -206,7 +206,7 @@ IMPOSSIBLE = [
     ("backbone.precision=8", ["backbone.precision=8", "auto, 32, bf16, 16"]),
     ("backbone.unet.channel_mult=''", ["backbone.unet", "unsupported image size: 16"]),
     ("backbone.unet.noise_schedule=flat", ["backbone.unet", "flat"]),
-    ("trainer.devices=2", ["trainer.devices=2", "one device", "several jobs"]),
+    ("trainer.devices=0", ["trainer.devices=0", "at least 1"]),
     ("trainer.accelerator=abacus", ["trainer.accelerator=abacus", "auto, cpu, gpu"]),
     ("trainer.precision=8", ["trainer.precision=8", "auto, 32-true, bf16-mixed"]),
     ("trainer.log_every_n_steps=0", ["trainer.log_every_n_steps=0", "at least 1"]),

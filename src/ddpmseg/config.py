@@ -199,6 +199,8 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     devices: int = 1
+    """How many, of one machine. More than one: a process for each, which extracts, tests or
+    pretrains on its share; the results are those of one device. In a multirun only one."""
     precision: str = "auto"
     """Lightning's precision of the head or the pretraining ('32-true', 'bf16-mixed', ...). 'auto':
     'bf16-mixed' where the device computes it natively, but '32-true' for head.protocol=paper.

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
 
+from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import (
     BackboneConfig,
@@ -159,18 +160,26 @@ def trainer_precision(config: TrainConfig, device: torch.device) -> str:
 def trainer_arguments(
     config: TrainConfig, folder: Path, logger: Logger | Literal[False]
 ) -> dict[str, Any]:
-    """What every Trainer of a program is given, besides its steps and callbacks."""
+    """What every Trainer is given that a rank uses by itself, besides its steps and callbacks."""
+    device = choose_device(config.trainer.accelerator)
     return {
         "accelerator": config.trainer.accelerator,
-        "devices": config.trainer.devices,
-        "precision": trainer_precision(config, choose_device(config.trainer.accelerator)),
+        "devices": _own_device(config, device),
+        "precision": trainer_precision(config, device),
         "log_every_n_steps": config.trainer.log_every_n_steps,
         "default_root_dir": folder,
         "logger": logger,
         "enable_checkpointing": False,
         "enable_model_summary": False,
-        "enable_progress_bar": sys.stderr.isatty(),
+        "enable_progress_bar": ranks.is_first() and sys.stderr.isatty(),
     }
+
+
+def _own_device(config: TrainConfig, device: torch.device) -> int | list[int]:
+    """Lightning's `devices` for the one that is this rank's."""
+    if config.trainer.devices > 1 and device.type == "cuda":
+        return [torch.cuda.current_device()]
+    return 1
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

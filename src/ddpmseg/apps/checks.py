@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import get_args, overload
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -21,6 +22,7 @@ from ddpmseg.config import (
     GuidedDiffusionConfig,
     SweepConfig,
     TrainConfig,
+    TrainerConfig,
 )
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.tiny import RULES
@@ -54,17 +56,23 @@ def check_training(config: TrainConfig) -> None:
     _one_of("logger.kind", config.logger.kind, KINDS)
     _one_of("logger.mode", config.logger.mode, ("online", "offline", "disabled"))
     _at_least("trainer.log_every_n_steps", config.trainer.log_every_n_steps, 1)
-    choose_device(config.trainer.accelerator)
-    if config.trainer.devices != 1:
-        raise ConfigError(
-            f"`trainer.devices={config.trainer.devices}`: a run uses one device. Start several "
-            "jobs side by side instead."
-        )
+    _check_devices(config)
     if config.task == "pretrain":
         _check_pretraining(config)
     else:
         _check_segmentation(config)
     _check_folder("paths.output_dir", Path(config.paths.output_dir))
+
+
+def check_alone(trainer: TrainerConfig, in_multirun: bool) -> None:
+    """Raise ConfigError for a job of a multirun on several devices."""
+    if in_multirun and trainer.devices > 1:
+        raise ConfigError(
+            f"`trainer.devices={trainer.devices}`: a job of a multirun uses one device, for each "
+            "further process would start the whole multirun again. Run the jobs side by side with "
+            "a launcher (`hydra/launcher=joblib`, `submitit_slurm`) and `trainer.devices=1`, or "
+            "start this job alone, without `-m`."
+        )
 
 
 def checked_sweep(cfg: DictConfig) -> SweepConfig:
@@ -145,6 +153,18 @@ def typed_config(
     return config
 
 
+def _check_devices(config: TrainConfig) -> None:
+    count = config.trainer.devices
+    _at_least("trainer.devices", count, 1)
+    device = choose_device(config.trainer.accelerator)
+    present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type)
+    if present is not None and count > present:
+        raise ConfigError(
+            f"`trainer.devices={count}`: must lie in 1..{present}, the number this machine has of "
+            f"`trainer.accelerator={config.trainer.accelerator}`."
+        )
+
+
 def _check_segmentation(config: TrainConfig) -> None:
     dataset, features, head = config.dataset, config.features, config.head
     _at_least("dataset.image_size", dataset.image_size, 8)
@@ -197,6 +217,11 @@ def _check_pretraining(config: TrainConfig) -> None:
     settings = config.pretrain
     for name in ("num_steps", "batch_size", "num_images", "checkpoint_every", "sample_every"):
         _at_least(f"pretrain.{name}", getattr(settings, name), 1)
+    if settings.batch_size % config.trainer.devices:
+        raise ConfigError(
+            f"`pretrain.batch_size={settings.batch_size}` is the batch of all devices together: it "
+            f"must be divisible by `trainer.devices={config.trainer.devices}`."
+        )
     for name in ("num_workers", "warmup_steps"):
         _at_least(f"pretrain.{name}", getattr(settings, name), 0)
     _at_least("pretrain.num_samples", settings.num_samples, 1)

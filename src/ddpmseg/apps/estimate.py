@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ddpmseg import ranks
 from ddpmseg.apps.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
@@ -39,10 +40,12 @@ def forecast(config: TrainConfig, extractor: FeatureExtractor, images: LabelledI
     """Log how long the forward passes will take; runs none where the cache has all maps."""
     timesteps, cache = len(extractor.timesteps), extractor.cache
     num_images = len(images.dataset.train) + len(images.dataset.test)
-    pairs = missing = num_images * timesteps
+    missing = num_images * timesteps / ranks.num_ranks()
     if cache is not None:
+        # The loaders hold the share of this process.
         loaders = (images.train_dataloader(), images.test_dataloader())
-        batches = ((some, names) for loader in loaders for some, _, names in loader)
+        batches = [(some, names) for loader in loaders for some, _, names in loader]
+        pairs = timesteps * sum(len(names) for _, names in batches)
         missing = sum(extractor.num_missing(*batch) for batch in batches)
         found = pairs - missing
         log.info("cache: %d of %d (image, t) pairs are in '%s'", found, pairs, cache.folder)

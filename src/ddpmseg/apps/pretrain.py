@@ -12,7 +12,9 @@ from pytorch_lightning.callbacks import Callback
 from safetensors.torch import save_file
 from torchvision.utils import save_image
 
+from ddpmseg import ranks
 from ddpmseg.apps.build import choose_device, trainer_precision
+from ddpmseg.apps.launch import StopAtOnce
 from ddpmseg.backbones.weights import file_sha256
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
@@ -28,12 +30,12 @@ from ddpmseg.training.pretrain import (
 log = logging.getLogger(__name__)
 
 
-def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> Path:
-    """Train, sample and export; returns the path of the exported weights.
+def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
+    """Train, sample and export.
 
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir`: `last.ckpt` (to
     resume from), `samples_*.png`, `unet.safetensors` (the averaged weights in fp16) and its card
-    `unet.json`.
+    `unet.json`. On several devices rank 0 writes them.
     """
     assert isinstance(config.backbone, GuidedDiffusionConfig)
     folder, flags, settings = Path(config.paths.output_dir), config.backbone.unet, config.pretrain
@@ -43,9 +45,12 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> Path:
     device = choose_device(config.trainer.accelerator)
     averaging = AveragedWeights(settings.ema_decay)
     checkpoint = folder / "last.ckpt"
+    first = ranks.is_first()
     trainer = pl.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
+        strategy="ddp" if config.trainer.devices > 1 else "auto",
+        use_distributed_sampler=False,
         precision=trainer_precision(config, device),  # pyright: ignore[reportArgumentType]
         max_steps=settings.num_steps,
         gradient_clip_val=settings.gradient_clip,
@@ -53,20 +58,21 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> Path:
         default_root_dir=folder,
         logger=logger,
         callbacks=[
+            *([StopAtOnce()] if config.trainer.devices > 1 else []),
             averaging,
             Checkpoint(checkpoint, settings.checkpoint_every),
-            _Samples(folder, averaging),
-            *progress_callbacks(folder),
+            *([_Samples(folder, averaging), *progress_callbacks(folder)] if first else []),
         ],
         enable_checkpointing=False,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=first and sys.stderr.isatty(),
         enable_model_summary=False,
     )
     resume = checkpoint if config.trainer.resume and checkpoint.is_file() else None
     if resume:
         log.info("resuming from %s", resume)
     trainer.fit(module, ckpt_path=resume, weights_only=True)
-    return _export(module, trainer, folder, config, command)
+    if first:
+        _export(module, trainer, folder, config, command)
 
 
 def image_source(settings: PretrainConfig, image_size: int, seed: int) -> ImageSource:
@@ -115,7 +121,7 @@ def _export(
     folder: Path,
     config: TrainConfig,
     command: str,
-) -> Path:
+) -> None:
     """The averaged weights in fp16, and a card that says what they are and where they come from."""
     path = folder / "unet.safetensors"
     state = module.unet.state_dict()
@@ -136,4 +142,3 @@ def _export(
     with written_whole(folder / "unet.json") as unfinished:
         unfinished.write_text(json.dumps(card, indent=2) + "\n")
     log.info("averaged weights in %s", path)
-    return path

@@ -11,8 +11,10 @@ import pytorch_lightning as pl
 from jaxtyping import UInt8
 from pytorch_lightning.callbacks import Callback
 
+from ddpmseg import ranks
 from ddpmseg.analysis.cells import Cell
 from ddpmseg.apps.build import build_extractor, build_probes, build_protocol, trainer_arguments
+from ddpmseg.apps.launch import alone
 from ddpmseg.apps.segment import extract_training_set
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import TrainConfig
@@ -44,7 +46,7 @@ def probe_timestep(
     """Train and test a probe for every block of `config.features` and every seed.
 
     Native maps of the labelled images are kept while the probes train; test images stream through;
-    nothing is kept afterwards.
+    nothing is kept afterwards. Each rank extracts and tests its share of the images, rank 0 trains.
     """
     started = time.perf_counter()
     extractor = build_extractor(config, backbone)
@@ -53,18 +55,23 @@ def probe_timestep(
     advance("extract", 1.0)
 
     probes = build_probes(config, extractor.layout, dataset.classes.num_classes, seeds)
-    protocol = build_protocol(config.head)
-    pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-    training = ProbeTraining(probes, maps, pixels, protocol, config.seed)
     arguments = trainer_arguments(config, Path(config.paths.output_dir), False)
     arguments["enable_progress_bar"] = False
-    told = _Told(advance, training.num_steps, len(images.test_dataloader()))
-    pl.Trainer(**arguments, max_steps=training.num_steps, callbacks=[told]).fit(training)
-    del maps, training
+    if ranks.is_first():
+        protocol = build_protocol(config.head)
+        pixels = LabelledPixels(masks, dataset.classes.ignore_label)
+        training = ProbeTraining(probes, maps, pixels, protocol, config.seed)
+        told = _Told(advance, "train", training.num_steps)
+        with alone():
+            pl.Trainer(**arguments, max_steps=training.num_steps, callbacks=[told]).fit(training)
+        del training
+    del maps
     # Lightning's modules and trainers refer to each other, and with them to the maps.
     gc.collect()
+    ranks.share_state(probes)
 
     testing = ProbeTesting(probes, extractor, dataset.classes.ignore_label, num_examples)
+    told = _Told(advance, "test", len(images.test_dataloader()))
     pl.Trainer(**arguments, callbacks=[told]).test(testing, images, verbose=False)
     seconds = (time.perf_counter() - started) / probes.members
     counts, shown = testing.counts.cpu(), testing.masks.numpy()
@@ -76,13 +83,13 @@ def probe_timestep(
 
 
 class _Told(Callback):
-    """Reports the shares of training and testing as they are done."""
+    """Reports the share of a stage that each of its batches is."""
 
-    def __init__(self, advance: Advance, num_steps: int, num_batches: int) -> None:
-        self.advance, self.num_steps, self.num_batches = advance, num_steps, num_batches
+    def __init__(self, advance: Advance, stage: str, num_batches: int) -> None:
+        self.advance, self.stage, self.num_batches = advance, stage, num_batches
 
     def on_train_batch_end(self, *_: object) -> None:
-        self.advance("train", 1 / self.num_steps)
+        self.advance(self.stage, 1 / self.num_batches)
 
     def on_test_batch_end(self, *_: object) -> None:
-        self.advance("test", 1 / self.num_batches)
+        self.advance(self.stage, 1 / self.num_batches)

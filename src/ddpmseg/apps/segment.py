@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 
+from ddpmseg import ranks
 from ddpmseg.apps.build import (
     build_backbone,
     build_cache,
@@ -22,10 +23,12 @@ from ddpmseg.apps.build import (
 )
 from ddpmseg.apps.checks import planned_layout
 from ddpmseg.apps.estimate import describe, forecast
+from ddpmseg.apps.launch import alone
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
+from ddpmseg.errors import ConfigError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.export import save_head
@@ -45,40 +48,47 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     """Extract, train, test and record; returns the test scores.
 
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
-    the README, `results.csv` last.
+    the README, `results.csv` last. Each rank extracts and tests its share of the images; rank 0
+    trains the head and writes all but the masks of the others.
     """
     folder = Path(config.paths.output_dir)
     dataset = build_dataset(config.dataset)
-    for line in describe(config, planned_layout(config), len(dataset.train), len(dataset.test)):
-        log.info(line)
-    for sentence in survey(dataset).warnings(dataset.classes):
-        log.warning(sentence)
+    if ranks.is_first():
+        check_shares(config.trainer.devices, dataset)
+        tell(config, dataset)
     started = time.perf_counter()
     backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
     extractor = build_extractor(config, backbone, build_cache(config))
     images = LabelledImages(dataset, extractor.images_per_pass)
-    forecast(config, extractor, images)
+    if ranks.is_first():
+        forecast(config, extractor, images)
     maps, masks = extract_training_set(extractor, images)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
     logger = claim()
     started = time.perf_counter()
-    head = train_head(config, maps, masks, dataset, folder, logger)
+    if ranks.is_first():
+        with alone():
+            head = train_head(config, maps, masks, dataset, folder, logger)
+        features = asdict(config.features)
+        del features["cache_gb"]  # decides nothing
+        facts = {"class_names": dataset.classes.names, "features": features}
+        save_head(head, folder / "head.safetensors", facts)
+    else:
+        head = build_head(config, maps.layout.dim, dataset.classes.num_classes)
     del maps
+    ranks.share_state(head)
     seconds["seconds_train"] = time.perf_counter() - started
-    features = asdict(config.features)
-    del features["cache_gb"]  # decides nothing
-    facts = {"class_names": dataset.classes.names, "features": features}
-    save_head(head, folder / "head.safetensors", facts)
 
     started = time.perf_counter()
     testing = test_head(config, head, extractor, images, folder, logger)
     seconds["seconds_test"] = time.perf_counter() - started
     assert testing.scores is not None
-    write_per_class(folder, dataset.classes, testing.scores)
-    row = _result_row(config, backbone.checkpoint_sha256, dataset, head, testing, seconds)
-    write_results(folder, row)
-    (folder / "last.ckpt").unlink(missing_ok=True)
+    if ranks.is_first():
+        write_per_class(folder, dataset.classes, testing.scores)
+        row = _result_row(config, backbone.checkpoint_sha256, dataset, head, testing, seconds)
+        write_results(folder, row)
+        (folder / "last.ckpt").unlink(missing_ok=True)
     log.info(
         "miou %.4f  miou_present %.4f  pixel_accuracy %.4f  (%d test images; %s)",
         testing.scores.miou,
@@ -93,12 +103,30 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     return testing.scores
 
 
+def check_shares(devices: int, dataset: LabelledSet) -> None:
+    """ConfigError where a device would have no image to test."""
+    if len(dataset.test) < devices:
+        raise ConfigError(
+            f"`trainer.devices={devices}`: there are {len(dataset.test)} test "
+            f"images, and every device takes at least one. Use 1..{len(dataset.test)}."
+        )
+
+
+def tell(config: TrainConfig, dataset: LabelledSet) -> None:
+    """Say what the run will take and what its images lack; DataError for one that is damaged."""
+    for line in describe(config, planned_layout(config), len(dataset.train), len(dataset.test)):
+        log.info(line)
+    for sentence in survey(dataset).warnings(dataset.classes):
+        log.warning(sentence)
+
+
 def extract_training_set(
     extractor: FeatureExtractor, images: LabelledImages
 ) -> tuple[NativeMaps, torch.Tensor]:
     """Native maps and masks (n, s, s) of the labelled images.
 
-    The maps are on the GPU where they take less than half of what is free there, else on the CPU.
+    Every rank extracts its share, and rank 0 gets all maps; the others return their own. They are
+    on the GPU where they take less than half of what is free there, else on the CPU.
     """
     masks = []
 
@@ -107,11 +135,16 @@ def extract_training_set(
             masks.append(truth)
             yield pictures, names
 
-    maps = extractor.extract_all(batches(), len(images.dataset.train))
+    count = len(images.dataset.train)
+    parts = ranks.shares(count, images.batch_size)
+    maps = extractor.extract_all(batches(), count if ranks.is_first() else len(parts[ranks.rank()]))
+    for group in maps.groups.values():
+        ranks.collect_rows(group, parts)
+    every_mask = [mask for part in ranks.gathered(masks) for mask in part]
     device = extractor.backbone.device
     if device.type == "cuda" and maps.num_bytes < torch.cuda.mem_get_info()[0] / 2:
         maps = maps.to(device)
-    return maps, torch.cat(masks)
+    return maps, torch.cat(every_mask)
 
 
 def train_head(
@@ -150,7 +183,8 @@ def test_head(
     """Segment and score the test images as a stream; write masks and `overlays.png`."""
     classes = images.dataset.classes
     testing = HeadTesting(head, extractor, classes.ignore_label, config.head.vote)  # pyright: ignore
-    writers = [PredictionWriter(folder, classes), *progress_callbacks(folder)]
+    told = progress_callbacks(folder) if ranks.is_first() else []
+    writers = [PredictionWriter(folder, classes), *told]
     trainer = pl.Trainer(**trainer_arguments(config, folder, logger), callbacks=writers)
     trainer.test(testing, images, verbose=False)
     return testing

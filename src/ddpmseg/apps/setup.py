@@ -10,6 +10,8 @@ NOISE = (
     # Lightning's advice about loaders and loggers; ours are made the way they are on purpose.
     ".*does not have many workers.*",
     ".*dataloader is not resumable.*",
+    # The values are those of all ranks already.
+    ".*when logging on epoch level in distributed setting.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ddpmseg import ranks
 from ddpmseg.apps.build import (
     build_backbone,
     build_dataset,
@@ -18,12 +20,14 @@ from ddpmseg.apps.build import (
     cache_folder,
     choose_device,
 )
-from ddpmseg.apps.checks import CONTROLS, checked_sweep
+from ddpmseg.apps.checks import CONTROLS, check_alone, checked_sweep
 from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
 from ddpmseg.apps.grid import Piece, dry_run, pieces_to_do
+from ddpmseg.apps.launch import processes
 from ddpmseg.apps.probe import Probed, probe_timestep
 from ddpmseg.apps.progress import Progress, duration
 from ddpmseg.apps.report import write_sweep_report
+from ddpmseg.apps.segment import check_shares
 from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.apps.show import write_clusters, write_examples
 from ddpmseg.backbones.base import Backbone
@@ -57,10 +61,12 @@ def finished(cfg: DictConfig) -> float | None:
 def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     """Compute the cells that are not done yet, then the report; returns the best cell's miou.
 
-    None for a dry run. In a multirun the report waits for the last job. Raises UserError for
+    None for a dry run. In a multirun the report waits for the last job. On several devices rank 0
+    decides what is done and records it; for the others it is None, too. Raises UserError for
     anything a user can put right; finished cells stay.
     """
     config = checked_sweep(cfg)
+    check_alone(config.trainer, in_multirun)
     store = CellStore(Path(config.paths.output_dir))
     identity = {"request": sweep_request(cfg)}
     if not config.paths.overwrite:
@@ -71,7 +77,22 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
         return None
     quiet_libraries()
     keep_kernels(cache_folder(config.paths, "kernels"))
+    with processes(config.trainer):
+        if not ranks.is_first():
+            return _follow(config)
+        return _lead(cfg, config, store, identity, in_multirun)
+
+
+def _lead(
+    cfg: DictConfig,
+    config: SweepConfig,
+    store: CellStore,
+    identity: dict[str, Any],
+    in_multirun: bool,
+) -> float:
+    """`sweep` on rank 0."""
     dataset = build_dataset(config.dataset)
+    check_shares(config.trainer.devices, dataset)
     found = survey(dataset)
     for sentence in found.warnings(dataset.classes):
         log.warning(sentence)
@@ -140,6 +161,7 @@ def _compute(
                 progress = _forecast(pieces, backbone, dataset)
                 until_done.callback(progress.close)
             for piece in some:
+                ranks.from_first(piece)
                 probed = probe_timestep(
                     piece.config,
                     backbone,
@@ -150,6 +172,20 @@ def _compute(
                 )
                 _record(probed, piece, store)
                 progress.finish(_told(probed, piece, dataset.classes.ignore_label))
+    ranks.from_first(None)
+
+
+def _follow(config: SweepConfig) -> None:
+    """What the other ranks do: their share of each piece that rank 0 takes up."""
+    dataset = build_dataset(config.dataset)
+    backbone, built_for = None, ""
+    while (piece := ranks.from_first(None)) is not None:
+        assert isinstance(piece, Piece)
+        if backbone is None or piece.control != built_for:
+            device = choose_device(config.trainer.accelerator)
+            backbone, built_for = build_backbone(piece.config.backbone, device), piece.control
+        shown = config.sweep.num_examples
+        probe_timestep(piece.config, backbone, dataset, piece.seeds, shown, lambda *_: None)
 
 
 def _record(probed: list[Probed], piece: Piece, store: CellStore) -> None:
@@ -184,8 +220,9 @@ def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> 
     piece = next((p for p in pieces if not p.control), pieces[0])
     extractor = build_extractor(piece.config, backbone)
     probes = build_probes(piece.config, extractor.layout, dataset.classes.num_classes, piece.seeds)
-    per_pass = seconds_per_image(extractor)
+    per_pass = seconds_per_image(extractor) / ranks.num_ranks()
     per_step, per_mask = seconds_of_probes(extractor, probes)
+    per_mask /= ranks.num_ranks()
     labels = len(dataset.train) * extractor.layout.image_size**2
     protocol = build_protocol(piece.config.head)
     steps = protocol.steps_for(labels) * protocol.batch_size / 1024

@@ -8,8 +8,10 @@ from typing import Literal
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
+from ddpmseg import ranks
 from ddpmseg.apps.build import cache_folder
-from ddpmseg.apps.checks import checked_config
+from ddpmseg.apps.checks import check_alone, checked_config
+from ddpmseg.apps.launch import processes
 from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
 from ddpmseg.apps.setup import log_file, quiet_libraries
@@ -30,20 +32,25 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     """Check, run the task; returns test miou, the number to optimise.
 
     The task claims the output folder once it has read what it was given, so that a mistake never
-    costs the results of an earlier run. None for task=pretrain. Raises UserError for anything a
-    user can put right.
+    costs the results of an earlier run. On several devices rank 0 claims it for all, and all return
+    the same. None for task=pretrain. Raises UserError for anything a user can put right.
     """
     config = checked_config(cfg)
+    check_alone(config.trainer, in_multirun)
     folder = Path(config.paths.output_dir)
     check_claim(folder, cfg, config.paths.overwrite)
     quiet_libraries()
     keep_kernels(cache_folder(config.paths, "kernels"))
-    with ExitStack() as until_done:
+    with processes(config.trainer), ExitStack() as until_done:
 
         def claim() -> Logger | Literal[False]:
-            claim_folder(folder, cfg, config.paths.overwrite)
-            until_done.enter_context(log_file(folder / "train.log"))
-            return until_done.enter_context(open_logger(config, folder))
+            logger = False
+            if ranks.is_first():
+                claim_folder(folder, cfg, config.paths.overwrite)
+                until_done.enter_context(log_file(folder / "train.log"))
+                logger = until_done.enter_context(open_logger(config, folder))
+            ranks.wait_for_all()
+            return logger
 
         if config.task == "pretrain":
             run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))

@@ -3,8 +3,9 @@
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
+from ddpmseg import ranks
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit, Sample
 
 Batch = tuple[Tensor, Tensor, list[str]]
@@ -12,7 +13,10 @@ Batch = tuple[Tensor, Tensor, list[str]]
 
 
 class LabelledImages(pl.LightningDataModule):
-    """The training and the test images of a dataset, in order, `batch_size` at a time."""
+    """The training and the test images of a dataset, in order, `batch_size` at a time.
+
+    On several devices those of this rank, see `ranks.shares`.
+    """
 
     def __init__(self, dataset: LabelledSet, batch_size: int) -> None:
         super().__init__()
@@ -33,4 +37,6 @@ class LabelledImages(pl.LightningDataModule):
                 [f"{role}/{sample.name}" for sample in samples],
             )
 
-        return DataLoader(split, self.batch_size, shuffle=False, collate_fn=collate)
+        own = ranks.shares(len(split), self.batch_size)[ranks.rank()]
+        some = split if len(own) == len(split) else Subset(split, own)
+        return DataLoader(some, self.batch_size, shuffle=False, collate_fn=collate)

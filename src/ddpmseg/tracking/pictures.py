@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pytorch_lightning.callbacks import Callback
 
+from ddpmseg import ranks
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.files import written_whole
 from ddpmseg.heads.segment import Segmentation
@@ -17,7 +18,11 @@ COLUMN_TITLES = ("image", "truth", "prediction", "uncertainty")
 
 
 class PredictionWriter(Callback):
-    """Write the mask of every test image below `folder`/masks, and `overlays.png` at the end."""
+    """Write the mask of every test image below `folder`/masks, and `overlays.png` at the end.
+
+    On several devices each rank writes the masks of its share, and rank 0 the sheet, which shows
+    the first images of all.
+    """
 
     def __init__(self, folder: Path, classes: ClassTable, sheet_rows: int = 8) -> None:
         self.folder, self.classes, self.sheet_rows = folder, classes, sheet_rows
@@ -48,8 +53,11 @@ class PredictionWriter(Callback):
                 )
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rows = [row for part in ranks.gathered(self.rows) for row in part][: self.sheet_rows]
+        if not ranks.is_first():
+            return
         with written_whole(self.folder / "overlays.png") as unfinished:
-            contact_sheet(self.rows, self.classes).save(unfinished, format="png")
+            contact_sheet(rows, self.classes).save(unfinished, format="png")
 
 
 def write_mask(stem: Path, mask: NDArray[np.uint8], classes: ClassTable) -> None:

@@ -1,6 +1,7 @@
 """The records of a run: its configuration, one row of results, a table of classes."""
 
 import csv
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def check_claim(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
                 "`paths.overwrite=true`."
             )
     earlier = folder / CONFIG
-    if earlier.exists() and earlier.read_text() != _settings(cfg):
+    if earlier.exists() and not _same_settings(earlier, cfg):
         raise ConfigError(
             f"'{folder}' holds an unfinished run with other settings (see '{earlier}'). Repeat "
             "those settings to go on with it, choose another `paths.output_dir`, or set "
@@ -89,7 +90,7 @@ def finished_miou(folder: Path, cfg: DictConfig) -> float | None:
     earlier = folder / CONFIG
     if not (folder / RESULTS).is_file() or not earlier.is_file():
         return None
-    if earlier.read_text() != _settings(cfg):
+    if not _same_settings(earlier, cfg):
         return None
     with (folder / RESULTS).open(newline="") as file:
         return float(next(csv.DictReader(file))["miou"])
@@ -105,6 +106,12 @@ def _settings(cfg: DictConfig) -> str:
     recorded.paths.overwrite = False
     leave_out_how(recorded)
     return OmegaConf.to_yaml(recorded, resolve=True)
+
+
+def _same_settings(earlier: Path, cfg: DictConfig) -> bool:
+    """Whether a run was made with these settings; on how many devices does not matter."""
+    devices = re.compile(r"^  devices: .*$", re.MULTILINE)
+    return devices.sub("", earlier.read_text()) == devices.sub("", _settings(cfg))
 
 
 def write_results(folder: Path, row: Mapping[str, object]) -> None:

@@ -21,15 +21,23 @@ def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback
 
 
 class Checkpoint(Callback):
-    """Save everything needed to go on, replacing the file only once the new one is complete."""
+    """Save everything needed to go on, replacing the file only once the new one is complete.
+
+    All ranks of a training together make one file.
+    """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        if trainer.global_step % self.every == 0:
-            with written_whole(self.path) as unfinished:
-                trainer.save_checkpoint(unfinished)
+        if trainer.global_step % self.every:
+            return
+        if not trainer.is_global_zero:
+            # Lightning writes on rank 0 alone, but the others must come along.
+            trainer.save_checkpoint(self.path)
+            return
+        with written_whole(self.path) as unfinished:
+            trainer.save_checkpoint(unfinished)
 
 
 class _ProgressLines(Callback):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddpmseg import ranks
 from ddpmseg.errors import TrainingError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
@@ -126,7 +127,11 @@ class HeadTraining(pl.LightningModule):
 
 
 class HeadTesting(pl.LightningModule):
-    """Segments test images as a stream and scores them; `scores` holds the result."""
+    """Segments test images as a stream and scores them; `scores` holds the result.
+
+    On several devices each rank segments its share, and the scores and uncertainties of all images
+    are those of every rank.
+    """
 
     def __init__(
         self, head: StackedMLP, extractor: FeatureExtractor, ignore_label: int, vote: Vote
@@ -154,7 +159,10 @@ class HeadTesting(pl.LightningModule):
         return result
 
     def on_test_epoch_end(self) -> None:
+        # The metric sums its counts over the ranks.
         self.scores = self.counts.compute()
+        parts = ranks.gathered(self.uncertainties)
+        self.uncertainties = [value for part in parts for value in part]
         self.log("test/miou", self.scores.miou.float())
         self.log("test/miou_present", self.scores.miou_present.float())
         self.log("test/pixel_accuracy", self.scores.pixel_accuracy.float())

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from ddpmseg import ranks
 from ddpmseg.backbones.fast import speed_up
 from ddpmseg.backbones.unet import UNetFlags, build_unet, sampling_process
 from ddpmseg.config import PretrainConfig
@@ -32,7 +33,8 @@ def learning_rate_factor(step: int, warmup_steps: int, num_steps: int, decay_sha
 class DiffusionPretraining(pl.LightningModule):
     """Learns to predict the noise in x_t (Ho et al. 2020), or also its variance with learn_sigma.
 
-    Images, flips, timesteps and noise of a step depend on (seed, step) alone.
+    Images, flips, timesteps and noise of a step depend on (seed, step) alone. On several devices
+    each rank takes its rows of the batch, and the loss is the mean over them all.
     """
 
     def __init__(self, flags: UNetFlags, config: PretrainConfig, source: ImageSource, seed: int):
@@ -55,41 +57,45 @@ class DiffusionPretraining(pl.LightningModule):
 
     def _images_of_step(self, step: int) -> tuple[int, UInt8[Tensor, "b 3 s s"]]:
         indices = shuffled_indices(step, self.config.batch_size, len(self.source), self.seed)
-        return step, torch.stack([self.source[int(index)] for index in indices])
+        own = indices[ranks.own_rows(len(indices))]
+        return step, torch.stack([self.source[int(index)] for index in own])
 
     def training_step(self, batch: Sequence[Any], batch_index: int) -> Tensor:
         step, images = batch
         x_0, timesteps, noise = self._draw(step, images)
         terms = self.diffusion.training_losses(self.network, x_0, timesteps, noise=noise)
         loss = terms["loss"].mean()
-        if not torch.isfinite(loss):
+        shown = ranks.mean(loss)
+        if not torch.isfinite(shown):
             raise TrainingError(
-                f"the pretraining loss is {loss.item()} at step {step}. Lower "
+                f"the pretraining loss is {shown.item()} at step {step}. Lower "
                 f"`pretrain.learning_rate` ({self.config.learning_rate}) or set "
                 "`trainer.precision=32-true`; the last checkpoint is intact."
             )
-        self.recent_losses.append(loss.item())
-        self.log("pretrain/loss", loss.detach(), prog_bar=True)
+        self.recent_losses.append(shown.item())
+        self.log("pretrain/loss", shown, prog_bar=True)
         return loss
 
     def _draw(self, step: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x_0 in [-1, 1], flipped by chance; timesteps; noise. Drawn on the CPU, then moved.
 
+        `images` are the rows of this rank; what is drawn for a row is the same on any number.
         Timesteps are stratified: one from each of B equal parts of the schedule, which leaves each
         of them uniform and takes variance out of the batch's loss.
         """
         generator = keyed_generator(self.seed, step, 1)
-        count = len(images)
+        count = len(images) * ranks.num_ranks()
+        own = ranks.own_rows(count)
         flips = torch.rand(count, generator=generator) < 0.5
         strata = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
         total = self.diffusion.num_timesteps
         # In fp32 a draw just below the upper end of the last part rounds up to it.
         timesteps = (strata * (total / count)).long().clamp(max=total - 1)
-        noise = torch.randn(images.shape, generator=generator)
+        noise = torch.randn(count, *images.shape[1:], generator=generator)
         x_0 = images.float() / 127.5 - 1
-        flips = flips.to(x_0.device) & torch.tensor(self.config.horizontal_flips, device=x_0.device)
+        flips = (flips[own] & self.config.horizontal_flips).to(x_0.device)
         x_0 = torch.where(flips[:, None, None, None], x_0.flip(3), x_0)
-        return x_0, timesteps.to(x_0.device), noise.to(x_0.device)
+        return x_0, timesteps[own].to(x_0.device), noise[own].to(x_0.device)
 
     def configure_optimizers(self):
         config = self.config

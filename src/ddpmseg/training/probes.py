@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ddpmseg import ranks
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.heads.probes import ProbeReader, Probes
 from ddpmseg.metrics.functional import member_confusions
@@ -33,7 +34,8 @@ class ProbeTesting(pl.LightningModule):
     """Segments test images as a stream and counts what every probe gets right.
 
     `counts` holds the confusion of each probe (m, k + 1, k) over all images seen, `masks` what the
-    probes made of the first `num_examples` of them (m, n, s, s).
+    probes made of the first `num_examples` of them (m, n, s, s). On several devices each rank
+    segments its share, and at the end both are those of all ranks.
     """
 
     counts: Tensor
@@ -60,6 +62,11 @@ class ProbeTesting(pl.LightningModule):
         # An empty part, too: it gives the masks their shape where no examples are wanted.
         if lacking > 0 or not self._examples:
             self._examples.append(labels[:, :lacking].cpu())
+
+    def on_test_epoch_end(self) -> None:
+        self.counts = ranks.total(self.counts)
+        masks = torch.cat(ranks.gathered(self.masks), dim=1)
+        self._examples = [masks[:, : self.num_examples]]
 
     @property
     def masks(self) -> Tensor:
