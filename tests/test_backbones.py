@@ -1,5 +1,6 @@
 """The contract every backbone keeps, and the network held against the package's own."""
 
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ddpmseg import config as schemas
 from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.fast import _GroupNormFunction
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
@@ -428,3 +430,13 @@ def test_without_a_compiler_the_plain_pass_is_run_and_told(
     told = [r.message for r in caplog.records if r.name == "ddpmseg.backbones.compiled"]
     assert len(told) == 1
     assert "not compiled, going on without (InvalidCxxCompiler" in told[0]
+
+
+def test_kernels_are_kept_where_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back afterwards")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_kernels(tmp_path / "first")
+    keep_kernels(tmp_path / "second")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "first")

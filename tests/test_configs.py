@@ -165,7 +165,8 @@ def test_the_default_output_folder_is_named_by_what_is_computed() -> None:
             return compose("train", list(overrides)).paths.output_dir
 
     same = folder("backbone=random")
-    assert folder("backbone=random", "trainer.log_every_n_steps=7") == same
+    for how in ("trainer.log_every_n_steps=7", "backbone.compile=true", "features.cache_gb=1"):
+        assert folder("backbone=random", how) == same
     assert same.startswith("outputs/segment/ponies_random_")
     for other in ("seed=1", "features.timesteps=[50]", "head.members=2", "dataset.seed=1"):
         assert folder("backbone=random", other) != same
