@@ -15,7 +15,6 @@ from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.heads.probes import ProbeReader
-from ddpmseg.heads.stacked import StackedLinear
 from ddpmseg.metrics.functional import confusion, miou
 
 TIMESTEPS = {"tiny": (5, 50), "small": (0, 50, 100, 150, 250, 400, 600, 800)}
@@ -138,12 +137,13 @@ class _Grid:
         images = self.extractor(sample.image)
         expected = []
         for member, (key, value) in enumerate(images.items()):
-            first = probes.firsts[member]
-            assert isinstance(first, StackedLinear)
+            first = probes.member_views(member)
             network = plain.build_member(
                 value.shape[1], classes.num_classes, probes.hidden, config.seed, 0
             ).to(self.device)
-            network[0].load_state_dict({"weight": first.weight[0], "bias": first.bias[0]})
+            network[0].load_state_dict(
+                {"weight": first["first.weight"], "bias": first["first.bias"]}
+            )
             copy_later(probes.later, member, network)
             vectors = plain.pixel_vectors({key: value}, len(sample.mask))
             expected.append(plain.predict([network], vectors).view_as(found[member]))

@@ -1,6 +1,5 @@
 """All cells of one timestep: one pass over the images, all probes trained and tested together."""
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,8 +65,6 @@ def probe_timestep(
             pl.Trainer(**arguments, max_steps=training.num_steps, callbacks=[told]).fit(training)
         del training
     del maps
-    # Lightning's modules and trainers refer to each other, and with them to the maps.
-    gc.collect()
     ranks.share_state(probes)
 
     testing = ProbeTesting(probes, extractor, dataset.classes.ignore_label, num_examples)

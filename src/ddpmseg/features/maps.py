@@ -67,22 +67,27 @@ class NativeMaps:
         return self.groups[size][..., start : start + self.layout.maps[index].channels]
 
     def pixel_vectors(
-        self, images: Int[Tensor, " p"], pixels: Int[Tensor, " p"]
+        self,
+        images: Int[Tensor, " p"],
+        pixels: Int[Tensor, " p"],
+        out: Float[Tensor, "p d"] | None = None,
     ) -> Float[Tensor, "p d"]:
-        """Vectors of pixels (image index, row * image_size + column), float32, on the maps' device.
+        """Vectors of pixels (image index, row * image_size + column), on the maps' device.
 
+        Computed in the dtype of the maps; float32, or written into `out` in its dtype.
         Source: paper section 3.2; reference `src/feature_extractors.py`, `collect_features`.
         """
-        vectors = torch.empty(len(images), self.layout.dim, device=self.device)
+        if out is None:
+            out = torch.empty(len(images), self.layout.dim, device=self.device)
         for size, group in self.groups.items():
             interpolated = _interpolate(group, images, pixels, self.layout.image_size)
             start = 0
             for index in self.layout.groups[size]:
                 columns = self.layout.slices[index]
                 width = columns.stop - columns.start
-                vectors[:, columns] = interpolated[:, start : start + width]
+                out[:, columns] = interpolated[:, start : start + width]
                 start += width
-        return vectors
+        return out
 
     def materialise(self) -> Float[Tensor, "n d s s"]:
         """Vectors of all pixels, float32: n * d * s * s * 4 bytes. For tests and small pictures."""
@@ -95,15 +100,15 @@ class NativeMaps:
 
 
 def _interpolate(group: Tensor, images: Tensor, pixels: Tensor, image_size: int) -> Tensor:
-    """(p, channels) of one group, float32."""
+    """(p, channels) of one group, in its dtype."""
     _, size, _, channels = group.shape
     table = group.reshape(-1, channels)
     if size == image_size:
-        return table[images * size**2 + pixels].float()
+        return table[images * size**2 + pixels]
     rows, columns = pixels // image_size, pixels % image_size
     neighbours, weights = bilinear_neighbours(rows, columns, image_size, size)
     values = table[(images[:, None] * size**2 + neighbours).flatten()].view(-1, 4, channels)
-    return torch.bmm(weights[:, None].to(values.dtype), values)[:, 0].float()
+    return torch.bmm(weights[:, None].to(values.dtype), values)[:, 0]
 
 
 def bilinear_neighbours(

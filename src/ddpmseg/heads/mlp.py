@@ -28,7 +28,8 @@ def initialise(weights: Sequence[Tensor], seed: int, member: int) -> None:
     """
     generator = keyed_generator(seed, member)
     for weight in weights:
-        weight.normal_(0, 0.02, generator=generator)
+        # What is drawn into a tensor depends on how it lies in memory.
+        weight.copy_(torch.empty(weight.shape).normal_(0, 0.02, generator=generator))
 
 
 class StackedMLP(StackedHead):
@@ -54,9 +55,8 @@ class StackedMLP(StackedHead):
         norms = cast(list[StackedBatchNorm], list(self.norms))
         return list(zip(norms, self._layers[1:], strict=True))
 
-    def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "p mh"]:
-        layer = self._layers[0]
-        return layer.on_shared(vectors) if vectors.ndim == 2 else layer.on_own(vectors)
+    def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "m h p"]:
+        return self._layers[0](vectors.mT)
 
     def first_layer(self) -> tuple[Float[Tensor, "o d"], Float[Tensor, " o"]]:
         """Weight and bias of all members' first layer as one, on unscaled vectors, member-major."""

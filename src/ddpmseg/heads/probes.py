@@ -34,9 +34,9 @@ class Probes(StackedHead):
         super().__init__(layout.dim, num_classes, members, tuple(hidden))
         self.layout, self.seeds = layout, tuple(seeds)
         widths = [*hidden, num_classes]
-        self.firsts = nn.ModuleList(
-            StackedLinear(len(seeds), spec.channels, widths[0]) for spec in layout.maps
-        )
+        # One parameter for the first layers on all maps: many small ones cost a step much time.
+        self.first_weight = nn.Parameter(torch.empty(len(seeds), widths[0], layout.dim))
+        self.first_bias = nn.Parameter(torch.zeros(members, widths[0]))
         self.linears = nn.ModuleList(
             StackedLinear(members, into, out) for into, out in pairwise(widths)
         )
@@ -49,26 +49,25 @@ class Probes(StackedHead):
         pairs = zip(self.norms, self.linears, strict=True)
         return cast(list[tuple[StackedBatchNorm, StackedLinear]], list(pairs))
 
-    def first(self, vectors: Float[Tensor, "*s p d"]) -> Float[Tensor, "p mh"]:
+    def first(self, vectors: Float[Tensor, "*s p d"]) -> Float[Tensor, "m h p"]:
         """Vectors are the same for all seeds, or one set for each."""
-        layers = cast(list[StackedLinear], list(self.firsts))
-        parts = [
-            layer.on_shared(vectors[:, columns])
-            if vectors.ndim == 2
-            else layer.on_own(vectors[..., columns])
-            for layer, columns in zip(layers, self.layout.slices, strict=True)
-        ]
-        return torch.cat(parts, dim=1)
+        channels = [spec.channels for spec in self.layout.maps]
+        # In the dtype of the vectors, all at once.
+        weights = self.first_weight.to(vectors.dtype).split(channels, dim=-1)
+        values = vectors.split(channels, dim=-1)
+        products = [torch.matmul(w, v.mT) for w, v in zip(weights, values, strict=True)]
+        return torch.cat(products).add_(self.first_bias.to(products[0].dtype)[:, :, None])
 
     def member_views(self, member: int) -> dict[str, Tensor]:
         index, seed = divmod(member, len(self.seeds))
-        first = self.firsts[index].state_dict()
         later = {
             **self.linears.state_dict(prefix="linears."),
             **self.norms.state_dict(prefix="norms."),
         }
-        return {f"first.{key}": value[seed] for key, value in first.items()} | {
-            key: value[member] for key, value in later.items()
+        return {
+            "first.weight": self.first_weight.detach()[seed][:, self.layout.slices[index]],
+            "first.bias": self.first_bias.detach()[member],
+            **{key: value[member] for key, value in later.items()},
         }
 
 
@@ -83,10 +82,10 @@ class ProbeReader:
     def __init__(self, probes: Probes, dtype: torch.dtype) -> None:
         self.layout, self.members = probes.layout, probes.members
         self._firsts, self._later = [], folded(probes.later, dtype)
-        for layer, columns in zip(probes.firsts, probes.layout.slices, strict=True):
-            assert isinstance(layer, StackedLinear)
-            weight = layer.weight * probes.input_scale[columns]
-            bias = layer.bias - weight @ probes.input_mean[columns]
+        biases = probes.first_bias.view(len(probes.layout.maps), len(probes.seeds), -1)
+        for columns, bias in zip(probes.layout.slices, biases, strict=True):
+            weight = probes.first_weight[..., columns] * probes.input_scale[columns]
+            bias = bias - weight @ probes.input_mean[columns]
             self._firsts.append((weight.to(dtype), bias.to(dtype)))
         size, device = probes.layout.image_size, probes.input_mean.device
         self._resized = {

@@ -25,8 +25,8 @@ class StackedHead(nn.Module, ABC):
         self.register_buffer("input_scale", torch.ones(dim))
 
     @abstractmethod
-    def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "p mh"]:
-        """The first layer of every member on scaled vectors, as rows (see `StackedLinear`)."""
+    def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "m h p"]:
+        """The first layer of every member on scaled vectors (see `StackedLinear`)."""
 
     @property
     @abstractmethod
@@ -40,8 +40,9 @@ class StackedHead(nn.Module, ABC):
         """
         h = self.first(self._scaled(vectors))
         for norm, linear in self.later:
-            h = linear(norm(F.relu(h)))
-        return h.unflatten(1, (self.members, -1)).transpose(0, 1)
+            # A linear layer does not need its own output to learn.
+            h = linear(norm(F.relu(h, inplace=True)))
+        return h.transpose(1, 2)
 
     def _scaled(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "*m p d"]:
         """(vectors - mean) * scale in fp32, rounded once to what follows is computed in."""
@@ -80,8 +81,8 @@ class StackedHead(nn.Module, ABC):
 class StackedLinear(nn.Module):
     """A linear layer for every member.
 
-    Between layers the values of all members lie side by side as rows (p, m * c): a layer reads them
-    without moving them, and so does batch normalisation.
+    Between layers pixels lie innermost, (m, c, p): products, normalisation and loss then all read
+    and write what they share without moving it.
     """
 
     def __init__(self, members: int, into: int, out: int) -> None:
@@ -89,17 +90,10 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, out, into))
         self.bias = nn.Parameter(torch.zeros(members, out))
 
-    def forward(self, rows: Float[Tensor, "p mi"]) -> Float[Tensor, "p mo"]:
-        return self.on_own(rows.unflatten(1, (len(self.weight), -1)).transpose(0, 1))
-
-    def on_own(self, x: Float[Tensor, "m p i"]) -> Float[Tensor, "p mo"]:
-        """Every member on values of its own."""
-        y = torch.baddbmm(self.bias[:, None], x, self.weight.transpose(1, 2))
-        return y.transpose(0, 1).flatten(1)
-
-    def on_shared(self, x: Float[Tensor, "p i"]) -> Float[Tensor, "p mo"]:
-        """One product for all members, when they look at the same values."""
-        return F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
+    def forward(self, x: Float[Tensor, "*m i p"]) -> Float[Tensor, "m o p"]:
+        """On values of each member's own, or on the same for all: then it is one product."""
+        y = torch.matmul(self.weight, x)
+        return y.add_(self.bias.to(y.dtype)[:, :, None])
 
 
 class StackedBatchNorm(nn.Module):
@@ -116,9 +110,10 @@ class StackedBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(members, width))
         self.register_buffer("running_var", torch.ones(members, width))
 
-    def forward(self, rows: Float[Tensor, "p mc"]) -> Float[Tensor, "p mc"]:
-        return F.batch_norm(
-            rows,
+    def forward(self, x: Float[Tensor, "m c p"]) -> Float[Tensor, "m c p"]:
+        # Members and their channels as the channels of one item.
+        normalised = F.batch_norm(
+            x.flatten(0, 1)[None],
             self.running_mean.view(-1),
             self.running_var.view(-1),
             self.weight.view(-1),
@@ -127,6 +122,7 @@ class StackedBatchNorm(nn.Module):
             self.momentum,
             self.eps,
         )
+        return normalised.view_as(x)
 
     def fold_into(self, linear: StackedLinear) -> tuple[Tensor, Tensor]:
         """Weight and bias with which linear(norm(x)) = weight @ x + bias in eval mode."""

@@ -45,8 +45,8 @@ class PixelVectors:
         )
         pixels = torch.arange(count, device=maps.device)
         for image in range(len(maps)):
-            vectors = maps.pixel_vectors(torch.full_like(pixels, image), pixels)
-            table[image * count : (image + 1) * count] = vectors
+            rows = table[image * count : (image + 1) * count]
+            maps.pixel_vectors(torch.full_like(pixels, image), pixels, out=rows)
         return table
 
 

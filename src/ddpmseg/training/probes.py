@@ -23,11 +23,11 @@ class ProbeTraining(HeadTraining):
     head: Probes
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions and labels of a step, one row for each seed: (s, p)."""
+        """Positions and labels of a step: (p,) for one seed, else a row for each (s, p)."""
         batches = [self.pixels.batch(step, self.protocol, 1, seed) for seed in self.head.seeds]
         positions, labels = zip(*batches, strict=True)
-        count = len(self.head.seeds)
-        return torch.stack(positions).view(count, -1), torch.stack(labels).view(count, -1)
+        shape = (len(self.head.seeds), -1) if len(self.head.seeds) > 1 else (-1,)
+        return torch.stack(positions).view(shape), torch.stack(labels).view(shape)
 
 
 class ProbeTesting(pl.LightningModule):
