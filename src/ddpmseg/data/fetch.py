@@ -1,7 +1,6 @@
 """One file from the web: resumed where it broke off, checked, in its place whole or not at all."""
 
 import errno
-import json
 import logging
 import re
 import shutil
@@ -9,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -18,8 +17,9 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from ddpmseg.data.origin import Origin, checked_sha256, origin_path, read_origin, write_origin
+from ddpmseg.data.partial import FileState, PartialFile
 from ddpmseg.errors import DownloadError, UserError
-from ddpmseg.files import file_sha256, written_whole
+from ddpmseg.files import file_sha256
 from ddpmseg.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def fetch(source: Source, place: Path) -> None:
             if place.exists():
                 checked_sha256(place, source.sha256, source.wrong)
                 return
-            part = _Part(place)
+            part = PartialFile(place)
             _transfer(source, part)
             _settle(source, part)
 
@@ -89,63 +89,7 @@ class _BrokenOffError(Exception):
     """The connection ended before the file did."""
 
 
-@dataclass(frozen=True)
-class _State:
-    """Which file a .part is the beginning of. `size` in bytes, None where it was not told."""
-
-    url: str
-    size: int | None
-    etag: str | None
-    modified: str | None
-
-    @property
-    def validator(self) -> str | None:
-        """For If-Range, which takes no weak ETag (RFC 9110, section 13.1.5)."""
-        strong = self.etag and not self.etag.startswith("W/")
-        return self.etag if strong else self.modified
-
-    def agrees(self, other: "_State") -> bool:
-        """Whether both describe one file, as far as both tell."""
-        mine, others = asdict(self), asdict(other)
-        return all(None in (mine[key], others[key]) or mine[key] == others[key] for key in mine)
-
-
-class _Part:
-    """The beginning of a file, `NAME.part`, with `NAME.part.json` that tells of which file."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.path = place.with_name(f"{place.name}.part")
-        self._state_path = place.with_name(f"{place.name}.part.json")
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    def state(self, url: str) -> _State | None:
-        """None where nothing has arrived from `url`, or nothing that could be continued."""
-        try:
-            state = _State(**json.loads(self._state_path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-        resumable = state.validator or state.size is not None
-        return state if state.url == url and self.size and resumable else None
-
-    def begin(self, state: _State) -> None:
-        self.path.open("wb").close()
-        with written_whole(self._state_path) as unfinished:
-            unfinished.write_text(json.dumps(asdict(state)))
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._state_path.unlink(missing_ok=True)
-
-    def move_into_place(self) -> None:
-        self.path.replace(self.place)
-        self._state_path.unlink(missing_ok=True)
-
-
-def _transfer(source: Source, part: _Part) -> None:
+def _transfer(source: Source, part: PartialFile) -> None:
     """Fill `part`; what breaks off is resumed once after each of `WAITS`."""
     waits = iter(WAITS)
     while True:
@@ -171,7 +115,7 @@ def _transfer(source: Source, part: _Part) -> None:
             time.sleep(wait)
 
 
-def _attempt(source: Source, part: _Part) -> None:
+def _attempt(source: Source, part: PartialFile) -> None:
     """One request for all that is lacking. Raises _ChangedError, _BrokenOffError, DownloadError."""
     state = part.state(source.url)
     arrived = part.size if state else 0
@@ -203,7 +147,7 @@ def _attempt(source: Source, part: _Part) -> None:
 
 
 def _receive(
-    response: HTTPResponse, source: Source, part: _Part, found: _State, arrived: int
+    response: HTTPResponse, source: Source, part: PartialFile, found: FileState, arrived: int
 ) -> None:
     """Append to `part` what comes, after `arrived` bytes that are there."""
     chunk = _read(response)
@@ -227,7 +171,7 @@ def _receive(
             chunk = _read(response)
 
 
-def _settle(source: Source, part: _Part) -> None:
+def _settle(source: Source, part: PartialFile) -> None:
     """Check what has arrived and put it into its place, its record first."""
     digest, earlier, expected = file_sha256(part.path), read_origin(part.place), None
     if source.sha256:
@@ -251,7 +195,7 @@ def _settle(source: Source, part: _Part) -> None:
 
 
 @contextmanager
-def _opened(request: Request, source: Source, part: _Part) -> Iterator[HTTPResponse]:
+def _opened(request: Request, source: Source, part: PartialFile) -> Iterator[HTTPResponse]:
     """The answer to a request. Raises what `_attempt` does."""
     try:
         response = urlopen(request, timeout=TIMEOUT)
@@ -276,13 +220,13 @@ def _opened(request: Request, source: Source, part: _Part) -> Iterator[HTTPRespo
         yield response
 
 
-def _described(response: HTTPResponse, url: str) -> _State:
+def _described(response: HTTPResponse, url: str) -> FileState:
     length = response.headers.get("Content-Length")
     size = int(length) if length and length.isdecimal() else None
     if response.status == 206:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         size = int(total) if total.isdecimal() else None
-    return _State(url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+    return FileState(url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
 
 
 def _read(response: HTTPResponse) -> bytes:
@@ -292,14 +236,14 @@ def _read(response: HTTPResponse) -> bytes:
         raise _BrokenOffError(str(error) or type(error).__name__) from error
 
 
-def _no_file(source: Source, part: _Part) -> DownloadError:
+def _no_file(source: Source, part: PartialFile) -> DownloadError:
     return DownloadError(
         f"{source.url} gave a web page, or nothing, instead of a file: perhaps a login, or a "
         f"notice that the file has moved. {_by_hand(source, part.place)}"
     )
 
 
-def _check_space(size: int | None, arrived: int, part: _Part) -> None:
+def _check_space(size: int | None, arrived: int, part: PartialFile) -> None:
     if size is None:
         return
     free = shutil.disk_usage(part.place.parent).free
