@@ -28,6 +28,7 @@ GRIDS = sorted((CONF / "grid").glob("*.yaml"))
 MUST_BE_GIVEN = {
     "dataset=folder": ("dataset.root=photos", "dataset.classes=ponies"),
     "backbone=guided_diffusion_64": ("backbone.checkpoint=random",),
+    "backbone=guided_diffusion_256": ("backbone.checkpoint=random",),
 }
 """Values that only the user knows, for the options that ask for them."""
 
@@ -60,7 +61,8 @@ def test_every_option_fits_its_schema(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", SELECTIONS, ids=lambda path: path.stem)
 def test_a_backbone_with_its_own_selection_has_those_blocks(path: Path, tmp_path: Path) -> None:
-    planned_layout(typed(tmp_path, f"backbone={path.stem}"))
+    given = MUST_BE_GIVEN.get(f"backbone={path.stem}", ())
+    planned_layout(typed(tmp_path, f"backbone={path.stem}", *given))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -121,6 +123,7 @@ SETTINGS = [
     for f in fields(cls)
 ]
 SETTINGS += [("sweep", f.name) for f in fields(schemas.SweepSettings)]
+SETTINGS += [("part", name) for name in schemas.TRANSFER]
 SETTINGS += [("clusters", f.name) for f in fields(schemas.ClustersConfig)]
 BUILT = [
     (cls, f.name)
@@ -131,7 +134,7 @@ BUILT = [
         schemas.PixelsConfig,
     )
     for f in fields(cls)
-    if f.name != "_target_"
+    if f.name not in ("_target_", *schemas.TRANSFER)
 ]
 
 
@@ -165,7 +168,14 @@ def test_the_default_output_folder_is_named_by_what_is_computed() -> None:
             return compose("train", list(overrides)).paths.output_dir
 
     same = folder("backbone=random")
-    for how in ("trainer.log_every_n_steps=7", "backbone.compile=true", "features.cache_gb=1"):
+    for how in (
+        "trainer.log_every_n_steps=7",
+        "backbone.compile=true",
+        "backbone.download=true",
+        "backbone.url=http://mirror/x.pt",
+        "backbone.sha256=ab",
+        "features.cache_gb=1",
+    ):
         assert folder("backbone=random", how) == same
     assert same.startswith("outputs/segment/ponies_random_")
     for other in ("seed=1", "features.timesteps=[50]", "head.members=2", "dataset.seed=1"):

@@ -17,7 +17,7 @@ from hydra.utils import get_class
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpmseg.config import FolderDatasetConfig, PoniesConfig, register
+from ddpmseg.config import TRANSFER, FolderDatasetConfig, PoniesConfig, register
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledFolder, LabelledSet, Ponies
 from ddpmseg.errors import ConfigError, DataError
@@ -291,7 +291,7 @@ def test_subset_seed_chooses_training_images_only(tmp_path: Path) -> None:
     ("schema", "target"), [(FolderDatasetConfig, LabelledFolder), (PoniesConfig, Ponies)]
 )
 def test_arguments_are_the_fields_of_the_schema(schema: type, target: type) -> None:
-    wanted = {field.name for field in fields(schema)} - {"_target_"}
+    wanted = {field.name for field in fields(schema)} - {"_target_", *TRANSFER}
     arguments = inspect.signature(target).parameters
     assert set(arguments) == wanted
     for field in fields(schema):
@@ -308,7 +308,8 @@ def test_every_dataset_config_composes_and_fits_its_class(name: str) -> None:
     own = ["dataset.root=.", "dataset.classes=ponies"] if name == "folder" else []
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         settings = dict(compose(f"dataset/{name}", overrides=own).dataset)
-    inspect.signature(get_class(settings.pop("_target_"))).bind(**settings)
+    target = get_class(settings.pop("_target_"))
+    inspect.signature(target).bind(**{k: v for k, v in settings.items() if k not in TRANSFER})
     table = load_class_table(settings["classes"])
     assert settings["name"] == name
     assert name == "folder" or table.name == name

@@ -25,10 +25,10 @@ from ddpmseg.apps.pretrain import image_source
 from ddpmseg.apps.train import train
 from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
 from ddpmseg.backbones.unet import UNetFlags
-from ddpmseg.backbones.weights import file_sha256
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig
 from ddpmseg.data.images import PonyImages
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.files import file_sha256
 from ddpmseg.training.pretrain import (
     AveragedWeights,
     DiffusionPretraining,

@@ -22,9 +22,9 @@ from ddpmseg.apps import sweep as program
 from ddpmseg.apps.load import load_sweep_config
 from ddpmseg.apps.sweep import finished, sweep
 from ddpmseg.backbones.unet import UNetFlags, build_unet
-from ddpmseg.backbones.weights import file_sha256
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
+from ddpmseg.files import file_sha256
 from ddpmseg.tracking.cells import CellStore
 
 HEADER = "block,timestep,seed,miou,miou_present,pixel_accuracy,miou_small,miou_large,seconds"

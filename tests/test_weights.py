@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
 from ddpmseg.backbones.unet import UNetFlags, build_unet
-from ddpmseg.backbones.weights import file_sha256, read_state_dict, resolve_checkpoint
+from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint
 from ddpmseg.errors import CheckpointError
+from ddpmseg.files import file_sha256
 
 TINY = UNetFlags(
     image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"

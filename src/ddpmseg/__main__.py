@@ -33,13 +33,46 @@ def main(arguments: list[str] | None = None) -> int:
     choose.add_argument("--passes", type=int, default=3, help="timesteps at most")
     choose.add_argument("--channels", type=int, help="features of a pixel vector at most")
     choose.add_argument("--accelerator", default="auto")
+    data = commands.add_parser("data", help="labelled images: get the paper's sets, check any")
+    data = data.add_subparsers(dest="action", required=True)
+    weights = commands.add_parser("weights", help="weight files: get the paper's")
+    weights = weights.add_subparsers(dest="action", required=True)
+    for parent, action, text in (
+        (data, "get", "fetch and unpack a dataset of conf/dataset/"),
+        (data, "check", "read every file of a dataset and name what is wrong; status 1 if any is"),
+        (weights, "get", "fetch the weight file of a backbone of conf/backbone/"),
+    ):
+        command = parent.add_parser(action, help=text)
+        command.add_argument("name", help="such as horse_21 or ddpm_lsun_horse")
+        command.add_argument("overrides", nargs="*", help="as for train.py: group.key=value ...")
+        command.add_argument("--config-dir", type=Path, default=Path("conf"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
+        if options.command in ("data", "weights"):
+            return _get_or_check(options)
         _run(options)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    return 0
+
+
+def _get_or_check(options: argparse.Namespace) -> int:
+    """Exit status of `data get`, `data check` and `weights get`."""
+    from ddpmseg.apps import checks, plan
+    from ddpmseg.apps.check import check_dataset
+    from ddpmseg.apps.get import get_dataset, get_weights
+
+    group = "dataset" if options.command == "data" else "backbone"
+    overrides = [f"{group}={options.name}", *options.overrides]
+    config = plan.compose(options.config_dir, overrides, checks.typed_config)
+    if options.action == "check":
+        return 0 if check_dataset(config.dataset) else 1
+    if options.command == "data":
+        get_dataset(config.dataset, config.paths)
+    else:
+        get_weights(config.backbone)
     return 0
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,6 +11,20 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.errors import ConfigError
+
+
+@dataclass
+class DownloadConfig:
+    """How files come to be where a part looks for them: settings of a group, not of the part."""
+
+    download: bool = False
+    """Fetch what is not there yet at the first use."""
+    url: str | None = None
+    """Of a .tar archive (dataset) or of the weight file (backbone); null: none is known."""
+    sha256: str | None = None
+    """64 hex digits of that file; null: those of the first download count from then on."""
+    terms: str | None = None
+    """Under which it may be used; told before the first byte is fetched."""
 
 
 @dataclass
@@ -36,7 +50,7 @@ class DatasetConfig:
 
 
 @dataclass
-class FolderDatasetConfig(DatasetConfig):
+class FolderDatasetConfig(DownloadConfig, DatasetConfig):
     """Photographs and masks in folders."""
 
     _target_: str = "ddpmseg.data.labelled.LabelledFolder"
@@ -66,7 +80,7 @@ class BackboneConfig:
 
 
 @dataclass
-class GuidedDiffusionConfig(BackboneConfig):
+class GuidedDiffusionConfig(DownloadConfig, BackboneConfig):
     """Any UNet of guided_diffusion."""
 
     _target_: str = "ddpmseg.backbones.guided_diffusion.GuidedDiffusionBackbone"
@@ -229,7 +243,8 @@ class PathsConfig:
     """Replace the results of an earlier run in `output_dir`."""
     cache_dir: str = "~/.cache/ddpmseg"
     """What later runs can use again and nobody misses: native maps, in `maps/`, where
-    `features.cache_gb` allows for them, and what `backbone.compile` compiled, in `kernels/`.
+    `features.cache_gb` allows for them, what `backbone.compile` compiled, in `kernels/`, and
+    fetched archives of datasets, in `downloads/`.
     $DDPMSEG_CACHE, where it is set, is the default."""
 
 
@@ -274,7 +289,13 @@ def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     )
 
 
-HOW = (("backbone", "compile"), ("features", "cache_gb"), ("paths", "cache_dir"))
+TRANSFER = tuple(field.name for field in fields(DownloadConfig))
+HOW = (
+    *((group, key) for group in ("dataset", "backbone") for key in TRANSFER),
+    ("backbone", "compile"),
+    ("features", "cache_gb"),
+    ("paths", "cache_dir"),
+)
 """Keys that decide how something is computed, not what."""
 
 

@@ -17,5 +17,9 @@ class CheckpointError(UserError):
     """A weight file that is missing, damaged, unsafe or made for another network."""
 
 
+class DownloadError(UserError):
+    """A file that cannot be fetched: no connection, no such address, no space for it."""
+
+
 class TrainingError(UserError):
     """A training that cannot go on, such as a loss that is not a number."""

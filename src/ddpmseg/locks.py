@@ -4,10 +4,13 @@ It drops a lock with the process that holds it: none outlives a kill.
 """
 
 import fcntl
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
+
+log = logging.getLogger(__name__)
 
 
 class FolderLocks:
@@ -17,15 +20,22 @@ class FolderLocks:
         self.folder = folder
 
     @contextmanager
-    def alone(self, *names: str) -> Iterator[None]:
+    def alone(self, *names: str, told: str = "") -> Iterator[None]:
         """Wait for the locks of these names, and hold them until the block ends.
 
         They are taken in sorted order. So processes that each ask for all they need in one call
-        never wait for each other in a circle. Raises OSError where the disk has no locks.
+        never wait for each other in a circle. `told` is logged when another process holds one.
+        Raises OSError where the disk has no locks.
         """
         with ExitStack() as until_done:
             for name in sorted(set(names)):
-                fcntl.flock(until_done.enter_context(self.file(name)), fcntl.LOCK_EX)
+                lock = until_done.enter_context(self.file(name))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if told:
+                        log.info(told)
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def file(self, name: str) -> IO[str]:

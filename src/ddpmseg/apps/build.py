@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import (
+    TRANSFER,
     BackboneConfig,
     DatasetConfig,
     FeaturesConfig,
@@ -43,7 +44,8 @@ def build_part(config: DatasetConfig | BackboneConfig, **changes: Any) -> Any:
         raise ConfigError(
             f"`_target_: {config._target_}` is not allowed; a target must begin with '{ALLOWED}'."
         )
-    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "_target_"}
+    others = ("_target_", *TRANSFER)
+    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in others}
     return get_class(config._target_)(**(given | changes))
 
 
@@ -69,9 +71,10 @@ def build_dataset(config: DatasetConfig) -> LabelledSet:
 
 def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
     """The frozen network on `device`, with its weights."""
-    if isinstance(config, GuidedDiffusionConfig):
-        config = replace(config, precision=choose_precision(config.precision, device))
-    return build_part(config).to(device)
+    if not isinstance(config, GuidedDiffusionConfig):
+        return build_part(config).to(device)
+    precision = choose_precision(config.precision, device)
+    return build_part(config, precision=precision, sha256=config.sha256).to(device)
 
 
 def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
@@ -98,7 +101,7 @@ def build_extractor(
     )
 
 
-def cache_folder(paths: PathsConfig, kind: Literal["maps", "kernels"]) -> Path:
+def cache_folder(paths: PathsConfig, kind: Literal["maps", "kernels", "downloads"]) -> Path:
     return Path(paths.cache_dir).expanduser() / kind
 
 

@@ -14,6 +14,7 @@ from ddpmseg.apps.build import (
     build_protocol,
     choose_device,
 )
+from ddpmseg.apps.get import comes_at_first_use, how_to_get
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, RANDOM
 from ddpmseg.backbones.weights import resolve_checkpoint
@@ -26,7 +27,7 @@ from ddpmseg.config import (
 )
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.tiny import RULES
-from ddpmseg.errors import ConfigError
+from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.heads.protocols import PROTOCOLS
@@ -172,11 +173,8 @@ def _check_segmentation(config: TrainConfig) -> None:
     _at_least("dataset.num_test", dataset.num_test, 1)
     _one_of("dataset.tiny_annotations", dataset.tiny_annotations, RULES)
     load_class_table(dataset.classes)
-    if isinstance(dataset, FolderDatasetConfig) and not Path(dataset.root).is_dir():
-        raise ConfigError(
-            f"`dataset.root={dataset.root}`: no such folder. It must hold "
-            f"'{dataset.train_images}' and '{dataset.test_images}'."
-        )
+    if isinstance(dataset, FolderDatasetConfig) and not comes_at_first_use(dataset):
+        _check_root(dataset)
     _one_of("features.hook", features.hook, get_args(Hook))
     _one_of("features.noise", features.noise, get_args(NoiseKind))
     _at_least("features.batch_size", features.batch_size, 1)
@@ -193,8 +191,25 @@ def _check_segmentation(config: TrainConfig) -> None:
     if isinstance(config.backbone, GuidedDiffusionConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     planned_layout(config)
-    if isinstance(config.backbone, GuidedDiffusionConfig) and config.backbone.checkpoint != RANDOM:
-        resolve_checkpoint(config.backbone.checkpoint)
+    if isinstance(config.backbone, GuidedDiffusionConfig):
+        _check_checkpoint(config.backbone)
+
+
+def _check_root(dataset: FolderDatasetConfig) -> None:
+    if not Path(dataset.root).expanduser().is_dir():
+        raise ConfigError(
+            f"`dataset.root={dataset.root}`: no such folder. It must hold "
+            f"'{dataset.train_images}' and '{dataset.test_images}'.{how_to_get(dataset)}"
+        )
+
+
+def _check_checkpoint(backbone: GuidedDiffusionConfig) -> None:
+    if backbone.checkpoint == RANDOM or comes_at_first_use(backbone):
+        return
+    try:
+        resolve_checkpoint(backbone.checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{how_to_get(backbone)}") from error
 
 
 def planned_layout(config: TrainConfig) -> FeatureLayout:

@@ -15,10 +15,9 @@ from torchvision.utils import save_image
 from ddpmseg import ranks
 from ddpmseg.apps.build import choose_device, trainer_precision
 from ddpmseg.apps.launch import StopAtOnce
-from ddpmseg.backbones.weights import file_sha256
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
-from ddpmseg.files import written_whole
+from ddpmseg.files import file_sha256, written_whole
 from ddpmseg.tracking.loggers import Claim
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.pretrain import (

@@ -22,6 +22,7 @@ from ddpmseg.apps.build import (
 )
 from ddpmseg.apps.checks import CONTROLS, check_alone, checked_sweep
 from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
+from ddpmseg.apps.get import comes_at_first_use, fetch_missing
 from ddpmseg.apps.grid import Piece, dry_run, pieces_to_do
 from ddpmseg.apps.launch import processes
 from ddpmseg.apps.probe import Probed, probe_timestep
@@ -33,11 +34,12 @@ from ddpmseg.apps.show import write_clusters, write_examples
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.guided_diffusion import RANDOM
-from ddpmseg.backbones.weights import file_sha256, resolve_checkpoint
+from ddpmseg.backbones.weights import resolve_checkpoint
 from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, SweepConfig, sweep_request
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
+from ddpmseg.files import file_sha256
 from ddpmseg.metrics.functional import miou
 from ddpmseg.tracking.cells import CellStore, told_when_full
 from ddpmseg.tracking.results import peak_rss_mb
@@ -49,7 +51,7 @@ def finished(cfg: DictConfig) -> float | None:
     """Best miou of the folder where all cells of the request are done; else None."""
     config = checked_sweep(cfg)
     store = CellStore(Path(config.paths.output_dir))
-    if config.sweep.dry_run or config.paths.overwrite:
+    if config.sweep.dry_run or config.paths.overwrite or comes_at_first_use(config.backbone):
         return None
     weights = _checkpoint_sha256(config.backbone)
     store.check({"request": sweep_request(cfg), "checkpoint_sha256": weights})
@@ -75,6 +77,7 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
         for line in dry_run(config, store):
             log.info(line)
         return None
+    fetch_missing(config.dataset, config.backbone, config.paths)
     quiet_libraries()
     keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer):

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 from ddpmseg import ranks
 from ddpmseg.apps.build import cache_folder
 from ddpmseg.apps.checks import check_alone, checked_config
+from ddpmseg.apps.get import fetch_missing
 from ddpmseg.apps.launch import processes
 from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
@@ -39,6 +40,8 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     check_alone(config.trainer, in_multirun)
     folder = Path(config.paths.output_dir)
     check_claim(folder, cfg, config.paths.overwrite)
+    if config.task == "segment":
+        fetch_missing(config.dataset, config.backbone, config.paths)
     quiet_libraries()
     keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer), ExitStack() as until_done:

@@ -18,8 +18,9 @@ from ddpmseg.backbones.unet import (
     timestep_embedding,
     use_half,
 )
-from ddpmseg.backbones.weights import file_sha256, load_weights, resolve_checkpoint
-from ddpmseg.errors import ConfigError
+from ddpmseg.backbones.weights import load_weights, resolve_checkpoint
+from ddpmseg.data.origin import checked_sha256
+from ddpmseg.errors import CheckpointError, ConfigError
 
 RANDOM = "random"
 """A checkpoint that is none: the network as initialised, before any training."""
@@ -38,9 +39,10 @@ class GuidedDiffusionBackbone(Backbone):
         compile: run the pass through torch.compile, see `Compiled`: a minute or more at the first
             pass of a network this machine has not compiled before. The maps are equal up to
             rounding.
+        sha256: of the weight file; None: as recorded where it was downloaded, else any.
 
     Raises ConfigError for flags that build no network, CheckpointError for a file that does not
-    fit it.
+    fit it, or is another than expected.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class GuidedDiffusionBackbone(Backbone):
         precision: str = "32",
         seed: int = 0,
         compile: bool = False,
+        sha256: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -63,8 +66,8 @@ class GuidedDiffusionBackbone(Backbone):
             self.unet, self.diffusion = build_unet(unet)
         if checkpoint != RANDOM:
             path = resolve_checkpoint(checkpoint)
+            self.checkpoint_sha256 = checked_sha256(path, sha256, CheckpointError)
             load_weights(self.unet, path, "backbone.unet")
-            self.checkpoint_sha256 = file_sha256(path)
         self.blocks = decoder_blocks(self.unet)
         self.num_timesteps = self.diffusion.num_timesteps
         use_half(self.unet, self.dtype)

@@ -1,6 +1,5 @@
 """Weight files: found, hashed, read without executing anything, and held against the network."""
 
-import hashlib
 import pickle
 from importlib.resources import files
 from pathlib import Path
@@ -35,11 +34,6 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             ".safetensors file, or to 'random' for an untrained network."
         )
     return path
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddpmseg.data.class_table import ClassTable, load_class_table
-from ddpmseg.data.images import IMAGE_SUFFIXES, fit_image, fit_mask, read_image, read_mask
+from ddpmseg.data.images import fit_image, fit_mask, read_image, read_mask
+from ddpmseg.data.pairs import Pair, find_pairs
 from ddpmseg.data.ponies import CLASS_NAMES, draw_pony
 from ddpmseg.data.subsets import nested_subset
 from ddpmseg.data.tiny import drop_tiny_annotations, tiny_threshold
@@ -110,7 +111,7 @@ class LabelledFolder:
         self.classes = load_class_table(classes)
         folder = Path(root).expanduser()
 
-        pairs = _find_pairs(folder, "train", train_images, train_masks)
+        pairs = find_pairs(folder, "train", train_images, train_masks)
         where = f"'{folder / train_images}'"
         paper = self.classes.num_labelled
         count = _count("num_labelled", num_labelled, paper, len(pairs), where)
@@ -119,7 +120,7 @@ class LabelledFolder:
             chosen, self.classes, image_size, center_crop, tiny_annotations
         )
 
-        pairs = _find_pairs(folder, "test", test_images, test_masks)
+        pairs = find_pairs(folder, "test", test_images, test_masks)
         count = _count("num_test", num_test, None, len(pairs), f"'{folder / test_images}'")
         self.test: LabelledSplit = _Files(
             pairs[:count], self.classes, image_size, center_crop, "keep"
@@ -164,16 +165,10 @@ class Ponies:
         )
 
 
-@dataclass(frozen=True)
-class _Pair:
-    image: Path
-    mask: Path
-
-
 class _Files(LabelledSplit):
     def __init__(
         self,
-        pairs: list[_Pair],
+        pairs: list[Pair],
         classes: ClassTable,
         image_size: int,
         center_crop: bool,
@@ -242,67 +237,3 @@ def _count(key: str, asked: int | None, paper: int | None, available: int, where
             f"images. Set `dataset.{key}` to at most {available}."
         )
     return count
-
-
-def _find_pairs(root: Path, split: str, images: str, masks: str | None) -> list[_Pair]:
-    """The images of `root/images` in sorted order, each with its mask."""
-    image_folder = root / images
-    mask_folder = image_folder if masks is None else root / masks
-    beside = mask_folder == image_folder
-    found = _files(image_folder, f"dataset.{split}_images", "images")
-    found = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-    if beside:
-        photographs = {path.stem for path in found if not _is_png(path)}
-        found = [path for path in found if not _is_png(path) or path.stem not in photographs]
-    if not found:
-        raise DataError(
-            f"no images in '{image_folder}': expected files ending in {', '.join(IMAGE_SUFFIXES)}. "
-            f"Put them there, or change `dataset.root` or `dataset.{split}_images`."
-        )
-    _check_stems(found, image_folder)
-
-    masks_found = {
-        (path.stem, path.suffix.lower()): path
-        for path in _files(mask_folder, f"dataset.{split}_masks", "masks")
-    }
-    pairs, lacking = [], []
-    for image in found:
-        suffixes = (".npy",) if beside and _is_png(image) else (".npy", ".png")
-        keys = [(image.stem, suffix) for suffix in suffixes]
-        mask = next((masks_found[key] for key in keys if key in masks_found), None)
-        if mask is not None:
-            pairs.append(_Pair(image, mask))
-        else:
-            lacking.append((image.name, " or ".join(f"'{stem}{suffix}'" for stem, suffix in keys)))
-    if lacking:
-        image_name, expected = lacking[0]
-        raise DataError(
-            f"no mask for image '{image_name}': expected {expected} in {mask_folder}. "
-            f"{len(pairs)} of {len(found)} pairs found. Add the mask or take the image away."
-        )
-    return pairs
-
-
-def _files(folder: Path, key: str, kind: str) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(
-            f"there is no folder '{folder}' of {kind}. Put the data there, or change "
-            f"`dataset.root` or `{key}`."
-        )
-    # Names such as '._a.png' are written by macOS and hold no image.
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _check_stems(images: list[Path], folder: Path) -> None:
-    first: dict[str, str] = {}
-    for path in images:
-        other = first.setdefault(path.stem, path.name)
-        if other != path.name:
-            raise DataError(
-                f"images '{other}' and '{path.name}' in '{folder}' would share one mask. "
-                "Rename or remove one of them."
-            )
-
-
-def _is_png(path: Path) -> bool:
-    return path.suffix.lower() == ".png"

@@ -1,0 +1,89 @@
+"""`data check`: a folder of labelled images held against all that is known of it."""
+
+import sys
+from pathlib import Path
+
+from ddpmseg.apps.get import command, how_to_get
+from ddpmseg.config import DatasetConfig, FolderDatasetConfig
+from ddpmseg.data.check import SplitCheck, SplitFolders, check_folder
+from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.data.digests import known_files, known_splits
+from ddpmseg.data.survey import Survey
+from ddpmseg.errors import ConfigError
+
+
+def check_dataset(dataset: DatasetConfig) -> bool:
+    """Print what every split holds, then what is wrong; returns whether nothing is.
+
+    Raises ConfigError for a dataset that lies in no folder, or a folder that is not there.
+    """
+    if not isinstance(dataset, FolderDatasetConfig):
+        raise ConfigError(f"`dataset={dataset.name}` is drawn when asked for: nothing to check.")
+    root = Path(dataset.root).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"`dataset.root={dataset.root}`: no such folder.{how_to_get(dataset)}")
+    classes, known = load_class_table(dataset.classes), known_splits(dataset.name)
+    splits = [
+        SplitFolders("train", dataset.train_images, dataset.train_masks),
+        SplitFolders("test", dataset.test_images, dataset.test_masks),
+    ]
+    if "ddpm" in known and (root / "ddpm").is_dir():
+        splits.append(SplitFolders("ddpm", "ddpm"))
+    single = known_files(dataset.name, root.resolve())
+    checks = check_folder(root, splits, classes, dataset.center_crop, known, single)
+
+    lines = [f"{dataset.name} in '{root}'"]
+    for check in checks:
+        lines += ["", *_described(check, classes)]
+    lines += ["", *_remarks(checks, classes)]
+    if not known and not single:
+        lines.append("no digests are known of this set: its content could not be compared")
+    problems = [problem for check in checks for problem in check.problems]
+    lines += [f"error: {problem}" for problem in problems]
+    if problems:
+        lines.append(f"{len(problems)} found wrong")
+        if dataset.url:
+            lines.append(f"to fetch it anew, take the folder away: `{command('get', dataset)}`")
+    else:
+        lines.append("nothing found wrong")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return not problems
+
+
+def _described(check: SplitCheck, classes: ClassTable) -> list[str]:
+    """Counts, sizes and types in a line, then a table of the classes."""
+    if check.listing is None:
+        return [f"{check.folders.images}: nothing to read"]
+    pairs = len(check.listing.pairs)
+    title = (
+        f"{check.folders.images}: {pairs} images with masks; "
+        f"{_listed(check.sizes, 'image')}; masks {_listed(check.dtypes, 'mask')}"
+    )
+    total = max(1, int(check.pixels.sum()))
+    labels = list(range(classes.num_classes))
+    names = dict(enumerate(classes.names))
+    if classes.ignore_label not in names and check.pixels[classes.ignore_label]:
+        labels.append(classes.ignore_label)
+        names[classes.ignore_label] = "(ignored)"
+    width = max(len(name) for name in names.values())
+    table = [
+        f"{label:>3}  {names[label]:<{width}}  {100 * int(check.pixels[label]) / total:>7.3f}  "
+        f"{int(check.images_with[label]):>6}"
+        for label in labels
+    ]
+    same = f"{' and '.join(check.compared)}: as known, by SHA-256"
+    header = f"{'id':>3}  {'name':<{width}}  {'area %':>7}  {'images':>6}"
+    return [title, *([same] if check.compared else []), header, *table]
+
+
+def _listed(counts: dict[str, int], kind: str) -> str:
+    """Such as '256x256', or '256x256 (29), 128x128 (1)'."""
+    if len(counts) < 2:
+        return next(iter(counts), f"no readable {kind}")
+    return ", ".join(f"{value} ({count})" for value, count in counts.items())
+
+
+def _remarks(checks: list[SplitCheck], classes: ClassTable) -> list[str]:
+    """What is no damage, but worth knowing: classes that no image holds."""
+    train, test = (check.pixels[: classes.num_classes] for check in checks[:2])
+    return [f"note: {text}" for text in Survey("", train, test).warnings(classes)]

@@ -1,0 +1,107 @@
+"""What the files of a labelled folder are known to hold: of whole splits, and of single files.
+
+Of the paper's six sets the digests of the splits ship with the package (`known/splits.yaml`), of
+two also those of every file. `unpack_folder` lists the files of any set beside its folder, in the
+format of `sha256sum`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from ddpmseg.errors import DataError
+from ddpmseg.files import file_sha256, written_whole
+
+
+@dataclass(frozen=True)
+class SplitDigest:
+    """A split of the paper: how many pairs it has, and the digests of its masks and images."""
+
+    pairs: int
+    masks: str
+    images: str
+
+
+@dataclass(frozen=True)
+class FileDigests:
+    """SHA-256, or its first digits, of files by their path below `root`; `source` says whose."""
+
+    source: str
+    sha256: Mapping[str, str]
+
+    @classmethod
+    def of(cls, root: Path) -> "FileDigests":
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        return cls(
+            str(root), {path.relative_to(root).as_posix(): file_sha256(path) for path in paths}
+        )
+
+    def below(self, folder: str) -> "FileDigests":
+        """Those of the files directly in `folder`, by name."""
+        split = {
+            path.removeprefix(f"{folder}/"): digest
+            for path, digest in self.sha256.items()
+            if path.rpartition("/")[0] == folder
+        }
+        return FileDigests(self.source, split)
+
+
+def split_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over the name and the bytes of every file, in sorted order of names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def known_splits(name: str) -> dict[str, SplitDigest]:
+    """The splits of one of the paper's sets by folder; empty for any other."""
+    content = yaml.safe_load((_folder() / "splits.yaml").read_text(encoding="utf-8"))
+    return {folder: SplitDigest(**entry) for folder, entry in content.get(name, {}).items()}
+
+
+def known_files(name: str, root: Path) -> FileDigests | None:
+    """Digests of single files: those that ship for the set, else the list beside `root`.
+
+    Raises DataError for a list that cannot be read.
+    """
+    shipped, beside = _folder() / f"{name}.sha256", manifest_path(root)
+    if shipped.is_file():
+        return _read(shipped, "the paper's copy")
+    if beside.is_file():
+        return _read(beside, f"'{beside}', written when it was unpacked")
+    return None
+
+
+def manifest_path(root: Path) -> Path:
+    return root.with_name(f"{root.name}.sha256")
+
+
+def write_manifest(root: Path, digests: FileDigests) -> None:
+    """List the files of `root` beside it: `sha256sum --check` understands it there."""
+    with written_whole(manifest_path(root)) as unfinished:
+        unfinished.write_text(
+            "".join(f"{digest}  {root.name}/{path}\n" for path, digest in digests.sha256.items())
+        )
+
+
+def _read(path: Path, source: str) -> FileDigests:
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        digest, separator, name = line.partition("  ")
+        if not separator or not set(digest) <= set("0123456789abcdef"):
+            raise DataError(
+                f"line {number} of '{path}' is no digest and name: {line!r}. Remove the file to go "
+                "without it."
+            )
+        found[name.partition("/")[2]] = digest
+    return FileDigests(source, found)
+
+
+def _folder() -> Path:
+    return Path(str(files("ddpmseg") / "data" / "known"))
