@@ -24,6 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("overrides", nargs="*", help="as for train.py: group.key=value ...")
         command.add_argument("--config-dir", type=Path, default=Path("conf"))
+    export = commands.add_parser(
+        "export", help="write the head of a finished run as the original code's model_*.pth"
+    )
+    export.add_argument("run", type=Path, help="output folder of a train.py run")
+    export.add_argument("output_dir", type=Path)
     report = commands.add_parser("report", help="draw the report of a sweep's folder anew")
     report.add_argument("folder", type=Path)
     choose = commands.add_parser(
@@ -48,6 +53,11 @@ def _run(options: argparse.Namespace) -> None:
         from ddpmseg.apps.predict import predict
 
         predict(options.images, options.run, options.output_dir, options.accelerator)
+        return
+    if options.command == "export":
+        from ddpmseg.apps.export import export
+
+        export(options.run, options.output_dir)
         return
     if options.command == "report":
         from ddpmseg.apps.report import write_sweep_report
