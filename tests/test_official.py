@@ -162,7 +162,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "model_7.pth").write_text("precious")
     (tmp_path / "file").write_text("precious")
-    before = contents(tmp_path)
+    before = contents(tmp_path), sorted(tmp_path.rglob("*"))
     for name in ("used", "file"):
         with pytest.raises(ConfigError, match=rf"{name}' exists and is not an empty folder"):
             write_ensemble(head, tmp_path / name)
@@ -175,7 +175,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ConfigError, match="No space left on device"):
         write_ensemble(head, tmp_path / "new")
-    assert contents(tmp_path) == before
+    assert (contents(tmp_path), sorted(tmp_path.rglob("*"))) == before
 
 
 @pytest.fixture(scope="module")
