@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from ddpmseg.errors import UserError
 
@@ -24,6 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("overrides", nargs="*", help="as for train.py: group.key=value ...")
         command.add_argument("--config-dir", type=Path, default=Path("conf"))
+    export = commands.add_parser(
+        "export", help="write the head of a finished run as the original code's model_*.pth"
+    )
+    export.add_argument("run", type=Path, help="output folder of a train.py run")
+    export.add_argument("output_dir", type=Path)
+    _add_table(commands)
     report = commands.add_parser("report", help="draw the report of a sweep's folder anew")
     report.add_argument("folder", type=Path)
     choose = commands.add_parser(
@@ -76,11 +83,39 @@ def _get_or_check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_table(commands: Any) -> None:
+    one = commands.add_parser("table", help="means over runs of train.py, beside the paper's")
+    one.add_argument("paths", nargs="+", type=Path, help="run folders, or folders above them")
+    one.add_argument("--metric", default="miou", choices=("miou", "miou_present", "pixel_accuracy"))
+    one.add_argument(
+        "--by", action="append", default=[], metavar="KEY",
+        help="rows are the values of this setting, as head.members; a second one makes columns",
+    )  # fmt: skip
+    one.add_argument("--line", metavar="KEY", help="columns and lines; else one per dataset")
+    one.add_argument(
+        "--over", action="append", default=[], metavar="KEY", help="average over this setting too"
+    )
+    one.add_argument("--format", dest="style", default="md", choices=("md", "csv", "latex"))
+    one.add_argument("--output", type=Path, help="a file instead of stdout")
+    one.add_argument("--figure", type=Path, help="draw the means of --by as .png or .svg")
+
+
 def _run(options: argparse.Namespace) -> None:
     if options.command == "predict":
         from ddpmseg.apps.predict import predict
 
         predict(options.images, options.run, options.output_dir, options.accelerator)
+        return
+    if options.command == "table":
+        from ddpmseg.apps.table import table
+
+        given = {k: v for k, v in vars(options).items() if k != "command"}
+        table(**given)
+        return
+    if options.command == "export":
+        from ddpmseg.apps.export import export
+
+        export(options.run, options.output_dir)
         return
     if options.command == "report":
         from ddpmseg.apps.report import write_sweep_report

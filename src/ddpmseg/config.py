@@ -11,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.errors import ConfigError
+from ddpmseg.heads.official import ensemble_sha256
 
 
 @dataclass
@@ -138,6 +139,12 @@ class HeadConfig:
     batch_size: int | None = None
     learning_rate: float | None = None
     """These three, where given, replace the protocol's own."""
+    checkpoint: str | None = None
+    """Folder of an ensemble in the original code's files (model_0.pth, ...): its first `members`
+    are tested, and nothing is trained. null: train."""
+    checkpoint_sha256: str | None = None
+    """Computed, not given: a digest of these files. So other files in the same folder make another
+    run, and the results of the two are never taken for each other's."""
 
 
 @dataclass
@@ -299,18 +306,20 @@ HOW = (
 """Keys that decide how something is computed, not what."""
 
 
+def run_request(cfg: DictConfig) -> dict[str, Any]:
+    """All that decides what a run computes, by dotted key."""
+    groups = ["dataset", "backbone", "features", "head"]
+    if cfg.task == "pretrain":
+        groups = ["dataset", "backbone", "pretrain"]
+    request = OmegaConf.masked_copy(cfg, ["task", "seed", *groups])
+    request.trainer = {"precision": cfg.trainer.precision}
+    leave_out_how(request)
+    return _flat(OmegaConf.to_container(request, resolve=True))
+
+
 def run_key(_root_: DictConfig) -> str:
     """Eight hex digits that identify what a run computes, whatever its paths and loggers."""
-    groups = ["dataset", "backbone", "features", "head"]
-    if _root_.task == "pretrain":
-        groups = ["dataset", "backbone", "pretrain"]
-    deciding = OmegaConf.masked_copy(_root_, groups)
-    leave_out_how(deciding)
-    content: dict[str, Any] = {
-        group: OmegaConf.to_container(deciding[group], resolve=True) for group in groups
-    }
-    content |= {"task": _root_.task, "seed": _root_.seed, "precision": _root_.trainer.precision}
-    return _digest(content)
+    return _digest(run_request(_root_))
 
 
 def leave_out_how(cfg: DictConfig) -> None:
@@ -356,6 +365,10 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_key", sweep_key, replace=True)
     # Cached, so that jobs composed in another process inherit the folder of their multirun.
     OmegaConf.register_new_resolver("multirun_key", multirun_key, replace=True, use_cache=True)
+    # Cached, so that a run keeps its name whatever happens to the files while it lasts.
+    OmegaConf.register_new_resolver(
+        "ensemble_sha256", ensemble_sha256, replace=True, use_cache=True
+    )
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="sweep_schema", node=SweepConfig)
@@ -365,7 +378,7 @@ def register() -> None:
     store.store(group="backbone", name="pixels_schema", node=PixelsConfig)
     for group, node in (
         ("features", FeaturesConfig),
-        ("head", HeadConfig),
+        ("head", HeadConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")),
         ("pretrain", PretrainConfig),
         ("trainer", TrainerConfig),
         ("logger", LoggerConfig),

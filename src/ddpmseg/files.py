@@ -1,6 +1,7 @@
-"""Files that appear complete or not at all, and what identifies their content."""
+"""Files and folders that appear complete or not at all, and what identifies their content."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,3 +25,20 @@ def file_sha256(path: Path) -> str:
     """64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside `path`; rename it into place if the block succeeds.
+
+    Folders above `path` are made. Raises OSError where `path` is anything but an empty folder.
+    """
+    path = path.absolute()
+    unfinished = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -32,7 +32,7 @@ BAR = 0.85
 _LEGEND_ROWS = 20
 _NUMBER = (0.29, 0.14)
 """Inches that a number in a cell needs."""
-_MARKERS = "os^Dv"
+MARKERS = "os^Dv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +132,19 @@ def _block_looks(count: int) -> list[dict]:
     shades = np.linspace(0, 0.87, count) if count > 1 else np.array([0.3])
     colours = matplotlib.colormaps["viridis"](shades)
     return [
-        {"color": tuple(colour.tolist()), "marker": _MARKERS[index % len(_MARKERS)]}
+        {"color": tuple(colour.tolist()), "marker": MARKERS[index % len(MARKERS)]}
         for index, colour in enumerate(colours)
     ]
 
 
-def legend_room(grid: CellGrid) -> float:
+def curve_labels(grid: CellGrid) -> list[str]:
+    """What `draw_curves` lists in a legend."""
+    return [*(f"block {block}" for block in grid.blocks), "best"]
+
+
+def legend_room(labels: Sequence[str]) -> float:
     """Inches across that `put_legend` takes."""
-    columns = -(-(len(grid.blocks) + 1) // _LEGEND_ROWS)
-    labels = [f"block {block}" for block in grid.blocks]
+    columns = -(-len(labels) // _LEGEND_ROWS)
     return columns * (widest(labels, SMALL) + 0.42)
 
 

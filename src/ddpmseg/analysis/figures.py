@@ -30,6 +30,7 @@ from ddpmseg.analysis.charts import (
     Percent,
     Scores,
     colour_bar,
+    curve_labels,
     draw_curves,
     draw_heatmap,
     legend_room,
@@ -46,7 +47,7 @@ def miou_over_timesteps(study: Study) -> Figure:
     scores = Scores.of(study, lambda grid: grid.metric("miou"))
     width, height = 5.4, 3.5
     beside = LEFT + width + scores.control_room + 0.1
-    figure = paper(beside + legend_room(study.grid) + MARGIN, HEAD + height + BELOW)
+    figure = paper(beside + legend_room(curve_labels(study.grid)) + MARGIN, HEAD + height + BELOW)
     title = f"mIoU over timesteps: {study.backbone} on {study.dataset}"
     headline(figure, LEFT, title, f"{_seeds(scores)}; {scores.describe_best()}")
     axes = axes_at(figure, LEFT, HEAD, width, height)
@@ -89,7 +90,7 @@ def class_size(study: Study) -> Figure:
     stride = LEFT + width + max(small.control_room, large.control_room, BAR - 0.2) + 0.1
     top = HEAD + 0.4
     below = top + high + BELOW + 0.15
-    figure = paper(2 * stride + legend_room(grid) + MARGIN, below + low + BELOW)
+    figure = paper(2 * stride + legend_room(curve_labels(grid)) + MARGIN, below + low + BELOW)
     title = f"Class size: {study.backbone} on {study.dataset}"
     note = f"thirds of {len(groups.ranked)} classes; {_seeds(small)}; every panel has its own scale"
     headline(figure, LEFT, title, note + _missing(small.mean))

@@ -25,12 +25,14 @@ from ddpmseg.config import (
     SweepConfig,
     TrainConfig,
 )
+from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.errors import ConfigError
+from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.cache import MapCache
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
+from ddpmseg.heads.official import read_ensemble
 from ddpmseg.heads.probes import Probes
 from ddpmseg.heads.protocols import Protocol, choose_protocol
 
@@ -115,6 +117,38 @@ def build_cache(config: TrainConfig) -> MapCache | None:
 def build_head(config: TrainConfig, dim: int, num_classes: int) -> StackedMLP:
     widths = head_widths(config.head, num_classes)
     return StackedMLP(dim, num_classes, config.head.members, widths, config.seed)
+
+
+def read_head(config: TrainConfig, dim: int, classes: ClassTable) -> StackedMLP:
+    """The ensemble of `head.checkpoint`, for vectors of `dim` features and these classes.
+
+    Raises CheckpointError for files that are no ensemble, or one for other features, other classes
+    or other `head.hidden`.
+    """
+    given = config.head.checkpoint
+    assert given is not None
+    head = read_ensemble(Path(given).expanduser(), config.head.members)
+    says = f"`head.checkpoint={given}`: its classifiers"
+    if head.num_classes != classes.num_classes:
+        raise CheckpointError(
+            f"{says} have {head.num_classes} outputs, class table '{classes.name}' has "
+            f"{classes.num_classes} classes. Choose the `dataset` they were trained on."
+        )
+    if head.dim != dim:
+        raise CheckpointError(
+            f"{says} read D = {head.dim} features per pixel, `features.*` of backbone "
+            f"'{config.backbone.name}' gives D = {dim} (blocks {sorted(config.features.blocks)} at "
+            f"t = {config.features.timesteps}, {config.features.hook}s). Usually the blocks or "
+            "timesteps are not those of the training, after which the original code names the "
+            "folder: 50_150_250_5_6_7_8_12 (D = 8448) wants features.timesteps=[50,150,250] "
+            "features.blocks=[5,6,7,8,12]."
+        )
+    if config.head.hidden is not None and tuple(config.head.hidden) != head.hidden:
+        raise CheckpointError(
+            f"{says} have the hidden widths {list(head.hidden)}, `head.hidden` is "
+            f"{list(config.head.hidden)}. Set `head.hidden=null` to take theirs."
+        )
+    return head
 
 
 def build_probes(

@@ -13,6 +13,7 @@ from ddpmseg.apps.build import (
     build_backbone_without_weights,
     build_protocol,
     choose_device,
+    read_head,
 )
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
 from ddpmseg.backbones.base import Hook
@@ -112,6 +113,11 @@ def checked_sweep(cfg: DictConfig) -> SweepConfig:
             f"`sweep.head.members={sweep.head.members}`: the probe of a cell is a single member. "
             "For error bars set `sweep.seeds`, as in `sweep.seeds=[0,1,2]`."
         )
+    if sweep.head.checkpoint is not None:
+        raise ConfigError(
+            f"`sweep.head.checkpoint={sweep.head.checkpoint}`: the probes of a sweep are trained, "
+            "each on a single map. Test a finished ensemble with `train.py head.checkpoint=...`."
+        )
     sweep.controls = list(dict.fromkeys(sweep.controls))
     try:
         check_training(as_training(config, sweep.blocks, sweep.timesteps[:1]))
@@ -190,9 +196,11 @@ def _check_segmentation(config: TrainConfig) -> None:
         _at_least("head.hidden", width, 1)
     if isinstance(config.backbone, GuidedDiffusionConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
-    planned_layout(config)
+    layout = planned_layout(config)
     if isinstance(config.backbone, GuidedDiffusionConfig):
         _check_checkpoint(config.backbone)
+    if head.checkpoint is not None:
+        read_head(config, layout.dim, load_class_table(dataset.classes))
 
 
 def _check_root(dataset: FolderDatasetConfig) -> None:

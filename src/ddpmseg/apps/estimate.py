@@ -10,11 +10,17 @@ from ddpmseg import ranks
 from ddpmseg.apps.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
+from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.heads.probes import ProbeReader, Probes
 
 log = logging.getLogger(__name__)
+
+
+def num_training_images(config: TrainConfig, dataset: LabelledSet) -> int:
+    """Labelled images a run trains on; none where `head.checkpoint` gives a trained head."""
+    return len(dataset.train) if config.head.checkpoint is None else 0
 
 
 def describe(
@@ -25,9 +31,18 @@ def describe(
     values, size = layout.values_per_image(), layout.image_size
     kept = num_train * values * 4
     full = num_train * layout.dim * size**2 * 4
-    return [
+    features = (
         f"features: {layout.dim} per pixel, blocks {sorted(config.features.blocks)} of "
-        f"'{config.backbone.name}' at t = {config.features.timesteps} ({config.features.hook}s)",
+        f"'{config.backbone.name}' at t = {config.features.timesteps} ({config.features.hook}s)"
+    )
+    if not num_train:
+        return [
+            features,
+            f"forward passes: {num_test * timesteps} "
+            f"({num_test} test images, {timesteps} timesteps each)",
+        ]
+    return [
+        features,
         f"memory: native maps of {num_train} training images take {kept / 2e9:.2f} GB in 16 bits, "
         f"{kept / 1e9:.2f} GB in 32 (vectors of all their pixels would take {full / 1e9:.1f} GB); "
         "test images stream through",
@@ -39,11 +54,13 @@ def describe(
 def forecast(config: TrainConfig, extractor: FeatureExtractor, images: LabelledImages) -> None:
     """Log how long the forward passes will take; runs none where the cache has all maps."""
     timesteps, cache = len(extractor.timesteps), extractor.cache
-    num_images = len(images.dataset.train) + len(images.dataset.test)
+    num_train = num_training_images(config, images.dataset)
+    num_images = num_train + len(images.dataset.test)
     missing = num_images * timesteps / ranks.num_ranks()
     if cache is not None:
         # The loaders hold the share of this process.
-        loaders = (images.train_dataloader(), images.test_dataloader())
+        loaders = [images.train_dataloader()] if num_train else []
+        loaders.append(images.test_dataloader())
         batches = [(some, names) for loader in loaders for some, _, names in loader]
         pairs = timesteps * sum(len(names) for _, names in batches)
         missing = sum(extractor.num_missing(*batch) for batch in batches)

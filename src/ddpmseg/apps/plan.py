@@ -18,7 +18,7 @@ from ddpmseg.apps.build import (
     choose_device,
 )
 from ddpmseg.apps.checks import checked_config, planned_layout
-from ddpmseg.apps.estimate import describe, seconds_per_image
+from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import ConfigError
 
@@ -51,13 +51,13 @@ def compose(
 def estimate(config: TrainConfig) -> list[str]:
     """Memory, forward passes, and time measured on one batch, as lines of text."""
     dataset = build_dataset(config.dataset)
-    num_images = len(dataset.train) + len(dataset.test)
+    num_train, num_test = num_training_images(config, dataset), len(dataset.test)
     backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
     seconds = seconds_per_image(build_extractor(config, backbone))
     return [
-        *describe(config, planned_layout(config), len(dataset.train), len(dataset.test)),
-        f"time: about {num_images * seconds:.0f} s of forward passes on {backbone.device} "
-        f"({1000 * seconds:.0f} ms an image)",
+        *describe(config, planned_layout(config), num_train, num_test),
+        f"time: about {(num_train + num_test) * seconds:.0f} s of forward passes on "
+        f"{backbone.device} ({1000 * seconds:.0f} ms an image)",
     ]
 
 

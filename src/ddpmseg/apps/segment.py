@@ -19,10 +19,11 @@ from ddpmseg.apps.build import (
     build_head,
     build_protocol,
     choose_device,
+    read_head,
     trainer_arguments,
 )
 from ddpmseg.apps.checks import planned_layout
-from ddpmseg.apps.estimate import describe, forecast
+from ddpmseg.apps.estimate import describe, forecast, num_training_images
 from ddpmseg.apps.launch import alone
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     """Extract, train, test and record; returns the test scores.
 
+    Where `head.checkpoint` gives a trained head, nothing is extracted or trained before the test.
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
     the README, `results.csv` last. Each rank extracts and tests its share of the images; rank 0
     trains the head and writes all but the masks of the others.
@@ -62,21 +64,26 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     images = LabelledImages(dataset, extractor.images_per_pass)
     if ranks.is_first():
         forecast(config, extractor, images)
-    maps, masks = extract_training_set(extractor, images)
+    training_set = None
+    if config.head.checkpoint is None:
+        training_set = extract_training_set(extractor, images)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
     logger = claim()
     started = time.perf_counter()
-    if ranks.is_first():
+    if training_set is None:
+        head = read_head(config, extractor.layout.dim, dataset.classes)
+    elif ranks.is_first():
         with alone():
-            head = train_head(config, maps, masks, dataset, folder, logger)
+            head = train_head(config, *training_set, dataset, folder, logger)
+    else:
+        head = build_head(config, extractor.layout.dim, dataset.classes.num_classes)
+    del training_set
+    if ranks.is_first():
         features = asdict(config.features)
         del features["cache_gb"]  # decides nothing
         facts = {"class_names": dataset.classes.names, "features": features}
         save_head(head, folder / "head.safetensors", facts)
-    else:
-        head = build_head(config, maps.layout.dim, dataset.classes.num_classes)
-    del maps
     ranks.share_state(head)
     seconds["seconds_train"] = time.perf_counter() - started
 
@@ -114,7 +121,8 @@ def check_shares(devices: int, dataset: LabelledSet) -> None:
 
 def tell(config: TrainConfig, dataset: LabelledSet) -> None:
     """Say what the run will take and what its images lack; DataError for one that is damaged."""
-    for line in describe(config, planned_layout(config), len(dataset.train), len(dataset.test)):
+    num_train = num_training_images(config, dataset)
+    for line in describe(config, planned_layout(config), num_train, len(dataset.test)):
         log.info(line)
     for sentence in survey(dataset).warnings(dataset.classes):
         log.warning(sentence)
@@ -200,6 +208,7 @@ def _result_row(
 ) -> dict[str, object]:
     scores = testing.scores
     assert scores is not None
+    trained_here = config.head.checkpoint is None
     return {
         "dataset": config.dataset.name,
         "backbone": config.backbone.name,
@@ -207,10 +216,11 @@ def _result_row(
         "blocks": " ".join(map(str, config.features.blocks)),
         "timesteps": " ".join(map(str, config.features.timesteps)),
         "head": "-".join(["mlp", *map(str, head.hidden)]) if head.hidden else "linear",
-        "protocol": config.head.protocol,
+        "head_sha256": config.head.checkpoint_sha256 or "",
+        "protocol": config.head.protocol if trained_here else "",
         "members": head.members,
         "seed": config.seed,
-        "num_labelled": len(dataset.train),
+        "num_labelled": len(dataset.train) if trained_here else "",
         "num_test": len(dataset.test),
         "miou": f"{scores.miou:.6f}",
         "miou_present": f"{scores.miou_present:.6f}",

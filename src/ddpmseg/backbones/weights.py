@@ -36,12 +36,13 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     return path
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a bare state dict from safetensors or a torch file, on the CPU, in the stored dtypes.
+def read_state_dict(path: Path, entry: str | None = None) -> dict[str, Tensor]:
+    """Read a state dict from safetensors or a torch file, on the CPU, in the stored dtypes.
 
-    Nothing in the file is executed (`weights_only`). A prefix 'module.' shared by all keys, left by
-    DataParallel, is removed. Raises CheckpointError when the file is damaged, wants to execute code
-    or holds something other than tensors by name.
+    It is all the file holds, or its `entry` of that name. Nothing in the file is executed
+    (`weights_only`). A prefix 'module.' shared by all keys, left by DataParallel, is removed.
+    Raises CheckpointError when the file is damaged, wants to execute code, lacks the entry or holds
+    something other than tensors by name.
     """
     try:
         if path.suffix == ".safetensors":
@@ -60,12 +61,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"checkpoint '{path}' ({path.stat().st_size} bytes) cannot be read; it is truncated or "
             f"no weight file ({_first_line(error)}). Fetch it again."
         ) from error
+    if entry is not None:
+        if not isinstance(state, dict) or entry not in state:
+            raise CheckpointError(
+                f"checkpoint '{path}' must hold its tensors as '{entry}'; it holds {_held(state)}."
+            )
+        state = state[entry]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(
-            f"checkpoint '{path}' must map parameter names to tensors; it holds {found}."
+            f"checkpoint '{path}' must map parameter names to tensors; it holds {_held(state)}."
         )
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -94,6 +100,10 @@ def load_weights(network: nn.Module, path: Path, flags_key: str) -> None:
             f"Set `{flags_key}` to the flags the checkpoint was trained with."
         )
     network.load_state_dict(given)
+
+
+def _held(content: object) -> object:
+    return sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,6 +28,7 @@ COLUMNS = (
     "blocks",
     "timesteps",
     "head",
+    "head_sha256",
     "protocol",
     "members",
     "seed",

@@ -1,0 +1,78 @@
+"""What the paper and others published, beside which our runs are shown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from ddpmseg.analysis.runs import BACKBONE, Summary
+
+Quoted = Mapping[str, Summary]
+"""Numbers by dataset; datasets without one are left out."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the paper's table.
+
+    backbones: patterns of the names of backbones whose runs belong to it. features: what a run must
+    read besides. reproduced: what others got, by who they are.
+    """
+
+    name: str
+    published: Quoted
+    backbones: tuple[str, ...] = ()
+    features: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    reproduced: tuple[tuple[str, Quoted], ...] = ()
+
+    def fit(self, settings: Mapping[str, Any]) -> tuple[bool, int]:
+        """How specifically a run with these settings is meant; (False, 0) where it is not."""
+        name = settings[BACKBONE]
+        fitting = [len(pattern) for pattern in self.backbones if fnmatchcase(name, pattern)]
+        read = all(settings[f"features.{key}"] == list(value) for key, value in self.features)
+        return (bool(self.features), max(fitting)) if fitting and read else (False, 0)
+
+
+@dataclass(frozen=True)
+class Published:
+    """datasets: titles by name, in the paper's order. methods: in the paper's order."""
+
+    datasets: Mapping[str, str]
+    methods: tuple[Method, ...]
+
+    def method_of(self, settings: Mapping[str, Any]) -> str:
+        """The method a run belongs to; the backbone's name where the paper has none like it.
+
+        An untrained network belongs to none.
+        """
+        best = max(self.methods, key=lambda method: method.fit(settings))
+        untrained = settings.get("backbone.checkpoint") == "random"
+        return settings[BACKBONE] if untrained or not best.fit(settings)[1] else best.name
+
+
+@cache
+def load_published() -> Published:
+    """The numbers of `published.yaml`, which says where each is from."""
+    path = files("ddpmseg") / "analysis" / "published.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    datasets = content["datasets"]
+
+    def quoted(row: Sequence[str | float | None]) -> Quoted:
+        pairs = zip(datasets, row, strict=True)
+        return {name: Summary.quoted(str(text)) for name, text in pairs if text is not None}
+
+    methods = [
+        Method(
+            entry["name"],
+            quoted(entry["published"]),
+            tuple(entry.get("backbones", ())),
+            tuple((key, tuple(value)) for key, value in entry.get("features", {}).items()),
+            tuple((one["by"], quoted(one["scores"])) for one in entry.get("reproduced", ())),
+        )
+        for entry in content["methods"]
+    ]
+    return Published(datasets, tuple(methods))

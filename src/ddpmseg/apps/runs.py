@@ -1,0 +1,82 @@
+"""Finished runs of `train.py`, found below folders and read with all that decided them."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from ddpmseg.analysis.cells import METRICS
+from ddpmseg.analysis.published import Published
+from ddpmseg.analysis.runs import METHOD, Run, without_repeats
+from ddpmseg.apps.load import load_config
+from ddpmseg.config import run_request
+from ddpmseg.errors import ConfigError, DataError, UserError
+from ddpmseg.tracking.results import CONFIG, RESULTS
+
+
+def read_runs(
+    paths: Sequence[Path], published: Published
+) -> tuple[list[Run], list[tuple[Path, str]]]:
+    """All finished runs in and below `paths`, and each folder left out with the reason.
+
+    Left out are unfinished and damaged runs, what is no segmentation, and runs of the same settings
+    and seeds as one before. Raises ConfigError for a path that is no folder.
+    """
+    runs, left_out = [], []
+    for folder in _run_folders(paths):
+        try:
+            runs.append(_read(folder, published))
+        except UserError as error:
+            left_out.append((folder, str(error)))
+    first, repeats = without_repeats(runs)
+    left_out += [
+        (Path(folder), f"repeats the run in '{earlier}'") for folder, earlier in repeats.items()
+    ]
+    return first, left_out
+
+
+def _run_folders(paths: Iterable[Path]) -> list[Path]:
+    """The folders in and below `paths` that hold what a run leaves; nothing below these."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"'{path}' is no folder. Name run folders, or folders above them.")
+        for folder in _searched(path):
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _searched(path: Path) -> Iterator[Path]:
+    for folder, below, names in os.walk(path):
+        below.sort()
+        if CONFIG in names or RESULTS in names:
+            below.clear()  # loggers keep a config.yaml of their own inside
+            yield Path(folder)
+
+
+def _read(folder: Path, published: Published) -> Run:
+    config = load_config(folder)
+    if config.task != "segment":
+        raise DataError(f"a run of task={config.task}")
+    if not (folder / RESULTS).is_file():
+        raise DataError(f"unfinished: there is no {RESULTS}")
+    settings = run_request(OmegaConf.structured(config))
+    scores = _scores(folder / RESULTS)
+    return Run(str(folder), settings | {METHOD: published.method_of(settings)}, scores)
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """Scores of the first row as fractions; DataError where there are none."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            row = next(csv.DictReader(file))
+        scores = {name: float(row[name]) for name in METRICS}
+    except (StopIteration, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"damaged: {RESULTS} lacks one of the numbers {', '.join(METRICS)}"
+        ) from error
+    if not all(0 <= score <= 1 for score in scores.values()):  # NaN is not
+        raise DataError(f"damaged: a score in {RESULTS} is not within 0..1")
+    return scores
