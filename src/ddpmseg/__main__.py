@@ -1,8 +1,9 @@
-"""Small commands beside the programs: python -m ddpmseg {predict,report,select,...}."""
+"""Small commands beside the programs: python -m ddpmseg {predict,report,select,weights,...}."""
 
 import argparse
 import logging
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from ddpmseg.errors import UserError
@@ -33,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     choose.add_argument("--passes", type=int, default=3, help="timesteps at most")
     choose.add_argument("--channels", type=int, help="features of a pixel vector at most")
     choose.add_argument("--accelerator", default="auto")
+    weights = commands.add_parser("weights", help="weight files").add_subparsers(
+        dest="action", required=True
+    )
+    _add_describe(weights.add_parser("describe", help="which network a checkpoint holds"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -41,6 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _add_describe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", help=".pt or .safetensors file of a state dict")
+    command.add_argument("--image-size", type=int, help="side of the training images")
+    heads = command.add_mutually_exclusive_group()
+    heads.add_argument("--num-head-channels", type=int, help="channels of an attention head")
+    heads.add_argument("--num-heads", type=int, help="heads of an attention layer")
+    command.add_argument("--use-new-attention-order", action="store_true")
+    command.add_argument("--noise-schedule", choices=("linear", "cosine"), default="linear")
+    command.add_argument("--diffusion-steps", type=int, default=1000)
+    command.add_argument("--rescale-timesteps", action="store_true")
+    command.add_argument("--output", type=Path, help="write conf/backbone/NAME.yaml")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -59,6 +77,13 @@ def _run(options: argparse.Namespace) -> None:
 
         chosen = select(options.folder, options.passes, options.channels, options.accelerator)
         sys.stdout.write("\n".join(chosen.lines()) + "\n")
+        return
+    if options.command == "weights":
+        from ddpmseg.apps.describe import Known, describe_weights
+
+        known = Known(**{flag.name: getattr(options, flag.name) for flag in fields(Known)})
+        lines = describe_weights(options.checkpoint, known, options.output)
+        sys.stdout.write("\n".join(lines) + "\n")
         return
     from ddpmseg.apps import checks, plan
 
