@@ -1,4 +1,4 @@
-"""Small commands beside the programs: python -m ddpmseg {predict,report,select,weights,...}."""
+"""Small commands beside the programs: python -m ddpmseg {predict,report,select,data,...}."""
 
 import argparse
 import logging
@@ -34,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     choose.add_argument("--passes", type=int, default=3, help="timesteps at most")
     choose.add_argument("--channels", type=int, help="features of a pixel vector at most")
     choose.add_argument("--accelerator", default="auto")
+    data = commands.add_parser("data", help="labelled images").add_subparsers(
+        dest="action", required=True
+    )
+    _add_convert(data.add_parser("convert", help="annotations of COCO or labelme to a folder"))
     weights = commands.add_parser("weights", help="weight files").add_subparsers(
         dest="action", required=True
     )
@@ -46,6 +50,24 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", type=Path, help="COCO .json, or a folder of labelme .json files")
+    command.add_argument("output_dir", type=Path, help="must be new or empty")
+    command.add_argument("--images", type=Path, help="folder of the images; default: of the .json")
+    for split in ("train", "test"):
+        text = f"{split} images: a share (0.5), a number (20), or a text file of names"
+        command.add_argument(f"--{split}", help=text)
+    command.add_argument("--seed", type=int, default=0, help="draws the split")
+    command.add_argument("--classes", type=Path, help="text file of class names, one a line")
+    command.add_argument(
+        "--unlabelled", choices=("background", "ignore"), default="background", help="what they are"
+    )
+    command.add_argument(
+        "--on-top", choices=("smaller", "later"), default="smaller", help="where shapes overlap"
+    )
+    command.add_argument("--config", type=Path, help="also write conf/dataset/NAME.yaml")
 
 
 def _add_describe(command: argparse.ArgumentParser) -> None:
@@ -77,6 +99,13 @@ def _run(options: argparse.Namespace) -> None:
 
         chosen = select(options.folder, options.passes, options.channels, options.accelerator)
         sys.stdout.write("\n".join(chosen.lines()) + "\n")
+        return
+    if options.command == "data":
+        from ddpmseg.apps.convert import convert
+
+        given = vars(options)
+        lines = convert(**{key: given[key] for key in given if key not in ("command", "action")})
+        sys.stdout.write("\n".join(lines) + "\n")
         return
     if options.command == "weights":
         from ddpmseg.apps.describe import Known, describe_weights

@@ -1,5 +1,6 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,3 +18,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give a new folder beside `path`; rename it into place if the block succeeds.
+
+    Raises OSError where `path` is there and not an empty folder, which then stays as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with scratch as folder:
+        # A folder inside: the scratch folder itself is readable for its owner only.
+        unfinished = Path(folder) / path.name
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.replace(path)

@@ -4,13 +4,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ddpmseg.apps.choice import check_choice, write_choice
 from ddpmseg.backbones.describe import Description, describe, differences, network_shapes
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.backbones.weights import file_sha256, read_state_dict, resolve_checkpoint, shapes_of
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,12 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
             "unconditional UNet of openai/guided-diffusion, trained on RGB images."
         ) from error
     if output is not None:
-        _check_output(output, known)
+        check_choice(output, "backbone", "--output")
+        if known.missing:
+            raise ConfigError(
+                f"`--output {output}` needs what no weight file tells: "
+                f"{', '.join(known.missing)}. Without --output the command says how to find it out."
+            )
     flags = None
     if known.image_size is not None:
         flags = found.flags(known.image_size, **known.given())
@@ -74,33 +77,16 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
 
 def write_backbone(output: Path, checkpoint: str, sha256: str, flags: UNetFlags) -> None:
     """Write a file like those of `conf/backbone`; the backbone has the file's name."""
+    comments = [
+        f"{Path(checkpoint).name}, sha256 {sha256}",
+        "Flags by `python -m ddpmseg weights describe`: a network built from them has just the",
+        "parameters of the file. No file tells image_size, num_heads, num_head_channels,",
+        "use_new_attention_order, diffusion_steps, noise_schedule and rescale_timesteps.",
+    ]
+    # Dropout is off wherever the network is read.
     unet = {key: value for key, value in asdict(flags).items() if key != "dropout"}
-    content = {"name": output.stem, "checkpoint": checkpoint, "unet": unet}
-    header = (
-        f"# {Path(checkpoint).name}, sha256 {sha256}\n"
-        "# Flags by `python -m ddpmseg weights describe`: a network built from them has just the\n"
-        "# parameters of the file. No file tells image_size, num_heads, num_head_channels,\n"
-        "# use_new_attention_order, diffusion_steps, noise_schedule and rescale_timesteps.\n"
-        "defaults: [guided_diffusion_schema, _self_]\n"
-    )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(output) as unfinished:
-        unfinished.write_text(header + yaml.safe_dump(content, sort_keys=False))
-
-
-def _check_output(output: Path, known: Known) -> None:
-    if known.missing:
-        raise ConfigError(
-            f"`--output {output}` needs what no weight file tells: {', '.join(known.missing)}. "
-            "Run the command without --output to see how to find it out."
-        )
-    if output.suffix != ".yaml" or not output.stem.isidentifier():
-        raise ConfigError(
-            f"`--output {output}`: name a file conf/backbone/NAME.yaml, NAME of letters, digits "
-            "and underscores, so that `backbone=NAME` finds it."
-        )
-    if output.exists():
-        raise ConfigError(f"'{output}' exists already. Remove it, or name another --output.")
+    settings = {"checkpoint": checkpoint, "unet": unet}
+    write_choice(output, comments, "guided_diffusion_schema", settings)
 
 
 def _told(found: Description, flags: UNetFlags | None) -> list[str]:
