@@ -5,7 +5,11 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,7 +24,7 @@ from tiny_annotations import SIZE, coco, labelme, save_coco, save_labelme, save_
 from tiny_run import contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.convert import convert
+from ddpmseg.apps.convert import _read, convert
 from ddpmseg.data.class_table import GREY, load_class_table
 from ddpmseg.data.coco import CocoShape, _area
 from ddpmseg.data.images import read_mask
@@ -213,6 +217,14 @@ def test_photographs_a_camera_stored_turned(annotated: str, tmp_path: Path) -> N
     assert bright == ((0, SIZE - 1) if annotated == "upright" else (0, 0))
 
 
+def test_photographs_in_a_format_that_is_not_read_become_png(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("L", (SIZE, SIZE), 90).save(tmp_path / f"{name}.gif")
+        (tmp_path / f"{name}.json").write_text(json.dumps(labelme(f"{name}.gif")))
+    convert(tmp_path, tmp_path / "out")
+    assert (loaded(tmp_path / "out").train[0].image == 90).all()
+
+
 def test_written_settings_are_a_dataset(tmp_path: Path) -> None:
     config = tmp_path / "conf" / "dataset" / "my_photos.yaml"
     lines = convert(save_coco(tmp_path / "in"), tmp_path / "out", config=config)
@@ -343,6 +355,38 @@ def test_labelme_that_cannot_be_used(values: dict[str, Any], says: str, tmp_path
 def test_files_that_are_no_annotations(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     assert says in refusal(DataError, tmp_path, tmp_path / "a.json")
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place within `content` that a value can be put."""
+    found = []
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        found.append((*path, key))
+        if isinstance(value, dict | list):
+            found += places(value, (*path, key))
+    return found
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@pytest.mark.parametrize("content", [coco(2), labelme("photo_0.png")], ids=["coco", "labelme"])
+@given(data=st.data())
+def test_any_value_is_used_or_refused(content: dict[str, Any], data: st.DataObject) -> None:
+    changed = json.loads(json.dumps(content))
+    *way, last = data.draw(st.sampled_from(places(content)))
+    parent = reduce(getitem, way, changed)
+    parent[last] = data.draw(JSON)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "a.json").write_text(json.dumps(changed))
+        with suppress(DataError):
+            for image in _read(Path(folder) / "a.json", None).images:
+                for shape in image.shapes:
+                    assert shape.covers(SIZE, SIZE).shape == (SIZE, SIZE)
 
 
 def test_nothing_at_the_source(tmp_path: Path) -> None:

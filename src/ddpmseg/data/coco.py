@@ -117,9 +117,10 @@ def _by_id(content: dict[str, Any], key: str, path: Path) -> dict[int, dict[str,
     found: dict[int, dict[str, Any]] = {}
     for record in _records(content, key, path):
         number = record.get("id")
-        if type(number) is not int or number in found:
-            what = "twice" if number in found else "where a whole number is needed"
-            raise DataError(f"`{key}` of '{path}' has the id {number!r} {what}.")
+        if type(number) is not int:
+            raise DataError(f"`{key}` of '{path}' has the id {number!r}; it must be whole.")
+        if number in found:
+            raise DataError(f"`{key}` of '{path}' has the id {number} twice.")
         found[number] = record
     if not found:
         raise DataError(f"'{path}' lists no {key}.")

@@ -106,7 +106,7 @@ def _shape(shape: Any, index: int, path: Path) -> LabelmeShape:
     label = class_name(shape.get("label"), where)
     where = f"{where} ('{label}')"
     kind = shape.get("shape_type") or "polygon"  # files before version 3.10 have no other
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(
             f"{where} is a {kind}; only {', '.join(KINDS)} can be converted. Redraw it as a "
             "polygon, or remove it."
