@@ -68,6 +68,12 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
         "--on-top", choices=("smaller", "later"), default="smaller", help="where shapes overlap"
     )
     command.add_argument("--config", type=Path, help="also write conf/dataset/NAME.yaml")
+    command.add_argument(
+        "--image-size",
+        type=int,
+        default=256,
+        help="for --config: the side at which the backbone sees images",
+    )
 
 
 def _add_describe(command: argparse.ArgumentParser) -> None:

@@ -34,6 +34,7 @@ def convert(
     unlabelled: Literal["background", "ignore"] = "background",
     on_top: OnTop = "smaller",
     config: Path | None = None,
+    image_size: int = 256,
 ) -> list[str]:
     """Write photographs, masks, class table and summary to `output_dir`; returns lines to print.
 
@@ -44,6 +45,8 @@ def convert(
     _check_output(output_dir)
     if config is not None:
         check_choice(config, "dataset", "--config")
+    if image_size < 8:
+        raise ConfigError(f"`--image-size {image_size}`: must be at least 8 pixels.")
     annotated = _read(source, images)
     names = [image.name for image in annotated.images]
     parts = split_names(names, train, test, seed)
@@ -76,7 +79,7 @@ def convert(
     lines.append(f"  {shlex.join(overrides)}")
     if config is not None:
         comments = [f"Written by `python -m ddpmseg data convert` from {source.name}."]
-        settings |= {"center_crop": "center_crop" in settings, "image_size": 256}
+        settings |= {"center_crop": "center_crop" in settings, "image_size": image_size}
         write_choice(config, comments, "folder_schema", settings)
         lines.append(f"wrote {config}: or with `dataset={config.stem}`")
     return lines
