@@ -290,7 +290,7 @@ def test_checkpoint_of_other_flags(tmp_path: Path, out: Path) -> None:
     flags = UNetFlags(16, 32, 1, "1,2", attention_resolutions="8", resblock_updown=True)
     unet, _ = build_unet(replace(flags, use_scale_shift_norm=False))
     torch.save(unet.state_dict(), tmp_path / "other.pt")
-    says = ["does not fit", "[64] in the file, [128] in the network", "Set `backbone.unet` to"]
+    says = ["does not fit", "[64] in the file, [128] in the network", "use_scale_shift_norm=false"]
     with_weights(tmp_path / "other.pt", out, says)
 
 

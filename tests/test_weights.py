@@ -87,7 +87,19 @@ def test_other_flags_show_which_shapes_differ(weights: dict[str, Tensor], tmp_pa
         f"(2 of {total} parameters differ):\n"
         "  out.2.weight is [3, 32, 3, 3] in the file, [6, 32, 3, 3] in the network\n"
         "  out.2.bias is [3] in the file, [6] in the network\n"
-        "Set `backbone.unet` to the flags the checkpoint was trained with."
+        "For images of 16 pixels the file fits with `backbone.unet.learn_sigma=false`."
+    )
+
+
+def test_other_flags_are_answered_with_those_of_the_file(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.pt"
+    torch.save(weights, path)
+    other = replace(TINY, num_channels=64, channel_mult="1,2,2", attention_resolutions="16,8")
+    assert refusal(path, other).endswith(
+        "For images of 16 pixels the file fits with `backbone.unet.num_channels=32 "
+        "backbone.unet.channel_mult='1,2' backbone.unet.attention_resolutions='8'`."
     )
 
 
@@ -102,6 +114,10 @@ def test_missing_and_unknown_parameters_are_listed_and_counted(
     assert f"missing {first} {list(weights[first].shape)}\n" in message
     assert "unknown ema.decay [2, 3]\n" in message
     assert "... and" not in message
+    assert message.endswith(
+        "Set `backbone.unet` to the flags the checkpoint was trained with; they cannot be told "
+        f"from the file: it has no parameter '{first}'."
+    )
     message = refusal(path, replace(TINY, num_res_blocks=2))
     assert message.count("\n  missing") + message.count("\n  unknown") == 8
     assert "\n  ... and " in message

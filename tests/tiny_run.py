@@ -66,10 +66,10 @@ PRETRAIN = (
 )
 
 
-def composed(folder: Path, *overrides: str, root: str = "train") -> DictConfig:
+def composed(folder: Path, *overrides: str, root: str = "train", conf: Path = CONF) -> DictConfig:
     """What `train.py` or `sweep.py` hands to its program, with `folder` as the output folder."""
     schemas.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return compose(root, [*overrides, f"paths.output_dir={folder}"])
 
 

@@ -1,7 +1,7 @@
 """Files and folders that appear complete or not at all, and what identifies their content."""
 
 import hashlib
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,16 +29,15 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path`; rename it into place if the block succeeds.
+    """Give a new folder beside `path`; rename it into place if the block succeeds.
 
-    Folders above `path` are made. Raises OSError where `path` is anything but an empty folder.
+    Raises OSError where `path` is there and not an empty folder, which then stays as it is.
     """
-    path = path.absolute()
-    unfinished = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with scratch as folder:
+        # A folder inside: the scratch folder itself is readable for its owner only.
+        unfinished = Path(folder) / path.name
+        unfinished.mkdir()
         yield unfinished
         unfinished.replace(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

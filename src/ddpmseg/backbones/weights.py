@@ -1,14 +1,19 @@
 """Weight files: found, hashed, read without executing anything, and held against the network."""
 
 import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddpmseg.errors import CheckpointError
+from ddpmseg.backbones.describe import Shapes, describe, differences
+from ddpmseg.backbones.unet import UNetModel
+from ddpmseg.errors import CheckpointError, ConfigError
 
 BUNDLED = "bundled:"
 
@@ -36,19 +41,24 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     return path
 
 
-def read_state_dict(path: Path, entry: str | None = None) -> dict[str, Tensor]:
+def read_state_dict(
+    path: Path, entry: str | None = None, mapped: bool = False
+) -> dict[str, Tensor]:
     """Read a state dict from safetensors or a torch file, on the CPU, in the stored dtypes.
 
     It is all the file holds, or its `entry` of that name. Nothing in the file is executed
-    (`weights_only`). A prefix 'module.' shared by all keys, left by DataParallel, is removed.
-    Raises CheckpointError when the file is damaged, wants to execute code, lacks the entry or holds
-    something other than tensors by name.
+    (`weights_only`). A prefix 'module.' shared by all keys, left by DataParallel, is removed. With
+    `mapped` values stay on disk until they are looked at, and their checksums are not compared: for
+    who wants the names and shapes. Raises CheckpointError when the file is damaged, wants to
+    execute code, lacks the entry or holds something other than tensors by name.
     """
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # The format before torch 1.6, which is no archive, cannot be mapped.
+            mmap = mapped and zipfile.is_zipfile(path)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored "
@@ -78,28 +88,51 @@ def read_state_dict(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(network: nn.Module, path: Path, flags_key: str) -> None:
+def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def load_weights(network: UNetModel, path: Path, flags_key: str) -> None:
     """Load the file into `network`, every key and every shape, converted to the network's dtypes.
 
-    Raises CheckpointError listing what differs; `flags_key` names the setting to change.
+    Raises CheckpointError listing what differs and, where it can be told, the flags that fit;
+    `flags_key` names the setting to change.
     """
-    given, wanted = read_state_dict(path), network.state_dict()
-    problems = [f"missing {key} {list(wanted[key].shape)}" for key in wanted if key not in given]
-    problems += [f"unknown {key} {list(given[key].shape)}" for key in given if key not in wanted]
-    problems += [
-        f"{key} is {list(given[key].shape)} in the file, {list(wanted[key].shape)} in the network"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    if problems:
+    state = read_state_dict(path)
+    given, wanted = shapes_of(state), shapes_of(network.state_dict())
+    if problems := differences(given, wanted):
         shown = "\n  ".join(problems[:8])
         more = f"\n  ... and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network built from `{flags_key}` "
             f"({len(problems)} of {len(wanted)} parameters differ):\n  {shown}{more}\n"
-            f"Set `{flags_key}` to the flags the checkpoint was trained with."
+            f"{_way_out(given, wanted, network.image_size, flags_key)}"
         )
-    network.load_state_dict(given)
+    network.load_state_dict(state)
+
+
+def _way_out(given: Shapes, wanted: Shapes, image_size: int, flags_key: str) -> str:
+    """The flags that the file's parameters call for, where they are those of such a network."""
+    try:
+        theirs, ours = (
+            asdict(describe(shapes).flags(image_size, num_heads=1)) for shapes in (given, wanted)
+        )
+    except (ConfigError, ValueError) as error:
+        return (
+            f"Set `{flags_key}` to the flags the checkpoint was trained with; they cannot be told "
+            f"from the file: {error}."
+        )
+    changes = " ".join(
+        f"{flags_key}.{flag}={_override(theirs[flag])}"
+        for flag in theirs
+        if theirs[flag] != ours[flag]
+    )
+    return f"For images of {image_size} pixels the file fits with `{changes}`."
+
+
+def _override(value: object) -> str:
+    """A value as Hydra's command line reads it."""
+    return f"'{value}'" if isinstance(value, str) else str(value).lower()
 
 
 def _held(content: object) -> object:

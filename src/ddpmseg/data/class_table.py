@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 from jaxtyping import Integer, UInt8
+from PIL import Image
 
 from ddpmseg.errors import ConfigError, DataError
 
@@ -74,6 +75,14 @@ class ClassTable:
             return self.palette[mask]
         colours = np.concatenate([self.palette, np.array([GREY], np.uint8)])
         return colours[np.where(mask == self.ignore_label, self.num_classes, mask)]
+
+    def indexed(self, mask: UInt8[np.ndarray, "h w"]) -> Image.Image:
+        """The labels themselves as an indexed picture, shown as `colourise` paints them."""
+        colours = np.full((256, 3), GREY, np.uint8)
+        colours[: self.num_classes] = self.palette
+        picture = Image.fromarray(mask, mode="P")
+        picture.putpalette(colours.flatten().tolist())
+        return picture
 
 
 def shipped_class_tables() -> tuple[str, ...]:

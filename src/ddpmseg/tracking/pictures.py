@@ -66,10 +66,8 @@ def write_mask(stem: Path, mask: NDArray[np.uint8], classes: ClassTable) -> None
     labels = stem.with_name(stem.name + ".npy")
     with written_whole(labels) as unfinished, unfinished.open("wb") as file:
         np.save(file, mask)
-    picture = Image.fromarray(mask, mode="P")
-    picture.putpalette(classes.palette.flatten().tolist())
     with written_whole(stem.with_name(stem.name + ".png")) as unfinished:
-        picture.save(unfinished, format="png")
+        classes.indexed(mask).save(unfinished, format="png")
 
 
 def overlay(

@@ -1,0 +1,128 @@
+"""Annotations of common tools become a folder for `dataset=folder`."""
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+from ddpmseg.apps.choice import check_choice, write_choice
+from ddpmseg.data.annotated import AnnotatedSet, OnTop, read_json
+from ddpmseg.data.coco import read_coco
+from ddpmseg.data.convert import (
+    CLASSES,
+    MASKS,
+    TEST,
+    TRAIN,
+    choose_layout,
+    class_yaml,
+    summary,
+    write_split,
+)
+from ddpmseg.data.labelme import read_labelme
+from ddpmseg.data.split import split_names
+from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.files import folder_written_whole
+
+
+def convert(
+    source: Path,
+    output_dir: Path,
+    images: Path | None = None,
+    train: str | None = None,
+    test: str | None = None,
+    seed: int = 0,
+    classes: Path | None = None,
+    unlabelled: Literal["background", "ignore"] = "background",
+    on_top: OnTop = "smaller",
+    config: Path | None = None,
+    image_size: int = 256,
+) -> list[str]:
+    """Write photographs, masks, class table and summary to `output_dir`; returns lines to print.
+
+    The folder appears complete or not at all. Options as `python -m ddpmseg data convert --help`
+    lists them. Raises ConfigError for an option, DataError for annotations or photographs that
+    cannot be used, or an output folder that is not empty.
+    """
+    _check_output(output_dir)
+    if config is not None:
+        check_choice(config, "dataset", "--config")
+    if image_size < 8:
+        raise ConfigError(f"`--image-size {image_size}`: must be at least 8 pixels.")
+    annotated = _read(source, images)
+    names = [image.name for image in annotated.images]
+    parts = split_names(names, train, test, seed)
+    listed = None if classes is None else _class_list(classes)
+    name = output_dir.absolute().name
+    layout = choose_layout(name, annotated, listed, unlabelled == "background")
+    by_name = {image.name: image for image in annotated.images}
+    try:
+        with folder_written_whole(output_dir) as folder:
+            in_train, in_test = (
+                write_split(folder / split, (by_name[name] for name in part), layout, on_top)
+                for split, part in zip((TRAIN, TEST), parts, strict=True)
+            )
+            table = class_yaml(layout.table, in_train, in_test)
+            (folder / CLASSES).write_text(table, encoding="utf-8")
+            lines = summary(layout.table, in_train, in_test)
+            (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"'{output_dir}' could not be written: {error}.") from error
+    settings = {
+        "root": str(output_dir),
+        "classes": str(output_dir / CLASSES),
+        "train_masks": TRAIN + MASKS,
+        "test_masks": TEST + MASKS,
+    }
+    if in_train.num_not_square or in_test.num_not_square:
+        settings["center_crop"] = "true"
+    overrides = ["dataset=folder", *(f"dataset.{key}={v}" for key, v in settings.items())]
+    lines.append(f"wrote {output_dir}: use it with")
+    lines.append(f"  {shlex.join(overrides)}")
+    if config is not None:
+        comments = [f"Written by `python -m ddpmseg data convert` from {source.name}."]
+        settings |= {"center_crop": "center_crop" in settings, "image_size": image_size}
+        write_choice(config, comments, "folder_schema", settings)
+        lines.append(f"wrote {config}: or with `dataset={config.stem}`")
+    return lines
+
+
+def _check_output(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"'{folder}' exists and is not an empty folder; nothing is ever written over it. "
+            "Remove it, or name another."
+        )
+
+
+def _read(source: Path, images: Path | None) -> AnnotatedSet:
+    """The annotations at `source`, in whichever of the formats they are."""
+    if images is not None and not images.is_dir():
+        raise DataError(f"`--images {images}`: there is no such folder.")
+    if source.is_dir():
+        files = sorted(path for path in source.glob("*.json") if not path.name.startswith("."))
+        if not files:
+            raise DataError(
+                f"there is no .json file in '{source}'. Name the folder of labelme's files, or the "
+                "file of COCO."
+            )
+        return read_labelme(files, images)
+    content = read_json(source)
+    if "shapes" in content:
+        return read_labelme([source], images)
+    if "annotations" in content:
+        return read_coco(source, images or source.parent)
+    found = ", ".join(sorted(content)[:8]) or "nothing"
+    raise DataError(
+        f"'{source}' is in no format that can be converted: it holds {found}; COCO has "
+        "`annotations`, labelme has `shapes`."
+    )
+
+
+def _class_list(path: Path) -> list[str]:
+    """Class names, one a line; the two that labelme's own lists begin with mean no class."""
+    if not path.is_file():
+        raise ConfigError(f"`--classes {path}`: there is no such file.")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    names = [line for line in lines if line and line not in ("__ignore__", "_background_")]
+    if len(set(names)) < len(names) or not names:
+        raise ConfigError(f"`--classes {path}`: give every class once, one a line.")
+    return names

@@ -1,0 +1,144 @@
+"""What a weight file is, and the backbone YAML that uses it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpmseg.apps.choice import check_choice, write_choice
+from ddpmseg.backbones.describe import Description, describe, differences, network_shapes
+from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
+from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.files import file_sha256
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a state dict does not tell; None: not known, or the package's default."""
+
+    image_size: int | None = None
+    num_heads: int | None = None
+    num_head_channels: int | None = None
+    use_new_attention_order: bool = False
+    noise_schedule: str = "linear"
+    diffusion_steps: int = 1000
+    rescale_timesteps: bool = False
+
+    @property
+    def missing(self) -> list[str]:
+        """The options without which the network cannot be built as it was trained."""
+        missing = [] if self.image_size is not None else ["--image-size N"]
+        if self.num_heads is None and self.num_head_channels is None:
+            missing.append("--num-head-channels N (or --num-heads N)")
+        return missing
+
+    def given(self) -> dict[str, Any]:
+        """As `Description.flags` takes them, without the image size."""
+        return {key: v for key, v in asdict(self).items() if key != "image_size" and v is not None}
+
+
+def describe_weights(checkpoint: str, known: Known, output: Path | None = None) -> list[str]:
+    """Lines about the network in a weight file; with `output` also writes its backbone YAML.
+
+    Raises CheckpointError for a file that is no unconditional UNet of guided_diffusion, ConfigError
+    for what such a network cannot have, for an `output` that is there already, or that asks for
+    more than is known.
+    """
+    path = resolve_checkpoint(checkpoint)
+    try:
+        shapes = shapes_of(read_state_dict(path, mapped=True))
+        found = describe(shapes)
+    except ValueError as error:
+        raise CheckpointError(
+            f"'{path}' is not a network that can be used as a backbone: {error}. Needed is an "
+            "unconditional UNet of openai/guided-diffusion, trained on RGB images."
+        ) from error
+    if output is not None:
+        check_choice(output, "backbone", "--output")
+        if known.missing:
+            raise ConfigError(
+                f"`--output {output}` needs what no weight file tells: "
+                f"{', '.join(known.missing)}. Without --output the command says how to find it out."
+            )
+    flags = None
+    if known.image_size is not None:
+        flags = found.flags(known.image_size, **known.given())
+        # Raises for what the diffusion process rejects.
+        assert not differences(shapes, network_shapes(flags))
+    lines = [
+        f"{path}: UNet of guided_diffusion, {found.num_parameters:,} parameters",
+        *_told(found, flags),
+        *_not_told(found, known),
+    ]
+    if output is None or flags is None:
+        return lines
+    write_backbone(output, checkpoint, file_sha256(path), flags)
+    return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
+
+
+def write_backbone(output: Path, checkpoint: str, sha256: str, flags: UNetFlags) -> None:
+    """Write a file like those of `conf/backbone`; the backbone has the file's name."""
+    comments = [
+        f"{Path(checkpoint).name}, sha256 {sha256}",
+        "Flags by `python -m ddpmseg weights describe`: a network built from them has just the",
+        "parameters of the file. No file tells image_size, num_heads, num_head_channels,",
+        "use_new_attention_order, diffusion_steps, noise_schedule and rescale_timesteps.",
+    ]
+    # Dropout is off wherever the network is read.
+    unet = {key: value for key, value in asdict(flags).items() if key != "dropout"}
+    settings = {"checkpoint": checkpoint, "unet": unet}
+    write_choice(output, comments, "guided_diffusion_schema", settings)
+
+
+def _told(found: Description, flags: UNetFlags | None) -> list[str]:
+    multipliers = ",".join(f"{mult:g}" for mult in found.channel_mult)
+    levels = ", ".join(f"1/{stride}" for stride in found.attention_strides) or "none"
+    sides = f' ("{flags.attention_resolutions}")' if flags and found.attention_strides else ""
+    return [
+        "in the file:",
+        f"  num_channels: {found.num_channels}",
+        f'  channel_mult: "{multipliers}"',
+        f"  num_res_blocks: {found.num_res_blocks}",
+        f"  attention_resolutions: {levels} of the image's side{sides}",
+        *(
+            f"  {flag}: {str(getattr(found, flag)).lower()}"
+            for flag in ("use_scale_shift_norm", "resblock_updown", "learn_sigma")
+        ),
+    ]
+
+
+def _not_told(found: Description, known: Known) -> list[str]:
+    """The other flags: as given or assumed, or how to find them out."""
+    usual = found.usual_image_size
+    hint = f"; the multipliers are the usual ones for {usual}" if usual else ""
+    channels = ", ".join(map(str, found.attention_channels))
+    heads = known.num_heads if known.num_head_channels is None else known.num_head_channels
+    name = "num_heads" if known.num_head_channels is None else "num_head_channels"
+    lines = ["not in the file, but in the command that trained it or on the model's page:"]
+    if known.image_size is not None:
+        lines.append(f"  image_size: {known.image_size}")
+    else:
+        lines.append(
+            f"  --image-size N: side of the training images, a multiple of {found.stride}{hint}"
+        )
+    if heads is not None:
+        lines.append(f"  {name}: {heads}")
+    else:
+        lines.append(
+            "  --num-head-channels N: channels of an attention head (OpenAI's models at 256 and "
+            "512 pixels: 64); or\n"
+            "  --num-heads N: heads of every attention layer (guided_diffusion's default: 4). It "
+            f"must divide {channels}.\n"
+            "    A wrong number loads all the same and spoils the features: where no page tells, "
+            "sweep with each and keep the best."
+        )
+    for flag, value in (
+        ("use_new_attention_order", known.use_new_attention_order),
+        ("noise_schedule", known.noise_schedule),
+        ("diffusion_steps", known.diffusion_steps),
+        ("rescale_timesteps", known.rescale_timesteps),
+    ):
+        default = getattr(UNetFlags(), flag)
+        option = f"  (assumed; else --{flag.replace('_', '-')})" if value == default else ""
+        lines.append(f"  {flag}: {str(value).lower()}{option}")
+    return lines

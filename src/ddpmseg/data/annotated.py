@@ -1,0 +1,156 @@
+"""Photographs with labelled shapes, as annotation tools save them, and the masks these make."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from ddpmseg.errors import DataError
+
+IGNORED = "__ignore__"
+"""Label of a shape whose pixels belong to no class, as labelme has it."""
+FARTHEST = 100_000
+"""Coordinates beyond this many pixels are a mistake, and would take memory to draw."""
+OnTop = Literal["smaller", "later"]
+
+
+@runtime_checkable
+class Shape(Protocol):
+    """An area of one class."""
+
+    @property
+    def label(self) -> str: ...
+
+    def covers(self, width: int, height: int) -> Bool[np.ndarray, "h w"]:
+        """The pixels inside, on an image of this size; DataError where that cannot be drawn."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """One photograph and what was drawn on it."""
+
+    name: str
+    """Its file's stem, which the mask will share."""
+    photo: Path | bytes
+    """The image file, or its content."""
+    suffix: str
+    size: tuple[int, int] | None
+    """Width and height when it was annotated, where that is known."""
+    shapes: tuple[Shape, ...]
+    shown_as: str
+    """Names the image in a message."""
+
+
+@dataclass(frozen=True)
+class AnnotatedSet:
+    """All images of a source, sorted by name, and the classes it lists, in its order."""
+
+    classes: tuple[str, ...]
+    images: tuple[AnnotatedImage, ...]
+
+    def __post_init__(self) -> None:
+        _check_names(self.images)
+
+
+def paint(
+    shapes: Sequence[Shape],
+    labels: Mapping[str, int],
+    width: int,
+    height: int,
+    unlabelled: int,
+    on_top: OnTop,
+) -> UInt8[np.ndarray, "h w"]:
+    """The label of every pixel: that of the topmost shape over it, or `unlabelled`.
+
+    Args:
+        shapes: in the order of the file.
+        labels: 0..255 of every class.
+        width: of the image, in pixels; likewise height.
+        unlabelled: label of pixels that no shape covers.
+        on_top: the shape that wins where two overlap: the one of fewer pixels, so that an eye lies
+            on its head in whichever order they were drawn, or the one 'later' in the file. Of two
+            of equal size the later.
+    """
+    order = list(range(len(shapes)))
+    if on_top == "smaller":
+        areas = [int(shape.covers(width, height).sum()) for shape in shapes]
+        order.sort(key=lambda index: -areas[index])
+    mask = np.full((height, width), unlabelled, np.uint8)
+    for index in order:
+        # Drawn a second time: all shapes of a large photograph at once can fill the memory.
+        mask[shapes[index].covers(width, height)] = labels[shapes[index].label]
+    return mask
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise DataError(f"annotation file '{path}' does not exist.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(
+            f"annotation file '{path}' is not JSON: {error}. Export it again from the tool that "
+            "wrote it."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"annotation file '{path}' holds a {type(content).__name__}; files of COCO and labelme "
+            "hold an object."
+        )
+    return content
+
+
+def class_name(value: Any, where: str) -> str:
+    """The name of a class without spaces around it. Raises DataError for anything but text."""
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where} has the class name {value!r}; it must be text.")
+    return value.strip()
+
+
+def check_points(points: Sequence[Any], least: int, where: str) -> list[tuple[float, float]]:
+    """Pairs (x, y) in pixels. Raises DataError for too few, or what is no point of a plane."""
+    for point in points:
+        if not isinstance(point, list | tuple) or len(point) != 2 or not all(map(_near, point)):
+            raise DataError(
+                f"{where} has the point {point!r}; a point is two numbers, x and y in pixels, "
+                f"within {FARTHEST}."
+            )
+    if len(points) < least:
+        raise DataError(
+            f"{where} has {len(points)} point{'s' * (len(points) != 1)}, and needs at least "
+            f"{least}. Draw or remove it in the annotation tool."
+        )
+    return [(float(x), float(y)) for x, y in points]
+
+
+def image_size(width: Any, height: Any, where: str) -> tuple[int, int] | None:
+    """Width and height as a file states them; None where it does not. Raises DataError."""
+    if width is None and height is None:
+        return None
+    if type(width) is not int or type(height) is not int or min(width, height) < 1:
+        raise DataError(f"{where} states the size {width!r} x {height!r}; it must be in pixels.")
+    return width, height
+
+
+def _near(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and abs(value) <= FARTHEST
+
+
+def _check_names(images: Sequence[AnnotatedImage]) -> None:
+    repeated = [name for name, count in Counter(i.name for i in images).items() if count > 1]
+    if repeated:
+        first, second, *_ = (i.shown_as for i in images if i.name == repeated[0])
+        raise DataError(
+            f"images '{first}' and '{second}' are both named '{repeated[0]}' without folder and "
+            "suffix, and would share one mask. Rename or remove one of them."
+        )

@@ -1,0 +1,198 @@
+"""Annotations in the format of COCO: polygons and run-length encoded masks in one JSON file.
+
+Format: https://cocodataset.org/#format-data, "object detection".
+"""
+
+import warnings
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from ddpmseg.data.annotated import (
+    AnnotatedImage,
+    AnnotatedSet,
+    check_points,
+    class_name,
+    image_size,
+    read_json,
+)
+from ddpmseg.errors import ConfigError, DataError
+
+
+def read_coco(path: Path, image_folder: Path) -> AnnotatedSet:
+    """Read the images, categories and annotations of `path`; a `file_name` is below `image_folder`.
+
+    Classes are in the order of the category ids. Crowds (`iscrowd`) are areas of their category
+    like any other: to a mask it is one whether it shows a person or many. No photograph is read.
+
+    Raises ConfigError without pycocotools, DataError naming the file and the annotation for what
+    cannot be used.
+    """
+    _mask_api()
+    content = read_json(path)
+    categories = _by_id(content, "categories", path)
+    names = {
+        key: class_name(categories[key].get("name"), f"category {key} of '{path}'")
+        for key in sorted(categories)
+    }
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            raise DataError(f"'{path}' has {count} categories named '{name}'. Rename or join them.")
+    records = _by_id(content, "images", path)
+    shapes: defaultdict[int, list[CocoShape]] = defaultdict(list)
+    for index, annotation in enumerate(_records(content, "annotations", path)):
+        where = f"annotation {annotation.get('id', f'number {index + 1}')} of '{path}'"
+        image = _known(annotation, "image_id", records, where)
+        category = _known(annotation, "category_id", categories, where)
+        where = f"{where} (image '{records[image].get('file_name')}', class '{names[category]}')"
+        shapes[image].append(CocoShape(names[category], _area(annotation, where), where))
+    images = [
+        _image(records[key], path, image_folder, tuple(shapes[key])) for key in sorted(records)
+    ]
+    return AnnotatedSet(tuple(names.values()), tuple(sorted(images, key=lambda i: i.name)))
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """A mask column by column: so many pixels outside, so many inside, and so on."""
+
+    height: int
+    width: int
+    runs: list[int]
+
+
+@dataclass(frozen=True)
+class CocoShape:
+    """One annotation: run lengths, or polygons, each a list x, y, x, y, ... in pixels."""
+
+    label: str
+    area: RunLengths | list[list[float]]
+    where: str
+
+    def covers(self, width: int, height: int) -> Bool[np.ndarray, "h w"]:
+        """See `Shape.covers`; polygons are drawn by pycocotools."""
+        area = self.area
+        if isinstance(area, RunLengths):
+            if (area.width, area.height) != (width, height):
+                raise DataError(
+                    f"{self.where} is encoded for {area.width}x{area.height} pixels, but the image "
+                    f"is {width}x{height}. Export it again, or restore the image."
+                )
+            inside = np.arange(len(area.runs)) % 2 == 1
+            return np.repeat(inside, area.runs).reshape(width, height).T
+        masks = _mask_api()
+        with warnings.catch_warnings():
+            # pycocotools 2.0.11 converts its arrays the way numpy 1 asked for.
+            warnings.filterwarnings("ignore", ".*copy keyword.*", DeprecationWarning)
+            return masks.decode(masks.merge(masks.frPyObjects(area, height, width))).astype(bool)
+
+
+def _mask_api() -> ModuleType:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ConfigError(
+            "annotations of COCO are read with pycocotools, which is not installed: "
+            "`pip install pycocotools`, or the extra `annotations` of this package."
+        ) from error
+    return mask
+
+
+def _records(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    records = content.get(key)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise DataError(
+            f"'{path}' has no list of objects `{key}`; a COCO file has images, annotations and "
+            "categories."
+        )
+    return records
+
+
+def _by_id(content: dict[str, Any], key: str, path: Path) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for record in _records(content, key, path):
+        number = record.get("id")
+        if type(number) is not int:
+            raise DataError(f"`{key}` of '{path}' has the id {number!r}; it must be whole.")
+        if number in found:
+            raise DataError(f"`{key}` of '{path}' has the id {number} twice.")
+        found[number] = record
+    if not found:
+        raise DataError(f"'{path}' lists no {key}.")
+    return found
+
+
+def _known(annotation: dict[str, Any], key: str, known: dict[int, Any], where: str) -> int:
+    number = annotation.get(key)
+    if type(number) is not int or number not in known:
+        allowed = ", ".join(map(str, sorted(known)[:8])) + (", ..." if len(known) > 8 else "")
+        raise DataError(f"{where} has {key} {number!r}; the file lists {allowed}.")
+    return number
+
+
+def _image(
+    record: dict[str, Any], path: Path, folder: Path, shapes: tuple[CocoShape, ...]
+) -> AnnotatedImage:
+    name = record.get("file_name")
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"image {record['id']} of '{path}' has no `file_name`.")
+    photo = folder / name
+    size = image_size(record.get("width"), record.get("height"), f"image '{name}' of '{path}'")
+    return AnnotatedImage(photo.stem, photo, photo.suffix, size, shapes, str(photo))
+
+
+def _area(annotation: dict[str, Any], where: str) -> RunLengths | list[list[float]]:
+    area = annotation.get("segmentation")
+    if isinstance(area, dict):
+        return _run_lengths(area, where)
+    if not area or not isinstance(area, list):
+        raise DataError(f"{where} has no `segmentation`: a box alone does not say which pixels.")
+    for polygon in area:
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            raise DataError(f"{where} has a polygon that is no list x, y, x, y, ...: {polygon!r}.")
+        check_points(list(zip(polygon[::2], polygon[1::2], strict=True)), 3, where)
+    return area
+
+
+def _run_lengths(area: dict[str, Any], where: str) -> RunLengths:
+    size, counts = area.get("size"), area.get("counts")
+    if not isinstance(size, list) or [type(side) for side in size] != [int, int]:
+        raise DataError(f"{where} is encoded without its `size`, [height, width].")
+    runs = _unpacked(counts) if isinstance(counts, str) else counts
+    # pycocotools would take too few for a mask that ends early.
+    if (
+        not isinstance(runs, list)
+        or not all(type(run) is int and run >= 0 for run in runs)
+        or sum(runs) != size[0] * size[1]
+    ):
+        raise DataError(
+            f"{where} has damaged run lengths: they do not add up to the {size[0]} x {size[1]} "
+            "pixels of its size. Export it again."
+        )
+    return RunLengths(size[0], size[1], runs)
+
+
+def _unpacked(text: str) -> list[int]:
+    """The numbers in a compressed `counts`: five bits a character, the lowest first.
+
+    From the fourth on a number is stored as its difference to the last but one.
+    Source: cocodataset/cocoapi, `maskApi.c`, `rleFrString`.
+    """
+    numbers: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
+        value = shift = 0
+    return numbers

@@ -1,0 +1,117 @@
+"""Annotations of labelme: one JSON file per image, with polygons, rectangles and circles.
+
+Source: wkentaro/labelme, `label_file.py` and `utils/shape.py`.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image, ImageDraw
+
+from ddpmseg.data.annotated import (
+    IGNORED,
+    AnnotatedImage,
+    AnnotatedSet,
+    check_points,
+    class_name,
+    image_size,
+    read_json,
+)
+from ddpmseg.errors import DataError
+
+KINDS = {"polygon": 3, "rectangle": 2, "circle": 2}
+"""Shapes that have an area, and the points each needs."""
+
+
+def read_labelme(files: Sequence[Path], image_folder: Path | None = None) -> AnnotatedSet:
+    """Read one annotation file per image.
+
+    A photograph is what the file embeds (`imageData`), else `imagePath` beside the file or in
+    `image_folder`. Classes are sorted by name; '_background_' is called 'background', and
+    `IGNORED` is none. No photograph is read from disk.
+
+    Raises DataError naming the file and the shape for what cannot be used.
+    """
+    images = sorted((_image(path, image_folder) for path in files), key=lambda i: i.name)
+    labels = {shape.label for image in images for shape in image.shapes}
+    return AnnotatedSet(tuple(sorted(labels - {IGNORED})), tuple(images))
+
+
+@dataclass(frozen=True)
+class LabelmeShape:
+    """Corners of a polygon, opposite corners of a rectangle, or a circle's centre and rim."""
+
+    label: str
+    kind: str
+    points: list[tuple[float, float]]
+
+    def covers(self, width: int, height: int) -> Bool[np.ndarray, "h w"]:
+        """See `Shape.covers`; the outline belongs to the area, as when labelme exports masks."""
+        canvas = Image.new("1", (width, height))
+        draw = ImageDraw.Draw(canvas)
+        if self.kind == "polygon":
+            draw.polygon(self.points, fill=1, outline=1)
+        elif self.kind == "rectangle":
+            (x0, x1), (y0, y1) = (sorted(axis) for axis in zip(*self.points, strict=True))
+            draw.rectangle((x0, y0, x1, y1), fill=1, outline=1)
+        else:
+            (x, y), rim = self.points
+            radius = math.dist((x, y), rim)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1, outline=1)
+        return np.array(canvas)
+
+
+def _image(path: Path, image_folder: Path | None) -> AnnotatedImage:
+    content = read_json(path)
+    shapes = content.get("shapes")
+    if not isinstance(shapes, list):
+        hint = " (it looks like COCO: name the file itself)" if "annotations" in content else ""
+        raise DataError(f"'{path}' has no list of `shapes`, so it is no file of labelme{hint}.")
+    # labelme on Windows writes backslashes.
+    named = str(content.get("imagePath") or "").replace("\\", "/")
+    if not PurePosixPath(named).name:
+        raise DataError(f"'{path}' has no `imagePath`.")
+    photo = _embedded(content, path) or (image_folder or path.parent) / named
+    return AnnotatedImage(
+        name=PurePosixPath(named).stem,
+        photo=photo,
+        suffix=PurePosixPath(named).suffix,
+        size=image_size(content.get("imageWidth"), content.get("imageHeight"), f"'{path}'"),
+        shapes=tuple(_shape(shape, index, path) for index, shape in enumerate(shapes)),
+        shown_as=str(photo) if isinstance(photo, Path) else f"{path}: imageData",
+    )
+
+
+def _embedded(content: dict[str, Any], path: Path) -> bytes | None:
+    data = content.get("imageData")
+    if data is None:
+        return None
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise DataError(f"`imageData` in '{path}' is damaged ({error}).") from error
+
+
+def _shape(shape: Any, index: int, path: Path) -> LabelmeShape:
+    where = f"shape {index + 1} of '{path}'"
+    if not isinstance(shape, dict) or not isinstance(shape.get("points"), list):
+        raise DataError(f"{where} is no object with `label` and `points`.")
+    label = class_name(shape.get("label"), where)
+    where = f"{where} ('{label}')"
+    kind = shape.get("shape_type") or "polygon"  # files before version 3.10 have no other
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise DataError(
+            f"{where} is a {kind}; only {', '.join(KINDS)} can be converted. Redraw it as a "
+            "polygon, or remove it."
+        )
+    points = check_points(shape["points"], KINDS[kind], where)
+    if kind != "polygon" and len(points) != 2:
+        raise DataError(f"{where} is a {kind} with {len(points)} points; it has two.")
+    return LabelmeShape("background" if label == "_background_" else label, kind, points)
