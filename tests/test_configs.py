@@ -45,7 +45,7 @@ def typed(tmp_path: Path, *overrides: str) -> TrainConfig:
 
 def test_the_files_are_found() -> None:
     assert len(OPTIONS) >= 19
-    assert len(EXPERIMENTS) >= 3
+    assert len(EXPERIMENTS) >= 15
     assert SWEEPS
     assert len(GRIDS) >= 2
     for group in GROUPS:
@@ -61,8 +61,27 @@ def test_every_option_fits_its_schema(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", SELECTIONS, ids=lambda path: path.stem)
 def test_a_backbone_with_its_own_selection_has_those_blocks(path: Path, tmp_path: Path) -> None:
-    given = MUST_BE_GIVEN.get(f"backbone={path.stem}", ())
-    planned_layout(typed(tmp_path, f"backbone={path.stem}", *given))
+    choice = f"backbone={path.stem.removesuffix('_default')}"
+    planned_layout(typed(tmp_path, choice, *MUST_BE_GIVEN.get(choice, ())))
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"), [("paper_v0", 6144), ("paper_v1", 8192), ("paper_v3", 8448)]
+)
+@pytest.mark.parametrize("hook", ["output", "input"])
+def test_the_papers_selections_have_its_dimensions(
+    name: str, dim: int, hook: str, tmp_path: Path
+) -> None:
+    by_input = {"paper_v0": 14336, "paper_v1": 18432, "paper_v3": 17664}
+    config = typed(
+        tmp_path,
+        "dataset.image_size=256",
+        "backbone=guided_diffusion_256",
+        "backbone.checkpoint=random",
+        f"features={name}",
+        f"features.hook={hook}",
+    )
+    assert planned_layout(config).dim == (dim if hook == "output" else by_input[name])
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -381,3 +381,52 @@ def test_real_horses_lose_their_small_parts(real_data: Path) -> None:
             name = load_class_table("horse_21").names[label]
             lost[name] = lost.get(name, 0) + 1
     assert lost == {"eye": 15, "nostril": 13, "ear": 1}
+
+
+def make_distinct_set(root: Path, train: int = 5, test: int = 3) -> Path:
+    for index in range(train + test):
+        split = "train" if index < train else "test"
+        save_pair(root / "real" / split, f"horse_{index:03d}", some_image(), some_mask())
+    return root
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_random_split_deals_all_images_anew(tmp_path: Path, seed: int) -> None:
+    root = make_distinct_set(tmp_path)
+    official = load(root, num_labelled=5)
+    dealt = load(root, num_labelled=5, split="random", split_seed=seed)
+    assert len(dealt.train) == 5
+    assert list(dealt.test.names) == sorted(dealt.test.names)
+    assert {*dealt.train.names, *dealt.test.names} == {*official.train.names, *official.test.names}
+    assert set(dealt.train.names).isdisjoint(dealt.test.names)
+    assert (
+        dealt.train.names == load(root, num_labelled=5, split="random", split_seed=seed).train.names
+    )
+
+
+def test_random_splits_differ_by_seed_and_keep_their_test_images(tmp_path: Path) -> None:
+    root = make_distinct_set(tmp_path)
+    tests = [load(root, split="random", split_seed=seed).test.names for seed in range(5)]
+    assert len(set(tests)) > 1
+    # Fewer labelled images of the same split are tested on the same images.
+    sizes = [load(root, split="random", split_seed=3, num_labelled=n) for n in (1, 2, 5)]
+    assert {split.test.names for split in sizes} == {tests[3]}
+    assert sizes[2].train.names[:2] == sizes[1].train.names
+
+
+def test_a_random_split_takes_as_many_as_the_paper_where_more_are_labelled(tmp_path: Path) -> None:
+    """As of the 86 training images of ADE-Bedroom-30, of which the paper uses 50."""
+    root = make_distinct_set(tmp_path, train=23, test=3)
+    dealt = load(root, num_labelled=None, split="random")
+    assert (len(dealt.train), len(dealt.test)) == (20, 3)
+
+
+def test_a_random_split_of_folders_that_share_a_name_is_refused(tmp_path: Path) -> None:
+    text = refusal(DataError, make_set(tmp_path), split="random")
+    assert "'ROOT/real/train/horse_000.png' and 'ROOT/real/test/horse_000.png'" in text
+    assert "Rename one of them" in text
+
+
+def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
+    text = refusal(ConfigError, make_set(tmp_path), split="offical")
+    assert text == "`dataset.split=offical`: must be one of official, random."

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpmseg.data.subsets import nested_subset
+from ddpmseg.data.subsets import nested_subset, random_split
 
 
 @given(st.data(), st.integers(0, 60), st.none() | st.integers(-(2**40), 2**40))
@@ -29,3 +29,11 @@ def test_subsets_depend_on_the_seed_and_never_change() -> None:
 def test_more_than_there_are_cannot_be_chosen() -> None:
     with pytest.raises(ValueError, match="cannot choose 4 of 3"):
         nested_subset(4, 3, 0)
+
+
+def test_a_random_split_never_changes_and_needs_enough_images() -> None:
+    train, test = random_split(3, 2, 8, 0)
+    assert len({*train, *test}) == 5
+    assert random_split(3, 2, 8, 0) == (train, test)
+    with pytest.raises(ValueError, match="cannot choose 3 and 6 of 8"):
+        random_split(3, 6, 8, 0)

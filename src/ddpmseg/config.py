@@ -62,6 +62,11 @@ class FolderDatasetConfig(DownloadConfig, DatasetConfig):
     test_images: str = "real/test"
     test_masks: str | None = None
     center_crop: bool = False
+    split: str = "official"
+    """'official': the folders as they are; 'random': their images dealt anew, in the same numbers,
+    as behind the paper's standard deviations."""
+    split_seed: int = 0
+    """Draws the random split."""
 
 
 @dataclass

@@ -16,10 +16,11 @@ from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.images import fit_image, fit_mask, read_image, read_mask
 from ddpmseg.data.pairs import Pair, find_pairs
 from ddpmseg.data.ponies import CLASS_NAMES, draw_pony
-from ddpmseg.data.subsets import nested_subset
+from ddpmseg.data.subsets import nested_subset, random_split
 from ddpmseg.data.tiny import drop_tiny_annotations, tiny_threshold
 from ddpmseg.errors import ConfigError, DataError
 
+SPLITS = ("official", "random")
 PONY_SCENES = 10_000
 """Scenes a split of the ponies is chosen from; more could be drawn, none is stored."""
 
@@ -86,8 +87,12 @@ class LabelledFolder:
     same stem and the suffix .npy; .png also counts in a folder of masks, and beside an image that
     is itself no .png. Images are used in sorted order of file names. Nothing is decoded here.
 
+    `split` 'random' puts the images of both folders together and deals them anew by `split_seed`:
+    as many to train as the official split uses, and as many to test as it has.
+
     Raises ConfigError for a setting that cannot work, DataError for a folder that is missing or
-    empty, an image without a mask, and more images asked for than there are.
+    empty, an image without a mask, more images asked for than there are, and a random split of
+    folders that share a name.
     """
 
     def __init__(
@@ -105,25 +110,30 @@ class LabelledFolder:
         test_images: str = "real/test",
         test_masks: str | None = None,
         center_crop: bool = False,
+        split: str = "official",
+        split_seed: int = 0,
     ) -> None:
         _check_settings(image_size, tiny_annotations)
+        if split not in SPLITS:
+            raise ConfigError(f"`dataset.split={split}`: must be one of {', '.join(SPLITS)}.")
         self.name, self.image_size = name, image_size
         self.classes = load_class_table(classes)
         folder = Path(root).expanduser()
 
-        pairs = find_pairs(folder, "train", train_images, train_masks)
-        where = f"'{folder / train_images}'"
+        train = find_pairs(folder, "train", train_images, train_masks)
+        test = find_pairs(folder, "test", test_images, test_masks)
         paper = self.classes.num_labelled
-        count = _count("num_labelled", num_labelled, paper, len(pairs), where)
-        chosen = [pairs[index] for index in nested_subset(count, len(pairs), subset_seed)]
+        if split == "random":
+            train, test = _dealt_anew(train, test, min(paper or len(train), len(train)), split_seed)
+        where = f"'{folder / train_images}'"
+        count = _count("num_labelled", num_labelled, paper, len(train), where)
+        chosen = [train[index] for index in nested_subset(count, len(train), subset_seed)]
         self.train: LabelledSplit = _Files(
             chosen, self.classes, image_size, center_crop, tiny_annotations
         )
-
-        pairs = find_pairs(folder, "test", test_images, test_masks)
-        count = _count("num_test", num_test, None, len(pairs), f"'{folder / test_images}'")
+        count = _count("num_test", num_test, None, len(test), f"'{folder / test_images}'")
         self.test: LabelledSplit = _Files(
-            pairs[:count], self.classes, image_size, center_crop, "keep"
+            test[:count], self.classes, image_size, center_crop, "keep"
         )
 
 
@@ -217,6 +227,24 @@ class _Scenes(LabelledSplit):
         )
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return Sample(pixels, torch.from_numpy(labels), self.names[index])
+
+
+def _dealt_anew(
+    train: list[Pair], test: list[Pair], num_train: int, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Source: paper, table 2, whose spread is over five random splits of the real images."""
+    pool = {pair.image.stem: pair for pair in train}
+    for pair in test:
+        if pair.image.stem in pool:
+            raise DataError(
+                f"`dataset.split=random` puts '{pool[pair.image.stem].image}' and '{pair.image}' "
+                "into one pool, where a name stands for one image. Rename one of them, or take it "
+                "away if both show the same."
+            )
+        pool[pair.image.stem] = pair
+    names = sorted(pool)
+    for_training, for_testing = random_split(num_train, len(test), len(names), seed)
+    return [pool[names[i]] for i in for_training], [pool[names[i]] for i in for_testing]
 
 
 def _check_settings(image_size: int, tiny_annotations: str) -> None:
