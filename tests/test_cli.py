@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import CONF, SEGMENT, composed
+from tiny_run import CONF, SEGMENT, UNET, composed
 
 from ddpmseg.__main__ import main
 from ddpmseg.apps.train import train
@@ -46,12 +46,39 @@ def test_estimate_says_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("suffix", "timesteps"), [("", 3), ("_v1", 4)])
+@pytest.mark.parametrize(
+    ("dataset", "train", "test"),
+    [
+        ("bedroom_28", 40, 20),
+        ("ffhq_34", 20, 20),
+        ("cat_15", 30, 20),
+        ("horse_21", 30, 30),
+        ("celeba_19", 20, 500),
+        ("ade_bedroom_30", 50, 650),
+    ],
+)
+def test_estimate_needs_neither_images_nor_weights(
+    dataset: str, train: int, test: int, suffix: str, timesteps: int, capsys
+) -> None:
+    """Image counts: paper, table 1."""
+    small = [*UNET, "dataset.image_size=16", "features.blocks=[1,2]", "backbone.precision='32'"]
+    given = [f"experiment={dataset}_ddpm{suffix}", *small, "trainer.accelerator=cpu"]
+    given += ["dataset.root=/nowhere", "backbone.checkpoint=/nowhere.pt"]
+    assert main(["estimate", *HERE, *given]) == 0
+    out = capsys.readouterr().out
+    assert "images: '/nowhere' is not there; as the class table counts" in out
+    assert "weights: '/nowhere.pt' is not there; timed with random ones" in out
+    passes = f"{(train + test) * timesteps} ({train} training + {test} test images"
+    assert f"forward passes: {passes}, {timesteps} timesteps each)" in out
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["features.blok=[3]"], "Key 'blok' not in 'FeaturesConfig'"),
         (["features.timesteps=[1000]"], "timesteps 0..999"),
-        (["backbone.checkpoint=/nowhere.pt"], "'/nowhere.pt' does not exist"),
+        (["dataset.image_size=17"], "image_size"),
     ],
 )
 def test_estimate_refuses_what_train_refuses(

@@ -69,9 +69,9 @@ def _predict(commands: Any) -> None:
 
 def _estimate_and_blocks(commands: Any) -> None:
     def estimate(config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps import plan
+        from ddpmseg.apps import checks, plan
 
-        return _show(plan.estimate(plan.compose(config_dir, overrides)))
+        return _show(plan.estimate(plan.compose(config_dir, overrides, checks.planned_config)))
 
     def blocks(config_dir: Path, overrides: list[str]) -> int:
         from ddpmseg.apps import checks, plan

@@ -27,6 +27,7 @@ from ddpmseg.config import (
     TrainerConfig,
 )
 from ddpmseg.data.class_table import load_class_table
+from ddpmseg.data.labelled import SPLITS
 from ddpmseg.data.tiny import RULES
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
@@ -51,8 +52,15 @@ def checked_config(cfg: DictConfig) -> TrainConfig:
     return config
 
 
-def check_training(config: TrainConfig) -> None:
-    """The checks of `checked_config`."""
+def planned_config(cfg: DictConfig) -> TrainConfig:
+    """As `checked_config`, but images and weights may be missing."""
+    config = typed_config(cfg)
+    check_training(config, files=False)
+    return config
+
+
+def check_training(config: TrainConfig, files: bool = True) -> None:
+    """The checks of `checked_config`; without `files` those of `planned_config`."""
     _one_of("task", config.task, TASKS)
     _one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
     _one_of("logger.kind", config.logger.kind, KINDS)
@@ -62,7 +70,7 @@ def check_training(config: TrainConfig) -> None:
     if config.task == "pretrain":
         _check_pretraining(config)
     else:
-        _check_segmentation(config)
+        _check_segmentation(config, files)
     _check_folder("paths.output_dir", Path(config.paths.output_dir))
 
 
@@ -172,15 +180,17 @@ def _check_devices(config: TrainConfig) -> None:
         )
 
 
-def _check_segmentation(config: TrainConfig) -> None:
+def _check_segmentation(config: TrainConfig, files: bool) -> None:
     dataset, features, head = config.dataset, config.features, config.head
     _at_least("dataset.image_size", dataset.image_size, 8)
     _at_least("dataset.num_labelled", dataset.num_labelled, 1)
     _at_least("dataset.num_test", dataset.num_test, 1)
     _one_of("dataset.tiny_annotations", dataset.tiny_annotations, RULES)
     load_class_table(dataset.classes)
-    if isinstance(dataset, FolderDatasetConfig) and not comes_at_first_use(dataset):
-        _check_root(dataset)
+    if isinstance(dataset, FolderDatasetConfig):
+        _one_of("dataset.split", dataset.split, SPLITS)
+        if files and not comes_at_first_use(dataset):
+            _check_root(dataset)
     _one_of("features.hook", features.hook, get_args(Hook))
     _one_of("features.noise", features.noise, get_args(NoiseKind))
     _at_least("features.batch_size", features.batch_size, 1)
@@ -197,7 +207,7 @@ def _check_segmentation(config: TrainConfig) -> None:
     if isinstance(config.backbone, GuidedDiffusionConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     layout = planned_layout(config)
-    if isinstance(config.backbone, GuidedDiffusionConfig):
+    if files and isinstance(config.backbone, GuidedDiffusionConfig):
         _check_checkpoint(config.backbone)
     if head.checkpoint is not None:
         read_head(config, layout.dim, load_class_table(dataset.classes))

@@ -1,6 +1,7 @@
 """Looking before leaping: what a composed configuration would do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -19,8 +20,11 @@ from ddpmseg.apps.build import (
 )
 from ddpmseg.apps.checks import checked_config, planned_layout
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
-from ddpmseg.config import TrainConfig
-from ddpmseg.errors import ConfigError
+from ddpmseg.backbones.guided_diffusion import RANDOM
+from ddpmseg.backbones.weights import resolve_checkpoint
+from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.errors import CheckpointError, ConfigError
 
 
 def compose(
@@ -49,16 +53,45 @@ def compose(
 
 
 def estimate(config: TrainConfig) -> list[str]:
-    """Memory, forward passes, and time measured on one batch, as lines of text."""
-    dataset = build_dataset(config.dataset)
-    num_train, num_test = num_training_images(config, dataset), len(dataset.test)
-    backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
-    seconds = seconds_per_image(build_extractor(config, backbone))
+    """Memory, forward passes, and time measured on one batch, as lines of text.
+
+    Images that are not there yet are counted as the class table says, and weights that are not
+    there are replaced by random ones, which take as long.
+    """
+    notes = []
+    if isinstance(config.dataset, FolderDatasetConfig) and not _is_there(config.dataset.root):
+        notes.append(f"images: '{config.dataset.root}' is not there; as the class table counts")
+        num_train, num_test = _announced(config)
+    else:
+        dataset = build_dataset(config.dataset)
+        num_train, num_test = num_training_images(config, dataset), len(dataset.test)
+    backbone = config.backbone
+    if isinstance(backbone, GuidedDiffusionConfig):
+        try:
+            if backbone.checkpoint != RANDOM:
+                resolve_checkpoint(backbone.checkpoint)
+        except CheckpointError:
+            notes.append(f"weights: '{backbone.checkpoint}' is not there; timed with random ones")
+            backbone = replace(backbone, checkpoint=RANDOM, sha256=None)
+    network = build_backbone(backbone, choose_device(config.trainer.accelerator))
+    seconds = seconds_per_image(build_extractor(config, network))
     return [
+        *notes,
         *describe(config, planned_layout(config), num_train, num_test),
         f"time: about {(num_train + num_test) * seconds:.0f} s of forward passes on "
-        f"{backbone.device} ({1000 * seconds:.0f} ms an image)",
+        f"{network.device} ({1000 * seconds:.0f} ms an image)",
     ]
+
+
+def _announced(config: TrainConfig) -> tuple[int, int]:
+    """Labelled and test images as the settings or the class table say; 0 where neither does."""
+    table = load_class_table(config.dataset.classes)
+    num_train = config.dataset.num_labelled or table.num_labelled or 0
+    return num_train, config.dataset.num_test or table.num_test or 0
+
+
+def _is_there(folder: str) -> bool:
+    return Path(folder).expanduser().is_dir()
 
 
 def blocks(config: TrainConfig) -> list[str]:
