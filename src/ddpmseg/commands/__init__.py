@@ -1,0 +1,1 @@
+"""The commands of `python -m ddpmseg`: a module each, with its options and what it calls."""

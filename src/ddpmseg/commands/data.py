@@ -1,0 +1,62 @@
+"""`data get`, `data check` and `data convert`."""
+
+from pathlib import Path
+from typing import Any
+
+from ddpmseg.commands.common import add_command, add_overrides, show, typed
+
+
+def add(commands: Any) -> None:
+    commands = commands.add_parser(
+        "data", help="labelled images: get, check, convert"
+    ).add_subparsers(required=True)
+
+    def get(name: str, config_dir: Path, overrides: list[str]) -> int:
+        from ddpmseg.apps.get import get_dataset
+
+        config = typed(config_dir, f"dataset={name}", *overrides)
+        get_dataset(config.dataset, config.paths)
+        return 0
+
+    def check(name: str, config_dir: Path, overrides: list[str]) -> int:
+        from ddpmseg.apps.check import check_dataset
+
+        config = typed(config_dir, f"dataset={name}", *overrides)
+        return 0 if check_dataset(config.dataset) else 1
+
+    def convert(**options: Any) -> int:
+        from ddpmseg.apps.convert import convert
+
+        return show(convert(**options))
+
+    for action, run, text in (
+        ("get", get, "fetch and unpack a dataset of conf/dataset/"),
+        ("check", check, "read every file of a dataset and name what is wrong; status 1 if any is"),
+    ):
+        command = add_command(commands, action, run, text)
+        command.add_argument("name", help="such as horse_21")
+        add_overrides(command)
+    command = add_command(
+        commands, "convert", convert, "annotations of COCO or labelme to a folder"
+    )
+    command.add_argument("source", type=Path, help="COCO .json, or a folder of labelme .json files")
+    command.add_argument("output_dir", type=Path, help="must be new or empty")
+    command.add_argument("--images", type=Path, help="folder of the images; default: of the .json")
+    for split in ("train", "test"):
+        text = f"{split} images: a share (0.5), a number (20), or a text file of names"
+        command.add_argument(f"--{split}", help=text)
+    command.add_argument("--seed", type=int, default=0, help="draws the split")
+    command.add_argument("--classes", type=Path, help="text file of class names, one a line")
+    command.add_argument(
+        "--unlabelled", choices=("background", "ignore"), default="background", help="what they are"
+    )
+    command.add_argument(
+        "--on-top", choices=("smaller", "later"), default="smaller", help="where shapes overlap"
+    )
+    command.add_argument("--config", type=Path, help="also write conf/dataset/NAME.yaml")
+    command.add_argument(
+        "--image-size",
+        type=int,
+        default=256,
+        help="for --config: the side at which the backbone sees images",
+    )

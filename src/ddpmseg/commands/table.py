@@ -1,0 +1,31 @@
+"""`table`: runs beside the published numbers."""
+
+from pathlib import Path
+from typing import Any
+
+from ddpmseg.commands.common import add_command
+
+
+def add(commands: Any) -> None:
+    def run(**options: Any) -> int:
+        from ddpmseg.apps.table import table
+
+        table(**options)
+        return 0
+
+    command = add_command(commands, "table", run, "means over runs of train.py, beside the paper's")
+    command.add_argument("paths", nargs="+", type=Path, help="run folders, or folders above them")
+    command.add_argument(
+        "--metric", default="miou", choices=("miou", "miou_present", "pixel_accuracy")
+    )
+    command.add_argument(
+        "--by", action="append", default=[], metavar="KEY",
+        help="rows are the values of this setting, as head.members; a second one makes columns",
+    )  # fmt: skip
+    command.add_argument("--line", metavar="KEY", help="columns and lines; else one per dataset")
+    command.add_argument(
+        "--over", action="append", default=[], metavar="KEY", help="average over this setting too"
+    )
+    command.add_argument("--format", dest="style", default="md", choices=("md", "csv", "latex"))
+    command.add_argument("--output", type=Path, help="a file instead of stdout")
+    command.add_argument("--figure", type=Path, help="draw the means of --by as .png or .svg")

@@ -1,0 +1,71 @@
+"""What decides the results of a run, and the short names made of it."""
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ddpmseg.config.download import TRANSFER
+
+HOW = (
+    *((group, key) for group in ("dataset", "backbone") for key in TRANSFER),
+    ("backbone", "compile"),
+    ("features", "cache_gb"),
+    ("paths", "cache_dir"),
+)
+"""Keys that decide how something is computed, not what."""
+
+
+def run_request(cfg: DictConfig) -> dict[str, Any]:
+    """All that decides what a run computes, by dotted key."""
+    groups = ["dataset", "backbone", "features", "head"]
+    if cfg.task == "pretrain":
+        groups = ["dataset", "backbone", "pretrain"]
+    request = OmegaConf.masked_copy(cfg, ["task", "seed", *groups])
+    request.trainer = {"precision": cfg.trainer.precision}
+    leave_out_how(request)
+    return _flat(OmegaConf.to_container(request, resolve=True))
+
+
+def run_key(_root_: DictConfig) -> str:
+    """Eight hex digits that identify what a run computes, whatever its paths and loggers."""
+    return _digest(run_request(_root_))
+
+
+def leave_out_how(cfg: DictConfig) -> None:
+    """Delete the keys that decide no result."""
+    for group, key in HOW:
+        if group in cfg:
+            with open_dict(cfg[group]):
+                cfg[group].pop(key, None)
+
+
+def sweep_request(cfg: DictConfig) -> dict[str, Any]:
+    """All that decides what is in a cell, by dotted key: not which cells, nor what is shown."""
+    request = OmegaConf.masked_copy(cfg, ["seed", "dataset", "backbone"])
+    request.sweep = OmegaConf.masked_copy(cfg.sweep, ["head", "hook", "noise", "num_examples"])
+    request.trainer = {"precision": cfg.trainer.precision}
+    leave_out_how(request)
+    return _flat(OmegaConf.to_container(request, resolve=True))
+
+
+def sweep_key(_root_: DictConfig) -> str:
+    """Eight hex digits that identify what the cells of a sweep hold, whichever cells it has."""
+    return _digest(sweep_request(_root_))
+
+
+def multirun_key() -> str:
+    """Eight hex digits of the command line: a repeated multirun finds its folder again."""
+    return _digest({"overrides": sorted(sys.argv[1:])})
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key in tree for k, v in _flat(tree[key], f"{prefix}.{key}".strip(".")).items()}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,188 @@
+"""The schemas of the other groups, and of the two roots `conf/train.yaml` and `conf/sweep.yaml`."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from ddpmseg.config.backbone import BackboneConfig
+from ddpmseg.config.dataset import DatasetConfig
+
+
+@dataclass
+class FeaturesConfig:
+    """Which maps make a pixel's vector."""
+
+    blocks: list[int] = field(default_factory=list)
+    timesteps: list[int] = field(default_factory=list)
+    hook: str = "output"
+    """Read a block's 'output' (the paper) or its 'input' (previous block and skip connection)."""
+    noise: str = "shared"
+    """'shared': one tensor for all images and timesteps (the paper); 'timestep': one for each
+    timestep; 'image': one for each image; 'fresh': one for each image and timestep."""
+    batch_size: int = 24
+    """(image, timestep) pairs per forward pass."""
+    cache_gb: float = 0.0
+    """Keep native maps below `paths.cache_dir`, so that a later run of `train.py` over the same
+    images, network and timesteps needs no forward passes; at most this many GB (10^9 bytes), the
+    least recently used go first. 0: keep nothing. Results are the same, and so is the run's key."""
+
+
+@dataclass
+class HeadConfig:
+    """The ensemble that reads classes out of pixel vectors."""
+
+    members: int = 10
+    hidden: list[int] | None = None
+    """Hidden widths; null: [128, 32] under 30 outputs, else [256, 128]; []: a linear head."""
+    protocol: str = "fast"
+    """Training recipe: 'paper' (the original's) or 'fast'."""
+    vote: str = "hard"
+    """'hard': majority of the members' labels (the paper); 'soft': of their mean probability."""
+    max_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    """These three, where given, replace the protocol's own."""
+    checkpoint: str | None = None
+    """Folder of an ensemble in the original code's files (model_0.pth, ...): its first `members`
+    are tested, and nothing is trained. null: train."""
+    checkpoint_sha256: str | None = None
+    """Computed, not given: a digest of these files. So other files in the same folder make another
+    run, and the results of the two are never taken for each other's."""
+
+
+@dataclass
+class ClustersConfig:
+    """The k-means maps of a sweep's report (paper, figure 4)."""
+
+    k: int = 5
+    images: int = 3
+    """Test images shown, the first in file order; 0 leaves the maps out."""
+    blocks: list[int] | None = None
+    """null: those at the relative depth of the paper's blocks 6, 8, 10, 12 of 18."""
+    timesteps: list[int] | None = None
+    """null: those of the grid nearest to the paper's 50, 200, 400, 600, 800."""
+
+
+@dataclass
+class SweepSettings:
+    """The grid of cells, the probe of a cell, and what is shown of them."""
+
+    blocks: list[int] | None = None
+    """Decoder blocks, 0 = deepest; null: all the backbone has."""
+    timesteps: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """One probe each: its first weights and the pixels it sees. Several give error bars."""
+    head: HeadConfig = MISSING
+    """The probe of a cell; a single member, its seed taken from `sweep.seeds`."""
+    hook: str = "output"
+    noise: str = "shared"
+    batch_size: int = 24
+    """These three as in `features`."""
+    controls: list[str] = field(default_factory=lambda: ["pixels", "random"])
+    """'pixels': a probe on the colours; 'random': the same network untrained, all blocks at the
+    smallest timestep."""
+    clusters: ClustersConfig = field(default_factory=ClustersConfig)
+    num_examples: int = 4
+    """Test images whose predicted masks every cell keeps, the first in file order."""
+    dry_run: bool = False
+    """List the cells and whether they are done; compute nothing."""
+
+
+@dataclass
+class PretrainConfig:
+    """Training of a diffusion model on unlabelled images (`task=pretrain`)."""
+
+    images: str | None = None
+    """Folder or .zip of images; null: scenes of the ponies' 'pretrain' split."""
+    num_images: int = 12000
+    """Scenes to draw where `images` is null."""
+    center_crop: bool = False
+    cache_images: bool = True
+    """Keep decoded images in memory: N * 3 * size * size bytes."""
+    num_steps: int = 100_000
+    batch_size: int = 16
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.0
+    warmup_steps: int = 200
+    decay_share: float = 0.3
+    """Share of all steps, at the end, over which the learning rate falls to zero."""
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    horizontal_flips: bool = True
+    compile: bool = False
+    num_workers: int = 0
+    checkpoint_every: int = 500
+    sample_every: int = 2000
+    num_samples: int = 16
+    sample_steps: int = 50
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how precisely to compute (Lightning's Trainer)."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    """How many, of one machine. More than one: a process for each, which extracts, tests or
+    pretrains on its share; the results are those of one device. In a multirun only one."""
+    precision: str = "auto"
+    """Lightning's precision of the head or the pretraining ('32-true', 'bf16-mixed', ...). 'auto':
+    'bf16-mixed' where the device computes it natively, but '32-true' for head.protocol=paper.
+    The frozen backbone has its own `backbone.precision`."""
+    log_every_n_steps: int = 50
+    resume: bool = True
+    """Go on from the checkpoint of an interrupted run in the same output folder."""
+
+
+@dataclass
+class LoggerConfig:
+    """Where Lightning's metrics go besides `metrics.jsonl`."""
+
+    kind: str = "none"
+    """'none', 'csv' (csv/metrics.csv in the output folder) or 'wandb'."""
+    project: str = "ddpmseg"
+    """W&B project."""
+    mode: str = "online"
+    """Of W&B: 'online', 'offline' (upload later with `wandb sync`) or 'disabled'."""
+
+
+@dataclass
+class PathsConfig:
+    output_dir: str = MISSING
+    overwrite: bool = False
+    """Replace the results of an earlier run in `output_dir`."""
+    cache_dir: str = "~/.cache/ddpmseg"
+    """What later runs can use again and nobody misses: native maps, in `maps/`, where
+    `features.cache_gb` allows for them, what `backbone.compile` compiled, in `kernels/`, and
+    fetched archives of datasets, in `downloads/`.
+    $DDPMSEG_CACHE, where it is set, is the default."""
+
+
+@dataclass
+class TrainConfig:
+    """Root of `conf/train.yaml`."""
+
+    task: str = "segment"
+    """'segment': train a head and test it; 'pretrain': train a diffusion model."""
+    seed: int = 0
+    dataset: DatasetConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    features: FeaturesConfig = MISSING
+    head: HeadConfig = MISSING
+    pretrain: PretrainConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
+@dataclass
+class SweepConfig:
+    """Root of `conf/sweep.yaml`."""
+
+    seed: int = 0
+    """Draws the noise of x_t, the same for all probes."""
+    dataset: DatasetConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    sweep: SweepSettings = MISSING
+    trainer: TrainerConfig = MISSING
+    paths: PathsConfig = MISSING
