@@ -1,0 +1,93 @@
+"""The same results on a GPU as on the CPU; skipped where there is none."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import PRETRAIN, SEGMENT, SWEEP, composed, composed_sweep
+
+from ddpmseg.apps.sweep import sweep
+from ddpmseg.apps.train import train
+from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
+from ddpmseg.backbones.unet import UNetFlags
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+GPU = "trainer.accelerator=gpu"
+FLAGS = UNetFlags(
+    image_size=16,
+    num_channels=64,
+    channel_mult="1,2",
+    num_res_blocks=1,
+    attention_resolutions="8",
+    num_head_channels=32,
+    resblock_updown=True,
+    learn_sigma=True,
+)
+LIMITS = {"32": 1e-4, "16": 1e-2, "bf16": 3e-2}
+"""Largest relative error of a map by precision."""
+
+
+def maps(precision: str, device: str, compile: bool = False) -> dict[int, torch.Tensor]:
+    backbone = GuidedDiffusionBackbone("tiny", FLAGS, "random", precision, compile=compile)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for weight in backbone.unet.parameters():
+            if not weight.any():  # an untrained branch of zeros would hide what it computes
+                weight.normal_(0, 0.02)
+        x_t = torch.randn(3, 3, 16, 16)
+    found = backbone.to(device).native_maps(
+        x_t.to(device), torch.tensor([5, 50, 900], device=device), range(4)
+    )
+    return {block: one.float().cpu() for block, one in found.items()}
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("precision", LIMITS)
+def test_maps_equal_those_of_the_cpu(precision: str, compile: bool) -> None:
+    expected, found = maps("32", "cpu"), maps(precision, "cuda", compile)
+    for block, right in expected.items():
+        error = (found[block] - right).norm() / right.norm()
+        assert error < LIMITS[precision], f"block {block}"
+
+
+def rows(path: Path, *names: str) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{name: row[name] for name in names} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("protocol", ["fast", "paper"])
+def test_segmentation_agrees_with_the_cpu(tmp_path: Path, protocol: str) -> None:
+    given = (*SEGMENT, f"head.protocol={protocol}", "head.max_steps=100")
+    train(composed(tmp_path / "cpu", *given))
+    train(composed(tmp_path / "gpu", *given, GPU))
+    names = ("miou", "pixel_accuracy", "uncertainty")
+    (cpu,), (gpu,) = (rows(tmp_path / where / "results.csv", *names) for where in ("cpu", "gpu"))
+    for name in names:
+        assert float(gpu[name]) == pytest.approx(float(cpu[name]), abs=0.02)
+
+
+def test_sixteen_bits_and_mixed_precision_run(tmp_path: Path) -> None:
+    given = ("backbone.precision=auto", "trainer.precision=auto", GPU)
+    train(composed(tmp_path / "gpu", *SEGMENT, *given))
+    (row,) = rows(tmp_path / "gpu" / "results.csv", "miou")
+    assert 0 <= float(row["miou"]) <= 1
+
+
+def test_sweep_agrees_with_the_cpu(tmp_path: Path) -> None:
+    given = (*SWEEP, "sweep.head.max_steps=100")
+    sweep(composed_sweep(tmp_path / "cpu", *given))
+    sweep(composed_sweep(tmp_path / "gpu", *given, GPU))
+    names = ("block", "timestep", "seed", "pixel_accuracy")
+    cpu, gpu = (rows(tmp_path / where / "cells.csv", *names) for where in ("cpu", "gpu"))
+    assert len(cpu) == len(gpu) == 4
+    for right, found in zip(cpu, gpu, strict=True):
+        accuracy, expected = float(found.pop("pixel_accuracy")), float(right.pop("pixel_accuracy"))
+        assert found == right
+        assert accuracy == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_pretraining_runs(tmp_path: Path, precision: str) -> None:
+    train(composed(tmp_path, *PRETRAIN, GPU, f"trainer.precision={precision}"))
+    assert (tmp_path / "unet.safetensors").is_file()
