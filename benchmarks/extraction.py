@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 IMAGES = {"tiny": 2, "small": 8, "full": 1}
 LIMITS = {"32": 1e-5, "bf16": 2e-2, "16": 2e-2}
 """Largest relative error by precision: norm of the difference over norm of the plain map."""
+TF32 = 2e-3
+"""That of the plain map itself on a GPU, whose convolutions torch lets round to 10 bits."""
 PER_PASS = "forward pass of one (image, t)"
 
 
@@ -68,7 +70,8 @@ def _measure(case: Case, config: TrainConfig, options: Options) -> None:
     for name, (precision, _) in variants.items():
         record.add_ratio(name, FASTER, reference.seconds, timed[name].seconds)
         for block, error in _errors(timed[name].result, reference.result).items():
-            record.check(name, f"relative error, block {block}", error, LIMITS[precision])
+            limit = max(LIMITS[precision], TF32 if device.type == "cuda" else 0)
+            record.check(name, f"relative error, block {block}", error, limit)
     size = config.dataset.image_size
     spent = [
         clocked(lambda: plain.pixel_vectors(reference.result[0], size), device)[0]

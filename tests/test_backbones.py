@@ -19,10 +19,11 @@ from ddpmseg import config as schemas
 from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
-from ddpmseg.backbones.fast import _GroupNormFunction
+from ddpmseg.backbones.fast import _GroupNormFunction, scaled_norm
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
 from ddpmseg.backbones.unet import (
+    GroupNorm32,
     UNetFlags,
     build_unet,
     sampling_process,
@@ -357,6 +358,29 @@ def test_group_norm_has_the_gradients_of_torch(
         assert found is not None
         assert wanted is not None
         assert relative_error(found, wanted) <= 2e-5, name
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_norm_of_a_gpu_is_that_of_the_package(
+    dtype: torch.dtype, limit: float, conditioned: bool
+) -> None:
+    """Plain arithmetic on any device, so that it can be held to the package's own here."""
+    generator = torch.Generator().manual_seed(3)
+    norm = GroupNorm32(4, 24)
+    with torch.no_grad():
+        norm.weight.normal_(1, 0.3, generator=generator)
+        norm.bias.normal_(0, 0.3, generator=generator)
+    x = torch.randn(2, 24, 6, 5, generator=generator) * 3 + 2
+    x = x.to(dtype, memory_format=torch.channels_last)
+    scale, shift = torch.randn(2, 2, 24, generator=generator)
+    expected = norm(x.float())
+    if conditioned:
+        expected = expected * (1 + scale[..., None, None]) + shift[..., None, None]
+    found = scaled_norm(norm, x, *((scale, shift) if conditioned else ()))
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found.float() - expected).norm() / expected.norm() < limit
 
 
 def test_group_norm_in_bf16_keeps_statistics_in_fp32() -> None:

@@ -11,6 +11,7 @@ from ddpmseg.apps.sweep import sweep
 from ddpmseg.apps.train import train
 from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
 from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.features.extract import FeatureExtractor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 GPU = "trainer.accelerator=gpu"
@@ -24,17 +25,17 @@ FLAGS = UNetFlags(
     resblock_updown=True,
     learn_sigma=True,
 )
-LIMITS = {"32": 1e-4, "16": 1e-2, "bf16": 3e-2}
-"""Largest relative error of a map by precision."""
+LIMITS = {"32": 2e-3, "16": 1e-2, "bf16": 3e-2}
+"""Largest relative error of a map by precision; here TF32 is left on."""
 
 
-def maps(precision: str, device: str, compile: bool = False) -> dict[int, torch.Tensor]:
-    backbone = GuidedDiffusionBackbone("tiny", FLAGS, "random", precision, compile=compile)
-    with torch.random.fork_rng(devices=[]):
+def maps(precision: str, device: str) -> dict[int, torch.Tensor]:
+    backbone = GuidedDiffusionBackbone("tiny", FLAGS, "random", precision)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for weight in backbone.unet.parameters():
             if not weight.any():  # an untrained branch of zeros would hide what it computes
-                weight.normal_(0, 0.02)
+                weight.copy_(0.02 * torch.randn(weight.shape))
         x_t = torch.randn(3, 3, 16, 16)
     found = backbone.to(device).native_maps(
         x_t.to(device), torch.tensor([5, 50, 900], device=device), range(4)
@@ -42,13 +43,22 @@ def maps(precision: str, device: str, compile: bool = False) -> dict[int, torch.
     return {block: one.float().cpu() for block, one in found.items()}
 
 
-@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("precision", LIMITS)
-def test_maps_equal_those_of_the_cpu(precision: str, compile: bool) -> None:
-    expected, found = maps("32", "cpu"), maps(precision, "cuda", compile)
+def test_maps_equal_those_of_the_cpu(precision: str) -> None:
+    expected, found = maps("32", "cpu"), maps(precision, "cuda")
     for block, right in expected.items():
         error = (found[block] - right).norm() / right.norm()
         assert error < LIMITS[precision], f"block {block}"
+
+
+def test_an_extractor_keeps_all_bits_of_float32() -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        backbone = GuidedDiffusionBackbone("tiny", FLAGS, "random").to(device)
+        extractor = FeatureExtractor(backbone, [0, 1, 2, 3], [5, 50], image_size=16)
+        images = torch.arange(2 * 3 * 256, dtype=torch.int32).view(2, 3, 16, 16).to(torch.uint8)
+        found.append(extractor(images, ["a", "b"]).materialise().cpu())
+    assert (found[1] - found[0]).norm() / found[0].norm() < 1e-5
 
 
 def rows(path: Path, *names: str) -> list[dict[str, str]]:

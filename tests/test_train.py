@@ -55,6 +55,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("protocol", ["fast", "paper"])
+def test_maps_of_other_sixteen_bits_than_those_of_the_training(
+    tmp_path: Path, protocol: str
+) -> None:
+    """As on a GPU, where the network runs in float16 and the head is trained in bfloat16."""
+    given = ("backbone.precision='16'", "trainer.precision=bf16-mixed", f"head.protocol={protocol}")
+    train(composed(tmp_path, *SEGMENT, *given))
+    assert 0 < float(row_of(tmp_path)["pixel_accuracy"]) <= 1
+
+
 def test_files_of_a_run(finished: Path) -> None:
     assert set(contents(finished)) == {
         "config.yaml",

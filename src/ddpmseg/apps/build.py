@@ -195,14 +195,21 @@ def trainer_precision(config: TrainConfig, device: torch.device) -> str:
 
 
 def trainer_arguments(
-    config: TrainConfig, folder: Path, logger: Logger | Literal[False]
+    config: TrainConfig,
+    folder: Path,
+    logger: Logger | Literal[False],
+    stage: Literal["fit", "test"],
 ) -> dict[str, Any]:
-    """What every Trainer is given that a rank uses by itself, besides its steps and callbacks."""
+    """What every Trainer is given that a rank uses by itself, besides its steps and callbacks.
+
+    Only training is autocast: in a test the backbone and the readers of its maps run in the dtype
+    of the maps, which need not be autocast's.
+    """
     device = choose_device(config.trainer.accelerator)
     return {
         "accelerator": config.trainer.accelerator,
         "devices": _own_device(config, device),
-        "precision": trainer_precision(config, device),
+        "precision": trainer_precision(config, device) if stage == "fit" else "32-true",
         "log_every_n_steps": config.trainer.log_every_n_steps,
         "default_root_dir": folder,
         "logger": logger,

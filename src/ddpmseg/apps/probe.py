@@ -54,22 +54,23 @@ def probe_timestep(
     advance("extract", 1.0)
 
     probes = build_probes(config, extractor.layout, dataset.classes.num_classes, seeds)
-    arguments = trainer_arguments(config, Path(config.paths.output_dir), False)
-    arguments["enable_progress_bar"] = False
+    folder = Path(config.paths.output_dir)
+    fit, test = (trainer_arguments(config, folder, False, stage) for stage in ("fit", "test"))
+    fit["enable_progress_bar"] = test["enable_progress_bar"] = False
     if ranks.is_first():
         protocol = build_protocol(config.head)
         pixels = LabelledPixels(masks, dataset.classes.ignore_label)
         training = ProbeTraining(probes, maps, pixels, protocol, config.seed)
         told = _Told(advance, "train", training.num_steps)
         with alone():
-            pl.Trainer(**arguments, max_steps=training.num_steps, callbacks=[told]).fit(training)
+            pl.Trainer(**fit, max_steps=training.num_steps, callbacks=[told]).fit(training)
         del training
     del maps
     ranks.share_state(probes)
 
     testing = ProbeTesting(probes, extractor, dataset.classes.ignore_label, num_examples)
     told = _Told(advance, "test", len(images.test_dataloader()))
-    pl.Trainer(**arguments, callbacks=[told]).test(testing, images, verbose=False)
+    pl.Trainer(**test, callbacks=[told]).test(testing, images, verbose=False)
     seconds = (time.perf_counter() - started) / probes.members
     counts, shown = testing.counts.cpu(), testing.masks.numpy()
     cells = [(spec.block, spec.timestep, seed) for spec in extractor.layout.maps for seed in seeds]

@@ -30,7 +30,7 @@ from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
 from ddpmseg.errors import ConfigError
-from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.features.extract import CPU, FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.export import save_head
 from ddpmseg.heads.mlp import StackedMLP
@@ -145,14 +145,24 @@ def extract_training_set(
 
     count = len(images.dataset.train)
     parts = ranks.shares(count, images.batch_size)
-    maps = extractor.extract_all(batches(), count if ranks.is_first() else len(parts[ranks.rank()]))
+    place = _place_of_maps(extractor, count)
+    maps = extractor.extract_all(
+        batches(),
+        count if ranks.is_first() else len(parts[ranks.rank()]),
+        place if ranks.num_ranks() == 1 else CPU,  # between ranks they travel from CPU to CPU
+    )
     for group in maps.groups.values():
         ranks.collect_rows(group, parts)
     every_mask = [mask for part in ranks.gathered(masks) for mask in part]
-    device = extractor.backbone.device
-    if device.type == "cuda" and maps.num_bytes < torch.cuda.mem_get_info()[0] / 2:
-        maps = maps.to(device)
-    return maps, torch.cat(every_mask)
+    return maps.to(place), torch.cat(every_mask)
+
+
+def _place_of_maps(extractor: FeatureExtractor, num_images: int) -> torch.device:
+    device, dtype = extractor.backbone.device, extractor.backbone.dtype
+    num_bytes = num_images * extractor.layout.values_per_image() * dtype.itemsize
+    if device.type == "cuda" and num_bytes < torch.cuda.mem_get_info()[0] / 2:
+        return device
+    return CPU
 
 
 def train_head(
@@ -169,7 +179,7 @@ def train_head(
     module = HeadTraining(head, maps, pixels, build_protocol(config.head), config.seed)
     checkpoint = folder / "last.ckpt"
     trainer = pl.Trainer(
-        **trainer_arguments(config, folder, logger),
+        **trainer_arguments(config, folder, logger, "fit"),
         max_steps=module.num_steps,
         callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
     )
@@ -193,7 +203,7 @@ def test_head(
     testing = HeadTesting(head, extractor, classes.ignore_label, config.head.vote)  # pyright: ignore
     told = progress_callbacks(folder) if ranks.is_first() else []
     writers = [PredictionWriter(folder, classes), *told]
-    trainer = pl.Trainer(**trainer_arguments(config, folder, logger), callbacks=writers)
+    trainer = pl.Trainer(**trainer_arguments(config, folder, logger, "test"), callbacks=writers)
     trainer.test(testing, images, verbose=False)
     return testing
 

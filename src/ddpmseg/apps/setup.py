@@ -13,6 +13,8 @@ NOISE = (
     # The values are those of all ranks already.
     ".*when logging on epoch level in distributed setting.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
+    # Of torch.compile, about the float32 parts of a network that runs in 16 bits.
+    "TensorFloat32 tensor cores .* available but not enabled.*",
 )
 
 

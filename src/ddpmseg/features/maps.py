@@ -45,10 +45,6 @@ class NativeMaps:
     def dtype(self) -> torch.dtype:
         return next(iter(self.groups.values())).dtype
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(group.nbytes for group in self.groups.values())
-
     def to(self, device: torch.device) -> "NativeMaps":
         return NativeMaps(self.layout, {s: group.to(device) for s, group in self.groups.items()})
 

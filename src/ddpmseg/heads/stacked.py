@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+NO_EPS = 1e-30
+"""Vanishes beside a variance of 1; none at all is refused on a GPU."""
+
 
 class StackedHead(nn.Module, ABC):
     """M independent classifiers of pixel vectors: Linear, then (ReLU, BatchNorm, Linear) repeated.
@@ -51,7 +54,7 @@ class StackedHead(nn.Module, ABC):
             vectors = vectors.to(mean.dtype)
         # A batch norm with given statistics reads 16 bits, computes in fp32 and writes 16 bits.
         rows = vectors.reshape(-1, self.dim)
-        scaled = F.batch_norm(rows, mean, torch.ones_like(mean), self.input_scale, eps=0.0)
+        scaled = F.batch_norm(rows, mean, torch.ones_like(mean), self.input_scale, eps=NO_EPS)
         return scaled.view_as(vectors)
 
     def standardise(self, vectors: Float[Tensor, "p d"]) -> None:
