@@ -14,17 +14,18 @@ from ddpmseg.apps.build import (
     build_protocol,
     choose_device,
     read_head,
+    weight_file,
 )
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
 from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.guided_diffusion import PRECISIONS, RANDOM
-from ddpmseg.backbones.weights import resolve_checkpoint
+from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.config import (
     FolderDatasetConfig,
     GuidedDiffusionConfig,
     SweepConfig,
     TrainConfig,
     TrainerConfig,
+    WeightsConfig,
 )
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import SPLITS
@@ -204,10 +205,10 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     build_protocol(head)
     for width in head.hidden or []:
         _at_least("head.hidden", width, 1)
-    if isinstance(config.backbone, GuidedDiffusionConfig):
+    if isinstance(config.backbone, WeightsConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     layout = planned_layout(config)
-    if files and isinstance(config.backbone, GuidedDiffusionConfig):
+    if files and isinstance(config.backbone, WeightsConfig):
         _check_checkpoint(config.backbone)
     if head.checkpoint is not None:
         read_head(config, layout.dim, load_class_table(dataset.classes))
@@ -221,11 +222,11 @@ def _check_root(dataset: FolderDatasetConfig) -> None:
         )
 
 
-def _check_checkpoint(backbone: GuidedDiffusionConfig) -> None:
-    if backbone.checkpoint == RANDOM or comes_at_first_use(backbone):
+def _check_checkpoint(backbone: WeightsConfig) -> None:
+    if comes_at_first_use(backbone):
         return
     try:
-        resolve_checkpoint(backbone.checkpoint)
+        weight_file(backbone)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{how_to_get(backbone)}") from error
 

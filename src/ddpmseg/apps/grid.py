@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ddpmseg.apps.build import as_training
-from ddpmseg.backbones.guided_diffusion import RANDOM
+from ddpmseg.backbones.weights import RANDOM
 from ddpmseg.config import (
     BackboneConfig,
-    GuidedDiffusionConfig,
     PixelsConfig,
     SweepConfig,
     TrainConfig,
+    WeightsConfig,
 )
 from ddpmseg.tracking.cells import CellStore, Key
 
@@ -90,6 +90,7 @@ def _control(name: str, config: SweepConfig) -> BackboneConfig | None:
             return None
         size = config.dataset.image_size
         return PixelsConfig(_target_=PixelsConfig._target_, name=name, image_size=size)
-    if not isinstance(backbone, GuidedDiffusionConfig) or backbone.checkpoint == RANDOM:
+    if not isinstance(backbone, WeightsConfig) or backbone.checkpoint == RANDOM:
         return None
-    return replace(backbone, name=name, checkpoint=RANDOM)
+    # Its name stays: it may say which network to build.
+    return replace(backbone, checkpoint=RANDOM)

@@ -19,6 +19,7 @@ from ddpmseg.apps.build import (
     build_protocol,
     cache_folder,
     choose_device,
+    weight_file,
 )
 from ddpmseg.apps.checks import CONTROLS, check_alone, checked_sweep
 from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
@@ -33,9 +34,7 @@ from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.apps.show import write_clusters, write_examples
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
-from ddpmseg.backbones.guided_diffusion import RANDOM
-from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, SweepConfig, sweep_request
+from ddpmseg.config import BackboneConfig, SweepConfig, sweep_request
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
@@ -256,6 +255,5 @@ def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> 
 
 
 def _checkpoint_sha256(config: BackboneConfig) -> str:
-    if not isinstance(config, GuidedDiffusionConfig) or config.checkpoint == RANDOM:
-        return ""
-    return file_sha256(resolve_checkpoint(config.checkpoint))
+    path = weight_file(config)
+    return "" if path is None else file_sha256(path)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from ddpmseg.config.backbone import BackboneConfig
+from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.config.dataset import DatasetConfig
 
 
