@@ -17,7 +17,7 @@ from ddpmseg.apps.build import (
     weight_file,
 )
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
-from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.config import (
     FolderDatasetConfig,
@@ -89,18 +89,23 @@ def check_alone(trainer: TrainerConfig, in_multirun: bool) -> None:
 def checked_sweep(cfg: DictConfig) -> SweepConfig:
     """The composed configuration of a sweep as typed objects, after all checks that need no data.
 
-    `sweep.blocks` becomes the list of all blocks where it is null, `sweep.timesteps` [0] where the
-    network knows none. Raises as `checked_config`.
+    Where they are null, `sweep.blocks` becomes the list of the network's blocks, and
+    `sweep.timesteps` that of the grid; [0] where the network knows none. Raises as
+    `checked_config`.
     """
     config = typed_config(cfg, SweepConfig)
     sweep = config.sweep
     backbone = build_backbone_without_weights(config.backbone)
     every = range(len(backbone.blocks))
     if backbone.num_timesteps is None:
+        _refuse_timesteps("sweep.timesteps", sweep.timesteps, backbone)
+        _refuse_timesteps("sweep.clusters.timesteps", sweep.clusters.timesteps, backbone)
         sweep.timesteps, sweep.clusters.timesteps = [0], [0]
+    elif sweep.timesteps is None:
+        sweep.timesteps = sweep.grid_timesteps
     steps = range(backbone.num_timesteps or 1)
     sweep.blocks = _grid_axis(
-        "blocks", list(every) if sweep.blocks is None else sweep.blocks, every
+        "blocks", list(backbone.default_blocks) if sweep.blocks is None else sweep.blocks, every
     )
     sweep.timesteps = _grid_axis("timesteps", sweep.timesteps, steps)
     sweep.seeds = _grid_axis("seeds", sweep.seeds, range(2**31))
@@ -135,6 +140,15 @@ def checked_sweep(cfg: DictConfig) -> SweepConfig:
         keys = str(error).replace("`head.", "`sweep.head.").replace("`features.", "`sweep.")
         raise ConfigError(keys) from error
     return config
+
+
+def _refuse_timesteps(key: str, given: list[int] | None, backbone: Backbone) -> None:
+    """ConfigError for timesteps of a network that knows none; [0] means none."""
+    if given not in (None, [0]):
+        raise ConfigError(
+            f"`{key}={given}`: backbone '{backbone.name}' knows no timesteps; its maps are those "
+            "of the clean image. Leave it out: the sweep is over blocks."
+        )
 
 
 def _grid_axis(name: str, chosen: list[int], allowed: range) -> list[int]:

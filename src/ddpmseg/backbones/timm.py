@@ -1,4 +1,4 @@
-"""Any network of the timm library whose layers can be read: DINOv2, DINOv3, ConvNeXt, ResNet, ..."""
+"""Any network of the timm library whose layers can be read: DINOv2, ConvNeXt, ResNet, ..."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -39,7 +39,7 @@ def network_from_file(name: str, input_size: int, path: Path) -> Any:
 
 
 def hub_file(name: str) -> Path:
-    """The library's published weight file of `name`: from the cache of the hub's client, or fetched.
+    """The published weight file of `name`: from the cache of the hub's client, or fetched.
 
     Raises CheckpointError where none is published, or it can be had neither way; ConfigError for
     an unknown name.

@@ -52,10 +52,11 @@ def read_state_dict(
     """Read a state dict from safetensors or a torch file, on the CPU, in the stored dtypes.
 
     It is all the file holds, or its `entry` of that name, or lies within it under any of the names
-    `nested`. Nothing in the file is executed (`weights_only`). A prefix 'module.' shared by all keys, left by DataParallel, is removed. With
-    `mapped` values stay on disk until they are looked at, and their checksums are not compared: for
-    who wants the names and shapes. Raises CheckpointError when the file is damaged, wants to
-    execute code, lacks the entry or holds something other than tensors by name.
+    `nested`. Nothing in the file is executed (`weights_only`). A prefix 'module.' shared by all
+    keys, left by DataParallel, is removed. With `mapped` values stay on disk until they are looked
+    at, and their checksums are not compared: for who wants the names and shapes. Raises
+    CheckpointError when the file is damaged, wants to execute code, lacks the entry or holds
+    something other than tensors by name.
     """
     try:
         if path.suffix == ".safetensors":
