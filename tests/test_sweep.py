@@ -282,7 +282,8 @@ def test_controls_of_trained_weights(whole: Path, weights: Path, tmp_path: Path)
 
 def test_backbone_without_timesteps(tmp_path: Path) -> None:
     others = [override for override in SWEEP if not override.startswith("backbone")]
-    sweep(composed(tmp_path, "backbone=pixels", *others, "sweep.blocks=null", root="sweep"))
+    others += ["sweep.blocks=null", "sweep.timesteps=null"]
+    sweep(composed(tmp_path, "backbone=pixels", *others, root="sweep"))
     assert list(counts_of(tmp_path)) == [(0, 0, 0)]
     assert counts_of(tmp_path, "pixels") == {}
 
