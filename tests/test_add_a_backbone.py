@@ -113,5 +113,5 @@ def test_a_module_with_two_schemas_is_refused(added: Path) -> None:
 
 
 def test_a_target_that_is_no_backbone_is_refused() -> None:
-    with pytest.raises(ConfigError, match="allowed are .*timm"):
+    with pytest.raises(ConfigError, match=r"allowed are .*timm"):
         schema_of("ddpmseg.backbones.edges.EdgesBackbone")

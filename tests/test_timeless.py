@@ -315,7 +315,7 @@ def test_the_page_has_bars_instead_of_curves() -> None:
     assert {row[1] for row in page.data["rows"]} == {"-"}
     shown = " ".join(page.text)
     assert "What ddpm_things knows about things, by layer" in shown
-    assert "3 blocks × 2 seeds, no timesteps" in shown
+    assert "3 blocks \N{MULTIPLICATION SIGN} 2 seeds, no timesteps" in shown
     assert "decoder" not in shown
     assert "figure 3 of the paper" not in shown
 

@@ -402,7 +402,7 @@ def test_a_head_is_trained_and_used(tmp_path: Path) -> None:
     given = (*RUN, "backbone.layers=last2", "features.cache_gb=0.01")
     train(composed(run, *given, f"paths.cache_dir={tmp_path / 'cache'}"))
     row = (run / "results.csv").read_text().splitlines()[1]
-    assert ",test_vit," in row
+    assert ",test_vit,,4 5,-,mlp-8," in row
     assert (run / "overlays.png").is_file()
     assert len(list((tmp_path / "cache" / "maps").glob("*.safetensors"))) == 5
     image, _ = draw_pony(0, "test", image_size=32)

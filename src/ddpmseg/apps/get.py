@@ -5,7 +5,7 @@ import logging
 import re
 from pathlib import Path
 
-from ddpmseg.apps.build import cache_folder
+from ddpmseg.apps.build import cache_folder, weight_file
 from ddpmseg.backbones.weights import BUNDLED, HUB, RANDOM
 from ddpmseg.config import (
     BackboneConfig,
@@ -52,6 +52,9 @@ def get_weights(backbone: BackboneConfig) -> None:
 
     Raises ConfigError where nothing can be fetched, DownloadError and CheckpointError as `fetch`.
     """
+    if isinstance(backbone, WeightsConfig) and backbone.checkpoint == HUB:
+        log.info("'%s' is there, in the cache of the hub's client.", weight_file(backbone))
+        return
     if not isinstance(backbone, WeightsConfig) or _needs_no_file(backbone):
         raise ConfigError(f"`backbone={backbone.name}` needs no weight file: nothing to fetch.")
     source = _source(backbone)
