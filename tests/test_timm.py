@@ -49,7 +49,7 @@ def images(side: int, count: int = 2) -> Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_maps_are_those_of_the_network_on_normalised_images(name: str) -> None:
     backbone = TimmBackbone(name, "random", 64, norm=False)
-    network = timm.create_model(name, num_classes=0, **_sized(name, 64)).eval()
+    network: Any = timm.create_model(name, num_classes=0, **_sized(name, 64)).eval()
     network.load_state_dict(backbone.network.state_dict())
     mean, std = (torch.tensor(network.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
     given = images(64)
@@ -63,7 +63,7 @@ def test_maps_are_those_of_the_network_on_normalised_images(name: str) -> None:
         assert relative_error(found[block], value) <= 1e-5
 
 
-def _sized(name: str, side: int) -> dict[str, int]:
+def _sized(name: str, side: int) -> dict[str, Any]:
     return {"img_size": side} if "vit" in name else {}
 
 

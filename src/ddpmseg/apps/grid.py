@@ -61,7 +61,7 @@ def dry_run(config: SweepConfig, store: CellStore, timeless: bool = False) -> li
     lines, finished = [], 0
     for piece in _pieces(config):
         done = store.done(piece.control)
-        shown = NO_TIMESTEP if timeless and piece.control != "pixels" else piece.timestep
+        shown = NO_TIMESTEP if timeless else piece.timestep
         for block, timestep, seed in piece.keys:
             there = (block, timestep, seed) in done
             finished += there
