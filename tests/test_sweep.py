@@ -275,7 +275,7 @@ def test_controls_of_trained_weights(whole: Path, weights: Path, tmp_path: Path)
     assert counts_of(tmp_path, "random") == {key: ours[key] for key in ours if key[1] == 5}
     assert counts_of(tmp_path)[1, 5, 0] != ours[1, 5, 0]
     found = [(r["control"], r["block"], r["timestep"]) for r in rows(tmp_path / "controls.csv")]
-    assert found == [("random", "1", "5"), ("random", "2", "5"), ("pixels", "0", "0")]
+    assert found == [("random", "1", "5"), ("random", "2", "5"), ("pixels", "0", "-")]
     identity = json.loads((tmp_path / "sweep.json").read_text())
     assert identity["checkpoint_sha256"] == file_sha256(weights)
 
