@@ -19,6 +19,7 @@ from test_report import Page, some_grid, some_study
 from tiny_run import HARDWARE, composed, composed_sweep
 
 from ddpmseg.__main__ import main
+from ddpmseg.analysis.canvas import house_style
 from ddpmseg.analysis.cells import CellGrid
 from ddpmseg.analysis.clusters import evenly_chosen
 from ddpmseg.analysis.figures import figures
@@ -289,10 +290,12 @@ def test_figures_of_any_number_of_blocks_fit_their_paper(count: int) -> None:
         timeless_study((0,)), grid=CellGrid(grid.cells, 255, replace(TIMELESS, names=names))
     )
     for stem, figure in figures(replace(study, examples=None, clusters=None)).items():
-        renderer = FigureCanvasAgg(figure).get_renderer()
+        with house_style():
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
         for axes in figure.axes:
             for label in [*axes.get_xticklabels(), axes.xaxis.label]:
-                box = label.get_window_extent(renderer)
+                box = label.get_window_extent(canvas.get_renderer())
                 assert box.y0 >= 0, (stem, label)
                 assert box.x1 <= figure.bbox.width + 1, (stem, label)
 

@@ -175,4 +175,4 @@ def _across(grid: CellGrid) -> float:
 
 def _below(grid: CellGrid) -> float:
     """Inches for the names and the title of the axis."""
-    return (widest(_labels(grid), SMALL) if _has_names(grid) else 0.12) + 0.58
+    return (widest(_labels(grid), SMALL) if _has_names(grid) else 0.12) + 0.46
