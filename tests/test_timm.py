@@ -15,10 +15,11 @@ from tiny_run import HARDWARE, composed
 from torch import Tensor
 
 from ddpmseg.apps.checks import checked_config, planned_config
+from ddpmseg.apps.get import get_weights
 from ddpmseg.apps.plan import blocks, estimate
 from ddpmseg.apps.predict import predict
 from ddpmseg.apps.train import train
-from ddpmseg.backbones.timm import TimmBackbone
+from ddpmseg.backbones.timm import TimmBackbone, TimmConfig
 from ddpmseg.backbones.timm_models import chosen_layers, layer_numbers, layers_of
 from ddpmseg.backbones.timm_weights import hub_file
 from ddpmseg.data.ponies import draw_pony
@@ -283,8 +284,9 @@ def test_offline_hub_says_which_file_to_bring(
 
 
 def test_a_file_in_the_hubs_cache_needs_no_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--timm--test_vit.r160_in1k"
@@ -295,6 +297,8 @@ def test_a_file_in_the_hubs_cache_needs_no_connection(
     save_file(weights(side=160), place / "model.safetensors")
     backbone = TimmBackbone("test_vit", "hub", 32)
     assert backbone.checkpoint_sha256 != ""
+    get_weights(TimmConfig(name="test_vit"))
+    assert caplog.messages[-1].startswith(f"'{place / 'model.safetensors'}' is there")
 
 
 # What cannot work
