@@ -110,6 +110,16 @@ def test_images_are_resized_to_the_input_size() -> None:
         assert backbone.native_maps(image, NO_TIME, [0])[0].shape == (2, 64, 3, 3)
 
 
+def test_colours_are_normalised_as_the_network_was_trained() -> None:
+    backbone = TimmBackbone("mobilenetv3_small_050", "random", 32)
+    for value in (-1.0, 0.0, 1.0):
+        seen = backbone.seen(torch.full((1, 3, 32, 32), value))[0, :, 0, 0]
+        unit = (value + 1) / 2
+        # The mean and deviation of ImageNet's colours.
+        expected = [(unit - 0.485) / 0.229, (unit - 0.456) / 0.224, (unit - 0.406) / 0.225]
+        assert seen.tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_layers_are_named_in_forward_order() -> None:
     backbone = TimmBackbone("test_resnet", "random", 64)
     told = [(block.channels, block.stride, block.modules) for block in backbone.blocks]
