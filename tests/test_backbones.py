@@ -58,6 +58,8 @@ def composed(name: str) -> Backbone:
         if OmegaConf.get_type(group) is schemas.GuidedDiffusionConfig:
             group.checkpoint, group.precision = "random", "32"
             group.unet.num_channels = min(group.unet.num_channels, 64)
+        if OmegaConf.get_type(group) is schemas.TimmConfig:
+            group.name, group.checkpoint, group.precision = "test_vit", "random", "32"
         settings = OmegaConf.to_object(group)
     assert isinstance(settings, schemas.BackboneConfig)
     backbone = build_backbone(settings, torch.device("cpu"))
@@ -88,12 +90,22 @@ def inputs(backbone: Backbone, count: int = 2) -> tuple[Tensor, Tensor]:
     return images, torch.linspace(0, last, count).long()
 
 
+def without_other_hooks(backbone: Backbone, hook: Hook) -> None:
+    """A backbone that cannot be read at `hook` says so, and has no more to be tested."""
+    if hook in backbone.hooks:
+        return
+    with pytest.raises(ConfigError, match=f"`features.hook={hook}`: .* at their output only"):
+        backbone.check([0], [0], hook)
+    pytest.skip(f"{backbone.name} has no {hook} to read")
+
+
 def test_config_files_are_found() -> None:
     assert len(CONFIGS) >= 4
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_maps_are_as_promised(backbone: Backbone, hook: Hook) -> None:
+    without_other_hooks(backbone, hook)
     images, timesteps = inputs(backbone)
     every = range(len(backbone.blocks))
     assert [block.index for block in backbone.blocks] == list(every)
@@ -101,7 +113,7 @@ def test_maps_are_as_promised(backbone: Backbone, hook: Hook) -> None:
     assert list(maps) == list(every)
     for block in backbone.blocks:
         channels, stride = block.at(hook)
-        side = images.shape[-1] // stride
+        side = images.shape[-1] // stride if backbone.input_size is None else 64 // stride
         assert maps[block.index].shape == (2, channels, side, side), block
         assert maps[block.index].dtype == backbone.dtype
         assert torch.isfinite(maps[block.index]).all()
@@ -110,6 +122,7 @@ def test_maps_are_as_promised(backbone: Backbone, hook: Hook) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_early_exit_gives_the_maps_of_the_full_pass(backbone: Backbone, hook: Hook) -> None:
+    without_other_hooks(backbone, hook)
     images, timesteps = inputs(backbone)
     last = len(backbone.blocks) - 1
     full = backbone.native_maps(images, timesteps, range(last + 1), hook)
@@ -165,7 +178,7 @@ def test_blocks_and_timesteps_that_do_not_exist_are_refused(backbone: Backbone) 
             backbone.check([0, block], [1])
         assert str(caught.value) == (
             f"block {block} does not exist in backbone '{backbone.name}' "
-            f"(decoder blocks 0..{last}, 0 = deepest). Change `features.blocks`."
+            f"({backbone.block_kind}s 0..{last}, {backbone.block_order}). Change `features.blocks`."
         )
     if backbone.num_timesteps is None:
         backbone.check([0], [10**6])

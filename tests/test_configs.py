@@ -14,6 +14,7 @@ from ddpmseg import config as schemas
 from ddpmseg.apps.checks import checked_sweep, planned_layout
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.config import TrainConfig
+from ddpmseg.config.store import backbone_schemas
 
 GROUPS = {
     name: hint
@@ -29,6 +30,7 @@ MUST_BE_GIVEN = {
     "dataset=folder": ("dataset.root=photos", "dataset.classes=ponies"),
     "backbone=guided_diffusion_64": ("backbone.checkpoint=random",),
     "backbone=guided_diffusion_256": ("backbone.checkpoint=random",),
+    "backbone=timm": ("backbone.name=test_vit", "backbone.checkpoint=random"),
 }
 """Values that only the user knows, for the options that ask for them."""
 
@@ -97,7 +99,7 @@ def test_every_experiment_composes(path: Path, tmp_path: Path) -> None:
 def test_every_grid_fits_the_bundled_backbone(path: Path, tmp_path: Path) -> None:
     config = checked_sweep(composed(tmp_path, f"grid={path.stem}", root="sweep"))
     assert config.sweep.blocks == list(range(12))
-    assert len(config.sweep.timesteps) > 4
+    assert len(config.sweep.timesteps or []) > 4
 
 
 def test_sweep_yaml_has_the_defaults_of_the_schema(tmp_path: Path) -> None:
@@ -149,8 +151,7 @@ BUILT = [
     for cls in (
         schemas.FolderDatasetConfig,
         schemas.PoniesConfig,
-        schemas.GuidedDiffusionConfig,
-        schemas.PixelsConfig,
+        *backbone_schemas().values(),
     )
     for f in fields(cls)
     if f.name not in ("_target_", *schemas.TRANSFER)

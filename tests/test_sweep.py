@@ -275,14 +275,15 @@ def test_controls_of_trained_weights(whole: Path, weights: Path, tmp_path: Path)
     assert counts_of(tmp_path, "random") == {key: ours[key] for key in ours if key[1] == 5}
     assert counts_of(tmp_path)[1, 5, 0] != ours[1, 5, 0]
     found = [(r["control"], r["block"], r["timestep"]) for r in rows(tmp_path / "controls.csv")]
-    assert found == [("random", "1", "5"), ("random", "2", "5"), ("pixels", "0", "0")]
+    assert found == [("random", "1", "5"), ("random", "2", "5"), ("pixels", "0", "-")]
     identity = json.loads((tmp_path / "sweep.json").read_text())
     assert identity["checkpoint_sha256"] == file_sha256(weights)
 
 
 def test_backbone_without_timesteps(tmp_path: Path) -> None:
     others = [override for override in SWEEP if not override.startswith("backbone")]
-    sweep(composed(tmp_path, "backbone=pixels", *others, "sweep.blocks=null", root="sweep"))
+    others += ["sweep.blocks=null", "sweep.timesteps=null"]
+    sweep(composed(tmp_path, "backbone=pixels", *others, root="sweep"))
     assert list(counts_of(tmp_path)) == [(0, 0, 0)]
     assert counts_of(tmp_path, "pixels") == {}
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from ddpmseg.analysis.numbering import Numbering
 from ddpmseg.metrics import functional
 
 METRICS = ("miou", "miou_present", "pixel_accuracy")
@@ -36,13 +37,17 @@ class Cell:
 class CellGrid:
     """Cells by block (ascending), timestep (ascending) and seed; some may be missing.
 
-    Arrays have axes in that order, float64, NaN where a cell is missing.
+    Arrays have axes in that order, float64, NaN where a cell is missing. `numbering` says what
+    blocks and timesteps are called; without timesteps there is one column.
     Raises ValueError for no cells at all, and for two cells of one (block, timestep, seed).
     """
 
-    def __init__(self, cells: Iterable[Cell], ignore_label: int) -> None:
+    def __init__(
+        self, cells: Iterable[Cell], ignore_label: int, numbering: Numbering | None = None
+    ) -> None:
         self.cells = tuple(sorted(cells, key=lambda cell: cell.key))
         self.ignore_label = ignore_label
+        self.numbering = numbering or Numbering()
         if not self.cells:
             raise ValueError("a grid needs at least one cell")
         self.by_key = {cell.key: cell for cell in self.cells}

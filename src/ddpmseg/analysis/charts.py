@@ -57,10 +57,16 @@ class Scores:
         row, column = best_cell(self.mean)
         spread = self.spread[row, column]
         margin = "" if np.isnan(spread) else f" ± {spread:.1f}"
-        return (
-            f"best: block {self.grid.blocks[row]}, t = {self.grid.timesteps[column]} "
-            f"({self.mean[row, column]:.1f}{margin})"
-        )
+        place = self.grid.numbering.place(self.grid.blocks[row], self.grid.timesteps[column])
+        return f"best: {place} ({self.mean[row, column]:.1f}{margin})"
+
+    def describe_seeds(self) -> str:
+        """Of how many seeds these are means."""
+        if np.isnan(self.spread).all():
+            return "one seed"
+        counts = np.isfinite(self.grid.metric("miou")).sum(2)
+        upto = "up to " if np.unique(counts[counts > 0]).size > 1 else ""
+        return f"mean ± standard deviation over {upto}{counts.max()} seeds"
 
     def control_labels(self) -> list[str]:
         return [f"{fitted(name, SMALL, 1.2)} {value:.1f}" for name, value in self.controls.items()]
@@ -103,10 +109,11 @@ def draw_curves(axes: Axes, scores: Scores, title: str) -> None:
     axes.set_ylabel(title)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.5)
     axes.set_axisbelow(True)
-    _draw_controls(axes, scores)
+    draw_controls(axes, scores)
 
 
-def _draw_controls(axes: Axes, scores: Scores) -> None:
+def draw_controls(axes: Axes, scores: Scores) -> None:
+    """The best cell of every control as a dashed line, labelled on the right."""
     room = axes.get_ylim()[1]
     _, inches = inches_of(axes)
     values = list(scores.controls.values())
@@ -192,11 +199,12 @@ def draw_heatmap(axes: Axes, grid: CellGrid, mean: Percent) -> AxesImage:
         frame.set_path_effects([withStroke(linewidth=2.6, foreground="white")])
         axes.add_patch(frame)
     if across / len(grid.timesteps) >= _NUMBER[0] and down / len(grid.blocks) >= _NUMBER[1]:
-        _write_numbers(axes, picture, mean)
+        write_numbers(axes, picture, mean)
     return picture
 
 
-def _write_numbers(axes: Axes, picture: AxesImage, mean: Percent) -> None:
+def write_numbers(axes: Axes, picture: AxesImage, mean: Percent) -> None:
+    """The values of a picture, in black or white."""
     for (row, column), value in np.ndenumerate(mean):
         if not np.isnan(value):
             red, green, blue, _ = picture.to_rgba(np.array([value]))[0]

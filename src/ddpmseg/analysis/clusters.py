@@ -52,6 +52,13 @@ def default_cluster_choice(
     return sorted(blocks), sorted(nearest)
 
 
+def evenly_chosen(num_blocks: int, at_most: int = 6) -> list[int]:
+    """Blocks of a network without timesteps for such a figure: the first, the last, and between."""
+    if num_blocks <= at_most:
+        return list(range(num_blocks))
+    return [round(i * (num_blocks - 1) / (at_most - 1)) for i in range(at_most)]
+
+
 @torch.inference_mode()
 def cluster_maps(
     extractor: FeatureExtractor,

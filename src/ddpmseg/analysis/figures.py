@@ -37,6 +37,11 @@ from ddpmseg.analysis.charts import (
     put_legend,
 )
 from ddpmseg.analysis.panels import cluster_panels, component_panels, has_masks, mask_panels
+from ddpmseg.analysis.profiles import (
+    class_size_over_blocks,
+    miou_over_blocks,
+    per_class_over_blocks,
+)
 from ddpmseg.analysis.study import Study
 from ddpmseg.files import written_whole
 
@@ -49,7 +54,7 @@ def miou_over_timesteps(study: Study) -> Figure:
     beside = LEFT + width + scores.control_room + 0.1
     figure = paper(beside + legend_room(curve_labels(study.grid)) + MARGIN, HEAD + height + BELOW)
     title = f"mIoU over timesteps: {study.backbone} on {study.dataset}"
-    headline(figure, LEFT, title, f"{_seeds(scores)}; {scores.describe_best()}")
+    headline(figure, LEFT, title, f"{scores.describe_seeds()}; {scores.describe_best()}")
     axes = axes_at(figure, LEFT, HEAD, width, height)
     draw_curves(axes, scores, "mIoU (%)")
     put_legend(figure, axes, beside, HEAD)
@@ -92,7 +97,8 @@ def class_size(study: Study) -> Figure:
     below = top + high + BELOW + 0.15
     figure = paper(2 * stride + legend_room(curve_labels(grid)) + MARGIN, below + low + BELOW)
     title = f"Class size: {study.backbone} on {study.dataset}"
-    note = f"thirds of {len(groups.ranked)} classes; {_seeds(small)}; every panel has its own scale"
+    seeds = small.describe_seeds()
+    note = f"thirds of {len(groups.ranked)} classes; {seeds}; every panel has its own scale"
     headline(figure, LEFT, title, note + _missing(small.mean))
     for index, (size, scores) in enumerate((("Smallest", small), ("Largest", large))):
         left = LEFT + index * stride
@@ -149,8 +155,8 @@ def _best_of(study: Study, mean: Percent) -> str:
     row, column = best_cell(mean)
     if not mean[row, column] > 0:
         return "0 in every cell"
-    block, timestep = study.grid.blocks[row], study.grid.timesteps[column]
-    return f"b{block}, t{timestep}: {mean[row, column]:.1f}"
+    place = study.grid.numbering.short(study.grid.blocks[row], study.grid.timesteps[column])
+    return f"{place}: {mean[row, column]:.1f}"
 
 
 def _common_scale(figure: Figure, left: float, top: float) -> None:
@@ -162,25 +168,23 @@ def _common_scale(figure: Figure, left: float, top: float) -> None:
     write(figure, left + 1.2, top, "the best cell of the class (a scale each)", size=SMALL)
 
 
-def _seeds(scores: Scores) -> str:
-    if np.isnan(scores.spread).all():
-        return "one seed"
-    counts = np.isfinite(scores.grid.metric("miou")).sum(2)
-    upto = "up to " if np.unique(counts[counts > 0]).size > 1 else ""
-    return f"mean ± standard deviation over {upto}{counts.max()} seeds"
-
-
 def _missing(mean: Percent) -> str:
     return "; hatched: not computed" if np.isnan(mean).any() else ""
 
 
 def figures(study: Study) -> dict[str, Figure]:
-    """All figures by file stem; those whose data the study lacks are left out."""
+    """All figures by file stem; those whose data the study lacks are left out.
+
+    A network without timesteps has bars over its blocks where others have curves and heatmaps.
+    """
+    timeless = study.grid.numbering.timeless
     drawn = {"miou_over_timesteps": miou_over_timesteps, "miou_heatmap": miou_heatmap}
+    if timeless:
+        drawn = {"miou_over_blocks": miou_over_blocks}
     if study.groups.small:
-        drawn["class_size"] = class_size
+        drawn["class_size"] = class_size_over_blocks if timeless else class_size
     if study.groups.ranked:
-        drawn["per_class"] = per_class
+        drawn["per_class"] = per_class_over_blocks if timeless else per_class
     if study.clusters:
         drawn |= {"clusters": cluster_panels, "components": component_panels}
     if has_masks(study):

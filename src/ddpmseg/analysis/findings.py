@@ -42,15 +42,17 @@ def findings(study: Study) -> list[str]:
 def _best_cell(grid: CellGrid) -> str:
     miou = grid.metric("miou")
     best = _best(grid, miou)
-    cell = f"block {best.block} at t = {best.timestep}"
-    sentence = f"Best cell: {cell} with {_percent(best.mean)} mIoU"
+    what = "block" if grid.numbering.timeless else "cell"
+    place = grid.numbering.place(best.block, best.timestep, " at ")
+    sentence = f"Best {what}: {place} with {_percent(best.mean)} mIoU"
     if best.seeds < 2:
         return f"{sentence} (one seed)."
     sentence += f" (± {100 * best.spread:.1f} over {best.seeds} seeds)."
     others = int((seed_mean(miou) >= best.mean - best.spread).sum()) - 1
     if not others:
         return sentence
-    return f"{sentence} {_count(others, 'other cell lies', 'other cells lie')} within that spread."
+    more = _count(others, f"other {what} lies", f"other {what}s lie")
+    return f"{sentence} {more} within that spread."
 
 
 def _best_blocks(grid: CellGrid) -> str:
@@ -59,19 +61,21 @@ def _best_blocks(grid: CellGrid) -> str:
     values = np.nanmax(seed_mean(grid.metric("miou")), axis=1)
     # A hair less, so that 45 % is a tenth below 50 % whatever rounding makes of it.
     near = values >= BAND * values.max() - 1e-12
+    timeless, told = grid.numbering.timeless, grid.numbering.block
+    at_best, at_any = ("", "") if timeless else (" at their best t", " at any t")
     if near.all():
         lowest = values.argmin()
         return (
-            f"All {len(values)} blocks come within a tenth of it at their best t; the lowest is "
-            f"block {grid.blocks[lowest]} with {_percent(values[lowest])}."
+            f"All {len(values)} blocks come within a tenth of it{at_best}; the lowest is "
+            f"{told(grid.blocks[lowest])} with {_percent(values[lowest])}."
         )
     rest = np.where(near, -np.inf, values).argmax()
-    following = f"block {grid.blocks[rest]} with {_percent(values[rest])}"
+    following = f"{told(grid.blocks[rest])} with {_percent(values[rest])}"
     if near.sum() == 1:
-        return f"No other block comes within a tenth of it at any t; the next is {following}."
+        return f"No other block comes within a tenth of it{at_any}; the next is {following}."
     blocks = _listed([block for block, is_near in zip(grid.blocks, near, strict=True) if is_near])
     return (
-        f"Blocks {blocks} come within a tenth of it at their best t; the best of the others is "
+        f"Blocks {blocks} come within a tenth of it{at_best}; the best of the others is "
         f"{following}."
     )
 
@@ -135,6 +139,10 @@ def _groups(study: Study) -> str:
     if small.mean < SEGMENTED:
         return f"{sentence}; small classes are hardly segmented, so their place says little."
     readings = []
+    if grid.numbering.timeless:
+        # What the paper says of blocks is about the decoder of a diffusion model.
+        later = {-1: "an earlier", 0: "the same", 1: "a later"}
+        return f"{sentence}: small ones at {later[int(np.sign(small.block - large.block))]} block."
     if len(grid.blocks) > 1:
         readings.append(_reading(small.block - large.block, "shallower", "deeper", "block"))
     if len(grid.timesteps) > 1:
@@ -159,6 +167,8 @@ def _correlations(study: Study) -> list[str]:
     sentences = []
     if len(study.grid.blocks) > 1:
         readings = (f"shallower blocks, which {AGREES}", f"deeper blocks, which {DISAGREES}")
+        if study.grid.numbering.timeless:
+            readings = ("later blocks", "earlier blocks")
         value = found.rho_block, found.p_block
         sentences.append(_correlation("block", "block ", found.block, value, readings))
     if len(study.grid.timesteps) > 1:
@@ -243,10 +253,7 @@ class _Best:
     mean: float
     spread: float
     seeds: int
-
-    @property
-    def where(self) -> str:
-        return f"block {self.block}, t = {self.timestep}"
+    where: str
 
 
 def _best(grid: CellGrid, values: Float64[np.ndarray, "b t s"] | None = None) -> _Best:
@@ -260,6 +267,7 @@ def _best(grid: CellGrid, values: Float64[np.ndarray, "b t s"] | None = None) ->
         float(mean[row, column]),
         float(seed_spread(values)[row, column]),
         int((~np.isnan(values[row, column])).sum()),
+        grid.numbering.place(grid.blocks[row], grid.timesteps[column]),
     )
 
 

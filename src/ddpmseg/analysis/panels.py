@@ -112,6 +112,8 @@ def has_masks(study: Study) -> bool:
 def _grid_of_maps(
     study: Study, maps: ClusterMaps, panels: UInt8[np.ndarray, "n b t s s 3"], what: str, note: str
 ) -> Figure:
+    if study.grid.numbering.timeless:
+        return _rows_of_maps(study, maps, panels[:, :, 0], what, note)
     tile = _tile(maps.images)
     names = [f"block {block}" for block in maps.blocks]
     first = MARGIN + max(tile, widest(names, SMALL + 0.5)) + 0.12
@@ -138,6 +140,29 @@ def _grid_of_maps(
     return figure
 
 
+def _rows_of_maps(
+    study: Study, maps: ClusterMaps, panels: UInt8[np.ndarray, "n b s s 3"], what: str, note: str
+) -> Figure:
+    """Without timesteps: a row for every image, the image first, then its blocks."""
+    tile, names = _tile(maps.images), study.grid.numbering.names
+    stride, top = tile + _GAP, HEAD + 0.3
+    width = max(2 * MARGIN + (1 + len(maps.blocks)) * stride, 5.4)
+    figure = paper(width, top + len(maps.images) * stride + MARGIN)
+    headline(figure, MARGIN, f"{what}: {study.backbone} on {study.dataset}", note)
+    table = desk(figure)
+    columns = [("image", maps.images)] + [
+        (f"block {block}\n{fitted(names.get(block, ''), SMALL, tile)}".strip(), panels[:, index])
+        for index, block in enumerate(maps.blocks)
+    ]
+    for column, (caption, pictures) in enumerate(columns):
+        left = MARGIN + column * stride
+        look = {"ha": "center", "va": "bottom", "size": SMALL, "linespacing": 1.1}
+        write(figure, left + tile / 2, top - 0.04, caption, **look)
+        for row, picture in enumerate(pictures):
+            _put(table, left, top + row * stride, tile, picture)
+    return figure
+
+
 def _clusters(study: Study) -> ClusterMaps:
     if study.clusters is None:
         raise ValueError("the study holds no clusters")
@@ -154,7 +179,11 @@ def _distinct(study: Study) -> list[tuple[str, tuple[int, int]]]:
 def _caption(study: Study, name: str, cell: tuple[int, int]) -> str:
     grid, (block, timestep) = study.grid, cell
     miou = seed_mean(grid.metric("miou"))[grid.blocks.index(block), grid.timesteps.index(timestep)]
-    return f"{name}: block {block},\nt = {timestep} ({miou * 100:.1f})"
+    score = f"({miou * 100:.1f})"
+    if grid.numbering.timeless:
+        layer = fitted(grid.numbering.names.get(block, ""), SMALL, 0.75)
+        return f"{name}: block {block},\n{layer} {score}"
+    return f"{name}: block {block},\nt = {timestep} {score}"
 
 
 def _class_colours(classes: ClassTable, labels: Integer[np.ndarray, " n"]) -> dict[str, str]:

@@ -66,22 +66,28 @@ def _piece(name: str) -> str:
 def _sections(study: Study, findings: Sequence[str]) -> dict[str, bool]:
     """Which of the parts marked in `page.html` have something to show."""
     grid = study.grid
+    timeless, several = grid.numbering.timeless, len(grid.blocks) > 1
     curves, classes = len(grid.timesteps) > 1, bool(study.groups.ranked)
-    heatmap = curves or len(grid.blocks) > 1
+    heatmap = not timeless and (curves or several)
+    profile = timeless and several
     return {
         "findings": bool(findings),
         "command": bool(study.command),
-        "explore": heatmap,
+        "explore": heatmap or profile,
+        "profile": profile,
         "curves": curves,
         "spread": len(grid.seeds) > 1,
         "controls": bool(study.controls),
         "heatmap": heatmap,
         "examples": study.examples is not None,
-        "sizes": curves and bool(study.groups.small),
+        "sizes": (curves or profile) and bool(study.groups.small),
         "classes": classes,
         "grids": heatmap and classes,
+        "profiles": profile and classes,
         "absent": classes and len(study.groups.ranked) < len(study.classes.averaged),
         "clusters": study.clusters is not None,
+        "noised": not timeless,
+        "clean": timeless,
     }
 
 
@@ -89,8 +95,10 @@ def _texts(study: Study) -> dict[str, str]:
     grid, clusters = study.grid, study.clusters
     absent = set(study.classes.averaged) - set(study.groups.ranked)
     return {
-        "title": f"What {study.backbone} knows about {study.dataset}, "
-        "by decoder block and timestep",
+        "title": f"What {study.backbone} knows about {study.dataset}, by "
+        + ("layer" if grid.numbering.timeless else "decoder block and timestep"),
+        "order": grid.numbering.order,
+        "best_cell": "block" if grid.numbering.timeless else "cell",
         "command": study.command,
         "num_seeds": str(len(grid.seeds)),
         "first_seed": str(grid.seeds[0]),
@@ -108,7 +116,13 @@ def _settings(study: Study) -> dict[str, str]:
         (len(grid.timesteps), "timestep"),
         (len(grid.seeds), "seed"),
     )
-    shape = " \u00d7 ".join(f"{count} {word}{'s' * (count > 1)}" for count, word in sides)
+    timeless = grid.numbering.timeless
+    shape = " \u00d7 ".join(
+        f"{count} {word}{'s' * (count > 1)}"
+        for count, word in sides
+        if not (timeless and word == "timestep")
+    )
+    shape += ", no timesteps" * timeless
     missing = math.prod(count for count, _ in sides) - len(grid.cells)
     return {"grid": shape + f", {missing} missing" * bool(missing), **study.settings}
 
@@ -119,6 +133,8 @@ def _page_data(study: Study) -> dict[str, Any]:
         "blocks": grid.blocks,
         "timesteps": grid.timesteps,
         "seeds": grid.seeds,
+        "timeless": grid.numbering.timeless,
+        "names": [grid.numbering.names.get(block, "") for block in grid.blocks],
         "metrics": [
             _metric(study, name, label, kind, values) for name, label, kind, values in _all(study)
         ],
@@ -189,7 +205,8 @@ def _rows(study: Study) -> list[list[Any]]:
             for axis, value in zip((grid.blocks, grid.timesteps, grid.seeds), cell.key, strict=True)
         )
         scores = [None if table is None else _plain(table[at]) for table in tables]
-        rows.append([*cell.key, *scores, round(cell.seconds, 3)])
+        timestep = grid.numbering.timestep(cell.timestep)
+        rows.append([cell.block, timestep, cell.seed, *scores, round(cell.seconds, 3)])
     return rows
 
 

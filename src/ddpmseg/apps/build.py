@@ -12,18 +12,21 @@ from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
+from ddpmseg.backbones.timm import checkpoint_file
+from ddpmseg.backbones.weights import RANDOM, resolve_checkpoint
 from ddpmseg.config import (
     TRANSFER,
     BackboneConfig,
     DatasetConfig,
     FeaturesConfig,
-    GuidedDiffusionConfig,
     HeadConfig,
     LoggerConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
+    TimmConfig,
     TrainConfig,
+    WeightsConfig,
 )
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.labelled import LabelledSet
@@ -73,7 +76,7 @@ def build_dataset(config: DatasetConfig) -> LabelledSet:
 
 def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
     """The frozen network on `device`, with its weights."""
-    if not isinstance(config, GuidedDiffusionConfig):
+    if not isinstance(config, WeightsConfig):
         return build_part(config).to(device)
     precision = choose_precision(config.precision, device)
     return build_part(config, precision=precision, sha256=config.sha256).to(device)
@@ -81,10 +84,22 @@ def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
 
 def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
     """The network's shape only: allocates nothing and reads no file, whatever its size."""
-    if isinstance(config, GuidedDiffusionConfig):
-        config = replace(config, checkpoint="random")
+    if isinstance(config, WeightsConfig):
+        config = replace(config, checkpoint=RANDOM)
     with torch.device("meta"):
         return build_part(config)
+
+
+def weight_file(config: BackboneConfig) -> Path | None:
+    """The file a network's weights come from; None for one that needs no file.
+
+    Raises CheckpointError where it is not there, or cannot be fetched from the hub.
+    """
+    if not isinstance(config, WeightsConfig) or config.checkpoint == RANDOM:
+        return None
+    if isinstance(config, TimmConfig):
+        return checkpoint_file(config.name, config.checkpoint)
+    return resolve_checkpoint(config.checkpoint)
 
 
 def build_extractor(

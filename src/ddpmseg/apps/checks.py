@@ -14,17 +14,18 @@ from ddpmseg.apps.build import (
     build_protocol,
     choose_device,
     read_head,
+    weight_file,
 )
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
-from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.guided_diffusion import PRECISIONS, RANDOM
-from ddpmseg.backbones.weights import resolve_checkpoint
+from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.config import (
     FolderDatasetConfig,
     GuidedDiffusionConfig,
     SweepConfig,
     TrainConfig,
     TrainerConfig,
+    WeightsConfig,
 )
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import SPLITS
@@ -88,18 +89,23 @@ def check_alone(trainer: TrainerConfig, in_multirun: bool) -> None:
 def checked_sweep(cfg: DictConfig) -> SweepConfig:
     """The composed configuration of a sweep as typed objects, after all checks that need no data.
 
-    `sweep.blocks` becomes the list of all blocks where it is null, `sweep.timesteps` [0] where the
-    network knows none. Raises as `checked_config`.
+    Where they are null, `sweep.blocks` becomes the list of the network's blocks, and
+    `sweep.timesteps` that of the grid; [0] where the network knows none. Raises as
+    `checked_config`.
     """
     config = typed_config(cfg, SweepConfig)
     sweep = config.sweep
     backbone = build_backbone_without_weights(config.backbone)
     every = range(len(backbone.blocks))
     if backbone.num_timesteps is None:
+        _refuse_timesteps("sweep.timesteps", sweep.timesteps, backbone)
+        _refuse_timesteps("sweep.clusters.timesteps", sweep.clusters.timesteps, backbone)
         sweep.timesteps, sweep.clusters.timesteps = [0], [0]
+    elif sweep.timesteps is None:
+        sweep.timesteps = sweep.grid_timesteps
     steps = range(backbone.num_timesteps or 1)
     sweep.blocks = _grid_axis(
-        "blocks", list(every) if sweep.blocks is None else sweep.blocks, every
+        "blocks", list(backbone.default_blocks) if sweep.blocks is None else sweep.blocks, every
     )
     sweep.timesteps = _grid_axis("timesteps", sweep.timesteps, steps)
     sweep.seeds = _grid_axis("seeds", sweep.seeds, range(2**31))
@@ -134,6 +140,15 @@ def checked_sweep(cfg: DictConfig) -> SweepConfig:
         keys = str(error).replace("`head.", "`sweep.head.").replace("`features.", "`sweep.")
         raise ConfigError(keys) from error
     return config
+
+
+def _refuse_timesteps(key: str, given: list[int] | None, backbone: Backbone) -> None:
+    """ConfigError for timesteps of a network that knows none; [0] means none."""
+    if given not in (None, [0]):
+        raise ConfigError(
+            f"`{key}={given}`: backbone '{backbone.name}' knows no timesteps; its maps are those "
+            "of the clean image. Leave it out: the sweep is over blocks."
+        )
 
 
 def _grid_axis(name: str, chosen: list[int], allowed: range) -> list[int]:
@@ -204,10 +219,10 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     build_protocol(head)
     for width in head.hidden or []:
         _at_least("head.hidden", width, 1)
-    if isinstance(config.backbone, GuidedDiffusionConfig):
+    if isinstance(config.backbone, WeightsConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     layout = planned_layout(config)
-    if files and isinstance(config.backbone, GuidedDiffusionConfig):
+    if files and isinstance(config.backbone, WeightsConfig):
         _check_checkpoint(config.backbone)
     if head.checkpoint is not None:
         read_head(config, layout.dim, load_class_table(dataset.classes))
@@ -221,11 +236,11 @@ def _check_root(dataset: FolderDatasetConfig) -> None:
         )
 
 
-def _check_checkpoint(backbone: GuidedDiffusionConfig) -> None:
-    if backbone.checkpoint == RANDOM or comes_at_first_use(backbone):
+def _check_checkpoint(backbone: WeightsConfig) -> None:
+    if comes_at_first_use(backbone):
         return
     try:
-        resolve_checkpoint(backbone.checkpoint)
+        weight_file(backbone)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{how_to_get(backbone)}") from error
 

@@ -31,15 +31,16 @@ def describe(
     values, size = layout.values_per_image(), layout.image_size
     kept = num_train * values * 4
     full = num_train * layout.dim * size**2 * 4
+    when = ", no timesteps" if layout.timeless else f" at t = {config.features.timesteps}"
+    passes = "one each" if layout.timeless else f"{timesteps} timesteps each"
     features = (
         f"features: {layout.dim} per pixel, blocks {sorted(config.features.blocks)} of "
-        f"'{config.backbone.name}' at t = {config.features.timesteps} ({config.features.hook}s)"
+        f"'{config.backbone.name}'{when} ({config.features.hook}s)"
     )
     if not num_train:
         return [
             features,
-            f"forward passes: {num_test * timesteps} "
-            f"({num_test} test images, {timesteps} timesteps each)",
+            f"forward passes: {num_test * timesteps} ({num_test} test images, {passes})",
         ]
     return [
         features,
@@ -47,7 +48,7 @@ def describe(
         f"{kept / 1e9:.2f} GB in 32 (vectors of all their pixels would take {full / 1e9:.1f} GB); "
         "test images stream through",
         f"forward passes: {(num_train + num_test) * timesteps} "
-        f"({num_train} training + {num_test} test images, {timesteps} timesteps each)",
+        f"({num_train} training + {num_test} test images, {passes})",
     ]
 
 

@@ -5,16 +5,15 @@ import logging
 import re
 from pathlib import Path
 
-from ddpmseg.apps.build import cache_folder
-from ddpmseg.backbones.guided_diffusion import RANDOM
-from ddpmseg.backbones.weights import BUNDLED
+from ddpmseg.apps.build import cache_folder, weight_file
+from ddpmseg.backbones.weights import BUNDLED, HUB, RANDOM
 from ddpmseg.config import (
     BackboneConfig,
     DatasetConfig,
     DownloadConfig,
     FolderDatasetConfig,
-    GuidedDiffusionConfig,
     PathsConfig,
+    WeightsConfig,
 )
 from ddpmseg.data.fetch import Source, fetch
 from ddpmseg.data.unpack import holds_something, unpack_folder
@@ -53,7 +52,10 @@ def get_weights(backbone: BackboneConfig) -> None:
 
     Raises ConfigError where nothing can be fetched, DownloadError and CheckpointError as `fetch`.
     """
-    if not isinstance(backbone, GuidedDiffusionConfig) or _needs_no_file(backbone):
+    if isinstance(backbone, WeightsConfig) and backbone.checkpoint == HUB:
+        log.info("'%s' is there, in the cache of the hub's client.", weight_file(backbone))
+        return
+    if not isinstance(backbone, WeightsConfig) or _needs_no_file(backbone):
         raise ConfigError(f"`backbone={backbone.name}` needs no weight file: nothing to fetch.")
     source = _source(backbone)
     place = Path(backbone.checkpoint).expanduser()
@@ -82,16 +84,16 @@ def comes_at_first_use(part: DatasetConfig | BackboneConfig) -> bool:
     if isinstance(part, FolderDatasetConfig):
         missing = not holds_something(Path(part.root).expanduser())
     else:
-        assert isinstance(part, GuidedDiffusionConfig)
+        assert isinstance(part, WeightsConfig)
         missing = not _needs_no_file(part) and not Path(part.checkpoint).expanduser().is_file()
     if missing:
         _source(part)
     return missing
 
 
-def how_to_get(part: FolderDatasetConfig | GuidedDiffusionConfig) -> str:
+def how_to_get(part: FolderDatasetConfig | WeightsConfig) -> str:
     """A sentence to follow the message that its files are missing; empty without a URL."""
-    if part.url is None or (isinstance(part, GuidedDiffusionConfig) and _needs_no_file(part)):
+    if part.url is None or (isinstance(part, WeightsConfig) and _needs_no_file(part)):
         return ""
     return (
         f" `{command('get', part)}` fetches it (add the `{_group(part)}.*` settings given here), "
@@ -99,13 +101,13 @@ def how_to_get(part: FolderDatasetConfig | GuidedDiffusionConfig) -> str:
     )
 
 
-def command(action: str, part: FolderDatasetConfig | GuidedDiffusionConfig) -> str:
+def command(action: str, part: FolderDatasetConfig | WeightsConfig) -> str:
     """The command line that does `action`, 'get' or 'check', for a part."""
     noun = "data" if isinstance(part, FolderDatasetConfig) else "weights"
     return f"python -m ddpmseg {noun} {action} {part.name}"
 
 
-def _source(part: FolderDatasetConfig | GuidedDiffusionConfig) -> Source:
+def _source(part: FolderDatasetConfig | WeightsConfig) -> Source:
     """Raises ConfigError for a URL that is not given and a digest that is none."""
     group = _group(part)
     if part.url is None:
@@ -119,7 +121,7 @@ def _source(part: FolderDatasetConfig | GuidedDiffusionConfig) -> Source:
     return Source(part.url, part.sha256, group, command("get", part), wrong)
 
 
-def _group(part: FolderDatasetConfig | GuidedDiffusionConfig) -> str:
+def _group(part: FolderDatasetConfig | WeightsConfig) -> str:
     return "dataset" if isinstance(part, FolderDatasetConfig) else "backbone"
 
 
@@ -129,10 +131,11 @@ def _archive(url: str, paths: PathsConfig) -> Path:
     return folder / (url.partition("?")[0].rstrip("/").rpartition("/")[2] or "archive.tar")
 
 
-def _needs_no_file(backbone: GuidedDiffusionConfig) -> bool:
-    return backbone.checkpoint == RANDOM or backbone.checkpoint.startswith(BUNDLED)
+def _needs_no_file(backbone: WeightsConfig) -> bool:
+    """Or none that is fetched here: that of a hub comes by its own client."""
+    return backbone.checkpoint in (RANDOM, HUB) or backbone.checkpoint.startswith(BUNDLED)
 
 
-def _tell(part: FolderDatasetConfig | GuidedDiffusionConfig, place: Path) -> None:
+def _tell(part: FolderDatasetConfig | WeightsConfig, place: Path) -> None:
     log.info("terms of '%s': %s", part.name, part.terms or "none are known; ask its source")
     log.info("fetching %s to '%s'", part.url, place)

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+from ddpmseg.analysis.numbering import NO_TIMESTEP
 from ddpmseg.apps.build import as_training
-from ddpmseg.backbones.guided_diffusion import RANDOM
+from ddpmseg.backbones.weights import RANDOM
 from ddpmseg.config import (
     BackboneConfig,
-    GuidedDiffusionConfig,
     PixelsConfig,
     SweepConfig,
     TrainConfig,
+    WeightsConfig,
 )
 from ddpmseg.tracking.cells import CellStore, Key
 
@@ -52,23 +53,28 @@ def pieces_to_do(config: SweepConfig, store: CellStore) -> list[Piece]:
     return pieces
 
 
-def dry_run(config: SweepConfig, store: CellStore) -> list[str]:
-    """A line for every cell of the request: whether it is done."""
+def dry_run(config: SweepConfig, store: CellStore, timeless: bool = False) -> list[str]:
+    """A line for every cell of the request: whether it is done.
+
+    `timeless`: of a network without timesteps.
+    """
     lines, finished = [], 0
     for piece in _pieces(config):
         done = store.done(piece.control)
+        shown = NO_TIMESTEP if timeless else piece.timestep
         for block, timestep, seed in piece.keys:
             there = (block, timestep, seed) in done
             finished += there
             state = "done" if there else "to do"
             name = f"  ({piece.control})" if piece.control else ""
-            lines.append(f"block {block:>2}  t = {timestep:>3}  seed {seed}  {state}{name}")
+            lines.append(f"block {block:>2}  t = {shown:>3}  seed {seed}  {state}{name}")
     return [*lines, f"{len(lines)} cells, {finished} done, in '{store.folder}'"]
 
 
 def _pieces(config: SweepConfig) -> Iterator[Piece]:
     sweep = config.sweep
     assert sweep.blocks is not None  # `checked_sweep` lists them
+    assert sweep.timesteps is not None
     for timestep in sweep.timesteps:
         yield Piece("", as_training(config, sweep.blocks, [timestep]), tuple(sweep.seeds))
     for control in sweep.controls:
@@ -90,6 +96,7 @@ def _control(name: str, config: SweepConfig) -> BackboneConfig | None:
             return None
         size = config.dataset.image_size
         return PixelsConfig(_target_=PixelsConfig._target_, name=name, image_size=size)
-    if not isinstance(backbone, GuidedDiffusionConfig) or backbone.checkpoint == RANDOM:
+    if not isinstance(backbone, WeightsConfig) or backbone.checkpoint == RANDOM:
         return None
-    return replace(backbone, name=name, checkpoint=RANDOM)
+    # Its name stays: it may say which network to build.
+    return replace(backbone, checkpoint=RANDOM)

@@ -14,11 +14,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ddpmseg.analysis.cells import Cell, CellGrid
+from ddpmseg.analysis.numbering import Numbering
 from ddpmseg.analysis.study import Study
-from ddpmseg.apps.build import build_dataset
+from ddpmseg.apps.build import build_backbone_without_weights, build_dataset
 from ddpmseg.apps.jobs import JOB, Job
 from ddpmseg.apps.load import load_config, load_sweep_config
-from ddpmseg.apps.report import write_study
+from ddpmseg.apps.report import network_record, write_study
 from ddpmseg.apps.setup import quiet_libraries
 from ddpmseg.apps.sweep import show
 from ddpmseg.config import TrainConfig
@@ -143,11 +144,12 @@ def _counts_and_seconds(run: Path) -> tuple[torch.Tensor, float]:
 
 def _study(config: TrainConfig, cells: Iterable[Cell], command: str) -> Study:
     classes = load_class_table(config.dataset.classes)
+    network = network_record(build_backbone_without_weights(config.backbone))
     return Study(
         dataset=config.dataset.name,
         backbone=config.backbone.name,
         classes=classes,
-        grid=CellGrid(cells, classes.ignore_label),
+        grid=CellGrid(cells, classes.ignore_label, Numbering.read(network)),
         command=command,
         settings={
             "image size": f"{config.dataset.image_size} pixels",

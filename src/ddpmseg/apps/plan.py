@@ -17,12 +17,12 @@ from ddpmseg.apps.build import (
     build_dataset,
     build_extractor,
     choose_device,
+    weight_file,
 )
 from ddpmseg.apps.checks import checked_config, planned_layout
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
-from ddpmseg.backbones.guided_diffusion import RANDOM
-from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.backbones.weights import RANDOM
+from ddpmseg.config import FolderDatasetConfig, TrainConfig, WeightsConfig
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import CheckpointError, ConfigError
 
@@ -66,10 +66,9 @@ def estimate(config: TrainConfig) -> list[str]:
         dataset = build_dataset(config.dataset)
         num_train, num_test = num_training_images(config, dataset), len(dataset.test)
     backbone = config.backbone
-    if isinstance(backbone, GuidedDiffusionConfig):
+    if isinstance(backbone, WeightsConfig):
         try:
-            if backbone.checkpoint != RANDOM:
-                resolve_checkpoint(backbone.checkpoint)
+            weight_file(backbone)
         except CheckpointError:
             notes.append(f"weights: '{backbone.checkpoint}' is not there; timed with random ones")
             backbone = replace(backbone, checkpoint=RANDOM, sha256=None)
@@ -95,10 +94,14 @@ def _is_there(folder: str) -> bool:
 
 
 def blocks(config: TrainConfig) -> list[str]:
-    """A table of the backbone's decoder blocks at `dataset.image_size`."""
+    """A table of the backbone's blocks at `dataset.image_size`."""
     backbone = build_backbone_without_weights(config.backbone)
-    lines = [f"{backbone.name}: decoder blocks, 0 = deepest", "block  channels     size  layers"]
+    steps = "" if backbone.num_timesteps is not None else "; no timesteps"
+    lines = [
+        f"{backbone.name}: {backbone.block_kind}s, {backbone.block_order}{steps}",
+        "block  channels     size  layers",
+    ]
     for block in backbone.blocks:
-        side = config.dataset.image_size // block.stride
+        side = backbone.map_size(block.index, "output", config.dataset.image_size)
         lines.append(f"{block.index:>5}  {block.channels:>8}  {side:>3}x{side:<3}  {block.modules}")
     return lines

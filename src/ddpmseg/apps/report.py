@@ -4,15 +4,18 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ddpmseg.analysis.cells import METRICS, CellGrid
 from ddpmseg.analysis.figures import save_figures
 from ddpmseg.analysis.findings import findings
+from ddpmseg.analysis.numbering import Numbering
 from ddpmseg.analysis.report import write_report
 from ddpmseg.analysis.study import Examples, Study
 from ddpmseg.apps.show import EXAMPLES, read_arrays, read_clusters
+from ddpmseg.backbones.base import Backbone
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import DataError
 from ddpmseg.files import written_whole
@@ -20,7 +23,16 @@ from ddpmseg.tracking.cells import CellStore, told_when_full
 from ddpmseg.tracking.results import write_table
 
 log = logging.getLogger(__name__)
+LAYERS = "network"
+"""Key of a sweep's identity under which `network_record` lies."""
 COLUMNS = ("block", "timestep", "seed", *METRICS, "miou_small", "miou_large", "seconds")
+
+
+def network_record(backbone: Backbone) -> dict[str, Any]:
+    """What the identity of a sweep says of its network, for those who report on it."""
+    names = {block.index: block.modules for block in backbone.blocks}
+    timeless = backbone.num_timesteps is None
+    return Numbering(backbone.block_order, timeless, names).record()
 
 
 def write_sweep_report(folder: Path) -> None:
@@ -43,8 +55,11 @@ def read_study(store: CellStore) -> Study:
     cells = store.read()
     if not cells:
         raise DataError(f"'{store.folder}' holds no finished cell. Run the sweep first.")
-    grid = CellGrid(cells, classes.ignore_label)
-    controls = {name: store.read(name) for name in ("random", "pixels")}
+    numbering = Numbering.read(identity.get(LAYERS))
+    grid = CellGrid(cells, classes.ignore_label, numbering)
+    # The control 'random' is the same network, and 'pixels' a single layer without timesteps.
+    controls = {"random": numbering, "pixels": Numbering(timeless=True)}
+    read = {name: store.read(name) for name in controls}
     return Study(
         dataset=request["dataset.name"],
         backbone=request["backbone.name"],
@@ -53,7 +68,9 @@ def read_study(store: CellStore) -> Study:
         command=identity["command"],
         settings=_settings(identity, grid),
         controls={
-            name: CellGrid(found, classes.ignore_label) for name, found in controls.items() if found
+            name: CellGrid(found, classes.ignore_label, controls[name])
+            for name, found in read.items()
+            if found
         },
         examples=_examples(store, grid),
         clusters=read_clusters(store.folder),
@@ -95,7 +112,7 @@ def _rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
         scores = {name: float(array[place]) for name, array in values.items()}
         yield {
             "block": cell.block,
-            "timestep": cell.timestep,
+            "timestep": grid.numbering.timestep(cell.timestep),
             "seed": cell.seed,
             **{k: "" if np.isnan(v) else f"{v:.6f}" for k, v in scores.items()},
             "seconds": f"{cell.seconds:.3f}",
@@ -115,7 +132,8 @@ def _settings(identity: Mapping[str, object], grid: CellGrid) -> dict[str, str]:
         "probe": shape if hidden != [] else "linear",
         "protocol": request["sweep.head.protocol"],
         "seeds": ", ".join(map(str, grid.seeds)),
-        "features": f"block {request['sweep.hook']}s, noise {request['sweep.noise']}",
+        "features": f"block {request['sweep.hook']}s"
+        + ("" if grid.numbering.timeless else f", noise {request['sweep.noise']}"),
     }
     return shown | ({"weights (sha256)": checkpoint} if checkpoint else {})
 

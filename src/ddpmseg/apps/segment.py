@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
+from ddpmseg.analysis.numbering import NO_TIMESTEP
 from ddpmseg.apps.build import (
     build_backbone,
     build_cache,
@@ -25,6 +26,7 @@ from ddpmseg.apps.build import (
 from ddpmseg.apps.checks import planned_layout
 from ddpmseg.apps.estimate import describe, forecast, num_training_images
 from ddpmseg.apps.launch import alone
+from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
@@ -93,7 +95,7 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     assert testing.scores is not None
     if ranks.is_first():
         write_per_class(folder, dataset.classes, testing.scores)
-        row = _result_row(config, backbone.checkpoint_sha256, dataset, head, testing, seconds)
+        row = _result_row(config, backbone, dataset, head, testing, seconds)
         write_results(folder, row)
         (folder / "last.ckpt").unlink(missing_ok=True)
     log.info(
@@ -210,7 +212,7 @@ def test_head(
 
 def _result_row(
     config: TrainConfig,
-    checkpoint_sha256: str,
+    backbone: Backbone,
     dataset: LabelledSet,
     head: StackedMLP,
     testing: HeadTesting,
@@ -219,12 +221,14 @@ def _result_row(
     scores = testing.scores
     assert scores is not None
     trained_here = config.head.checkpoint is None
+    timeless = backbone.num_timesteps is None
+    timesteps = [NO_TIMESTEP] if timeless else config.features.timesteps
     return {
         "dataset": config.dataset.name,
         "backbone": config.backbone.name,
-        "checkpoint_sha256": checkpoint_sha256,
+        "checkpoint_sha256": backbone.checkpoint_sha256,
         "blocks": " ".join(map(str, config.features.blocks)),
-        "timesteps": " ".join(map(str, config.features.timesteps)),
+        "timesteps": " ".join(map(str, timesteps)),
         "head": "-".join(["mlp", *map(str, head.hidden)]) if head.hidden else "linear",
         "head_sha256": config.head.checkpoint_sha256 or "",
         "protocol": config.head.protocol if trained_here else "",

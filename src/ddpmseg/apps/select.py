@@ -49,23 +49,26 @@ class Selection:
     width: dict[int, int]
     evaluated: int
     seconds: float
+    timeless: bool = False
+    """A network without timesteps: the rule is to read all blocks."""
 
     def lines(self) -> list[str]:
         def told(name: str, chosen: Chosen, score: float) -> str:
             blocks, timesteps = chosen
+            when = f", t = {list(timesteps)}: {len(timesteps)} forward passes,"
             return (
-                f"{name:<13} blocks {list(blocks)}, t = {list(timesteps)}: {len(timesteps)} "
-                f"forward passes, {channels(chosen, self.width)} channels, "
-                f"cross-validated mIoU {100 * score:.1f} %"
+                f"{name:<13} blocks {list(blocks)}{':' if self.timeless else when} "
+                f"{channels(chosen, self.width)} channels, cross-validated mIoU {100 * score:.1f} %"
             )
 
         blocks, timesteps = (",".join(map(str, axis)) for axis in self.chosen)
         return [
             told("proposed", self.chosen, self.score),
-            told("paper's rule", self.rule, self.rule_score),
+            told("all blocks" if self.timeless else "paper's rule", self.rule, self.rule_score),
             f"{self.evaluated} sets compared in {self.seconds:.0f} s on the labelled training "
             "images; test images were not used. With the dataset and backbone of the sweep:",
-            f"python train.py features.blocks=[{blocks}] features.timesteps=[{timesteps}]",
+            f"python train.py features.blocks=[{blocks}]"
+            + ("" if self.timeless else f" features.timesteps=[{timesteps}]"),
         ]
 
 
@@ -75,7 +78,8 @@ def select(
     """Search among the blocks and timesteps of a sweep's finished cells.
 
     passes: timesteps at most. max_channels: features of a pixel vector at most; None: as many as
-    the paper's rule has. Of the cells only their places in the grid are used, never their scores.
+    the paper's rule has, or all blocks of a network without timesteps. Of the cells only their
+    places in the grid are used, never their scores.
 
     Raises ConfigError for a folder that holds no sweep and for a budget that allows no cell,
     DataError where no cell is finished, or a single image is labelled.
@@ -95,7 +99,11 @@ def select(
         )
     backbone = build_backbone(config.backbone, choose_device(accelerator))
     width = {block: backbone.blocks[block].at(config.sweep.hook)[0] for block in blocks}  # pyright: ignore[reportArgumentType]
+    timeless = backbone.num_timesteps is None
     rule = paper_rule(len(backbone.blocks), blocks, timesteps)
+    if timeless:
+        # The paper's blocks are those of a decoder.
+        rule = (tuple(blocks), tuple(timesteps))
     budget = Budget(passes, max_channels or channels(rule, width))
     cheapest = min(width.values())
     if passes < 1 or budget.channels < cheapest:
@@ -137,6 +145,7 @@ def select(
         rule_score=search.scores.get(rule) or score(rule),
         width=width,
         evaluated=len(search.scores),
+        timeless=timeless,
         seconds=time.perf_counter() - started,
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpmseg.analysis.clusters import cluster_maps, default_cluster_choice
+from ddpmseg.analysis.clusters import cluster_maps, default_cluster_choice, evenly_chosen
 from ddpmseg.analysis.study import ClusterMaps
 from ddpmseg.apps.build import (
     as_training,
@@ -46,8 +46,12 @@ def write_clusters(folder: Path, config: SweepConfig, dataset: LabelledSet) -> N
     if not count or not cells:
         return
     timesteps = sorted({cell.timestep for cell in cells})
-    num_blocks = len(build_backbone_without_weights(config.backbone).blocks)
-    blocks, timesteps = default_cluster_choice(num_blocks, timesteps)
+    network = build_backbone_without_weights(config.backbone)
+    num_blocks = len(network.blocks)
+    if network.num_timesteps is None:
+        blocks = evenly_chosen(num_blocks)
+    else:
+        blocks, timesteps = default_cluster_choice(num_blocks, timesteps)
     blocks = settings.blocks or blocks
     timesteps = settings.timesteps or timesteps
     earlier = read_clusters(folder)

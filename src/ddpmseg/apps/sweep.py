@@ -13,12 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from ddpmseg import ranks
 from ddpmseg.apps.build import (
     build_backbone,
+    build_backbone_without_weights,
     build_dataset,
     build_extractor,
     build_probes,
     build_protocol,
     cache_folder,
     choose_device,
+    weight_file,
 )
 from ddpmseg.apps.checks import CONTROLS, check_alone, checked_sweep
 from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
@@ -27,15 +29,13 @@ from ddpmseg.apps.grid import Piece, dry_run, pieces_to_do
 from ddpmseg.apps.launch import processes
 from ddpmseg.apps.probe import Probed, probe_timestep
 from ddpmseg.apps.progress import Progress, duration
-from ddpmseg.apps.report import write_sweep_report
+from ddpmseg.apps.report import LAYERS, network_record, write_sweep_report
 from ddpmseg.apps.segment import check_shares
 from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.apps.show import write_clusters, write_examples
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
-from ddpmseg.backbones.guided_diffusion import RANDOM
-from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, SweepConfig, sweep_request
+from ddpmseg.config import BackboneConfig, SweepConfig, sweep_request
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
@@ -74,7 +74,7 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     if not config.paths.overwrite:
         store.check(identity)
     if config.sweep.dry_run:
-        for line in dry_run(config, store):
+        for line in dry_run(config, store, not _knows_timesteps(config)):
             log.info(line)
         return None
     fetch_missing(config.dataset, config.backbone, config.paths)
@@ -109,6 +109,7 @@ def _lead(
         identity
         | {
             "checkpoint_sha256": _checkpoint_sha256(config.backbone),
+            LAYERS: network_record(build_backbone_without_weights(config.backbone)),
             "data_sha256": found.sha256,
             "num_labelled": len(dataset.train),
             "num_test": len(dataset.test),
@@ -174,7 +175,8 @@ def _compute(
                     progress.advance,
                 )
                 _record(probed, piece, store)
-                progress.finish(_told(probed, piece, dataset.classes.ignore_label))
+                timeless = backbone.num_timesteps is None
+                progress.finish(_told(probed, piece, dataset.classes.ignore_label, timeless))
     ranks.from_first(None)
 
 
@@ -198,11 +200,13 @@ def _record(probed: list[Probed], piece: Piece, store: CellStore) -> None:
             store.write(one.cell, one.masks, piece.control)
 
 
-def _told(probed: list[Probed], piece: Piece, ignore_label: int) -> str:
+def _told(probed: list[Probed], piece: Piece, ignore_label: int, timeless: bool) -> str:
     """What came of a piece, in a few words."""
     scores = {one.cell.block: float(miou(one.cell.counts, ignore_label)) for one in probed}
     best = max(scores, key=lambda block: scores[block])
     name = f"control {piece.control}" if piece.control else f"t = {piece.timestep}"
+    if not piece.control and timeless:
+        name = "all blocks"
     return f"{name}: best block {best}, miou {100 * scores[best]:.1f}"
 
 
@@ -212,10 +216,19 @@ def _timesteps(pieces: Iterable[Piece]) -> list[int]:
 
 def _tell_grid(config: SweepConfig, pieces: list[Piece]) -> None:
     sweep = config.sweep
-    sides = (len(sweep.blocks or []), len(sweep.timesteps), len(sweep.seeds))
+    assert sweep.blocks is not None  # `checked_sweep` lists them
+    assert sweep.timesteps is not None
+    sides = (len(sweep.blocks), len(sweep.timesteps), len(sweep.seeds))
     cells = sides[0] * sides[1] * sides[2]
+    if not _knows_timesteps(config):
+        log.info("grid: %d blocks x %d seeds = %d cells; no timesteps", *sides[::2], cells)
+        return
     log.info("grid: %d blocks x %d timesteps x %d seeds = %d cells", *sides, cells)
     log.info("to do: %d of %d timesteps", len(_timesteps(pieces)), len(sweep.timesteps))
+
+
+def _knows_timesteps(config: SweepConfig) -> bool:
+    return build_backbone_without_weights(config.backbone).num_timesteps is not None
 
 
 def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> Progress:
@@ -256,6 +269,5 @@ def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> 
 
 
 def _checkpoint_sha256(config: BackboneConfig) -> str:
-    if not isinstance(config, GuidedDiffusionConfig) or config.checkpoint == RANDOM:
-        return ""
-    return file_sha256(resolve_checkpoint(config.checkpoint))
+    path = weight_file(config)
+    return "" if path is None else file_sha256(path)

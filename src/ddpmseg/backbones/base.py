@@ -19,8 +19,9 @@ class BlockSpec:
     """What a decoder block promises about its maps.
 
     `channels` and `stride` describe its output, `input_channels` and `input_stride` what enters it
-    (for a UNet: previous block and skip connection, concatenated). A map has the size
-    image_size / stride. `modules` names its layers for people.
+    (for a UNet: previous block and skip connection, concatenated). Strides are whole numbers, in
+    pixels of the image as the network sees it: see `Backbone.map_size`. `modules` names its layers
+    for people.
     """
 
     index: int
@@ -43,10 +44,15 @@ class Backbone(nn.Module, ABC):
     Attributes:
         name: shown in tables and messages.
         image_size: side of the images the network was made for, in pixels.
-        blocks: legal decoder blocks, 0 = deepest.
+        blocks: legal blocks, in the order of the forward pass; of a UNet those of the decoder, 0 =
+            deepest.
         dtype: of the maps.
         num_timesteps: legal timesteps are 0 .. num_timesteps - 1. None for a network that knows no
             timesteps: its maps are those of the clean image.
+        input_size: side, in pixels, to which the network itself resizes the images it is given;
+            None where it takes them as they are.
+        hooks: where its blocks can be read.
+        block_kind, block_order: what its blocks are and what their numbers mean, for people.
     """
 
     name: str
@@ -54,6 +60,10 @@ class Backbone(nn.Module, ABC):
     blocks: tuple[BlockSpec, ...]
     dtype: torch.dtype
     num_timesteps: int | None
+    input_size: int | None = None
+    hooks: tuple[Hook, ...] = ("output", "input")
+    block_kind: str = "decoder block"
+    block_order: str = "0 = deepest"
     checkpoint_sha256: str = ""
     """Digest of the weight file; empty where there is none."""
 
@@ -88,6 +98,15 @@ class Backbone(nn.Module, ABC):
         The pass stops at the deepest block that is needed. Maps have the dtype the network runs in.
         """
 
+    def map_size(self, block: int, hook: Hook, image_size: int) -> int:
+        """Side of a map of images of `image_size` pixels."""
+        return (self.input_size or image_size) // self.blocks[block].at(hook)[1]
+
+    @property
+    def default_blocks(self) -> tuple[int, ...]:
+        """The blocks that are meant where nobody chooses any, ascending."""
+        return tuple(block.index for block in self.blocks)
+
     def identity(self) -> dict[str, Any] | None:
         """What the maps depend on besides the image, its noise, the timestep and the hook.
 
@@ -104,13 +123,20 @@ class Backbone(nn.Module, ABC):
         self.requires_grad_(False)
         return self.train(False)
 
-    def check(self, blocks: Collection[int], timesteps: Collection[int]) -> None:
-        """Raise ConfigError unless every block and timestep exists here."""
+    def check(
+        self, blocks: Collection[int], timesteps: Collection[int], hook: Hook = "output"
+    ) -> None:
+        """Raise ConfigError unless every block and timestep exists here and can be read so."""
+        if hook not in self.hooks:
+            raise ConfigError(
+                f"`features.hook={hook}`: the blocks of backbone '{self.name}' are read at their "
+                f"{' or '.join(self.hooks)} only."
+            )
         for block in blocks:
             if not 0 <= block < len(self.blocks):
                 raise ConfigError(
                     f"block {block} does not exist in backbone '{self.name}' "
-                    f"(decoder blocks 0..{len(self.blocks) - 1}, 0 = deepest). "
+                    f"({self.block_kind}s 0..{len(self.blocks) - 1}, {self.block_order}). "
                     "Change `features.blocks`."
                 )
         for t in timesteps:

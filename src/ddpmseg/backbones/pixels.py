@@ -1,16 +1,28 @@
 """A control: the image itself as the only feature."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, BlockSpec, Hook
+from ddpmseg.backbones.settings import BackboneConfig
+
+
+@dataclass
+class PixelsConfig(BackboneConfig):
+    """The image itself as the only feature: a control."""
+
+    _target_: str = "ddpmseg.backbones.pixels.PixelsBackbone"
+    image_size: int = 64
 
 
 class PixelsBackbone(Backbone):
     """Block 0 is the clean image, RGB in [-1, 1]; there are no timesteps and no noise."""
+
+    block_kind, block_order = "layer", "in forward order"
 
     def __init__(self, name: str, image_size: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,11 @@ from ddpmseg.backbones.unet import UNetModel
 from ddpmseg.errors import CheckpointError, ConfigError
 
 BUNDLED = "bundled:"
+RANDOM = "random"
+"""A checkpoint that is none: the network as initialised, before any training."""
+HUB = "hub"
+"""A checkpoint that its library publishes on the Hugging Face hub."""
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
@@ -42,15 +47,16 @@ def resolve_checkpoint(checkpoint: str) -> Path:
 
 
 def read_state_dict(
-    path: Path, entry: str | None = None, mapped: bool = False
+    path: Path, entry: str | None = None, mapped: bool = False, nested: Collection[str] = ()
 ) -> dict[str, Tensor]:
     """Read a state dict from safetensors or a torch file, on the CPU, in the stored dtypes.
 
-    It is all the file holds, or its `entry` of that name. Nothing in the file is executed
-    (`weights_only`). A prefix 'module.' shared by all keys, left by DataParallel, is removed. With
-    `mapped` values stay on disk until they are looked at, and their checksums are not compared: for
-    who wants the names and shapes. Raises CheckpointError when the file is damaged, wants to
-    execute code, lacks the entry or holds something other than tensors by name.
+    It is all the file holds, or its `entry` of that name, or lies within it under any of the names
+    `nested`. Nothing in the file is executed (`weights_only`). A prefix 'module.' shared by all
+    keys, left by DataParallel, is removed. With `mapped` values stay on disk until they are looked
+    at, and their checksums are not compared: for who wants the names and shapes. Raises
+    CheckpointError when the file is damaged, wants to execute code, lacks the entry or holds
+    something other than tensors by name.
     """
     try:
         if path.suffix == ".safetensors":
@@ -77,6 +83,10 @@ def read_state_dict(
                 f"checkpoint '{path}' must hold its tensors as '{entry}'; it holds {_held(state)}."
             )
         state = state[entry]
+    while isinstance(state, dict) and (
+        inner := next((name for name in nested if isinstance(state.get(name), dict)), None)
+    ):
+        state = state[inner]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):

@@ -1,8 +1,10 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
-from ddpmseg.config.backbone import BackboneConfig, GuidedDiffusionConfig, PixelsConfig
+from ddpmseg.backbones.guided_diffusion import GuidedDiffusionConfig
+from ddpmseg.backbones.pixels import PixelsConfig
+from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
+from ddpmseg.backbones.timm import TimmConfig
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
-from ddpmseg.config.download import TRANSFER, DownloadConfig
 from ddpmseg.config.identity import (
     leave_out_how,
     multirun_key,
@@ -24,6 +26,7 @@ from ddpmseg.config.roots import (
     TrainerConfig,
 )
 from ddpmseg.config.store import register, schema_of
+from ddpmseg.data.transfer import TRANSFER, DownloadConfig
 
 __all__ = [
     "TRANSFER",
@@ -42,8 +45,10 @@ __all__ = [
     "PretrainConfig",
     "SweepConfig",
     "SweepSettings",
+    "TimmConfig",
     "TrainConfig",
     "TrainerConfig",
+    "WeightsConfig",
     "leave_out_how",
     "multirun_key",
     "register",

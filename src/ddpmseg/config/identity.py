@@ -7,11 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ddpmseg.config.download import TRANSFER
+from ddpmseg.data.transfer import TRANSFER
 
 HOW = (
     *((group, key) for group in ("dataset", "backbone") for key in TRANSFER),
     ("backbone", "compile"),
+    ("backbone", "layers"),
     ("features", "cache_gb"),
     ("paths", "cache_dir"),
 )
@@ -35,7 +36,8 @@ def run_key(_root_: DictConfig) -> str:
 
 
 def leave_out_how(cfg: DictConfig) -> None:
-    """Delete the keys that decide no result."""
+    """Resolve `cfg` and delete the keys that decide no result."""
+    OmegaConf.resolve(cfg)  # others may be given by these
     for group, key in HOW:
         if group in cfg:
             with open_dict(cfg[group]):

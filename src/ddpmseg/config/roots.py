@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from ddpmseg.config.backbone import BackboneConfig
+from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.config.dataset import DatasetConfig
 
 
@@ -68,8 +68,11 @@ class SweepSettings:
     """The grid of cells, the probe of a cell, and what is shown of them."""
 
     blocks: list[int] | None = None
-    """Decoder blocks, 0 = deepest; null: all the backbone has."""
-    timesteps: list[int] = field(default_factory=list)
+    """Decoder blocks, 0 = deepest; null: all the backbone has, or those of `backbone.layers`."""
+    timesteps: list[int] | None = None
+    """null: those of `grid`. A network that knows none takes no others: its grid has one column."""
+    grid_timesteps: list[int] = field(default_factory=list)
+    """What `grid` chooses."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """One probe each: its first weights and the pixels it sees. Several give error bars."""
     head: HeadConfig = MISSING

@@ -1,9 +1,14 @@
 """The schemas made known to Hydra."""
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from importlib import import_module
+from pkgutil import iter_modules
 
-from ddpmseg.config.backbone import BackboneConfig, GuidedDiffusionConfig, PixelsConfig
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from ddpmseg import backbones
+from ddpmseg.backbones.settings import BackboneConfig
+from ddpmseg.backbones.timm_models import chosen_layers
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import multirun_key, run_key, sweep_key
 from ddpmseg.config.roots import (
@@ -20,13 +25,36 @@ from ddpmseg.errors import ConfigError
 from ddpmseg.heads.official import ensemble_sha256
 
 DATASETS = {"folder": FolderDatasetConfig, "ponies": PoniesConfig}
-BACKBONES = {"guided_diffusion": GuidedDiffusionConfig, "pixels": PixelsConfig}
 """By the name of the schema in a defaults list, less its `_schema`."""
+
+
+def backbone_schemas() -> dict[str, type[BackboneConfig]]:
+    """The dataclass of every module of `ddpmseg.backbones` that has one, by the module's name.
+
+    Found by looking: who adds a backbone has no list to add it to. Raises ConfigError for a module
+    with two of them.
+    """
+    found: dict[str, type[BackboneConfig]] = {}
+    for info in iter_modules(backbones.__path__):
+        module = import_module(f"{backbones.__name__}.{info.name}")
+        for value in vars(module).values():
+            if not isinstance(value, type) or not issubclass(value, BackboneConfig):
+                continue
+            # Imported ones belong to their own module, and those without a target to no network.
+            if value.__module__ != module.__name__ or value._target_ == MISSING:
+                continue
+            if info.name in found:
+                raise ConfigError(
+                    f"'{module.__name__}' holds two settings of backbones, "
+                    f"{found[info.name].__name__} and {value.__name__}; a module has one."
+                )
+            found[info.name] = value
+    return found
 
 
 def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     """The dataclass under the group that builds `target`; ConfigError where there is none."""
-    schemas = (*DATASETS.values(), *BACKBONES.values())
+    schemas = (*DATASETS.values(), *backbone_schemas().values())
     for schema in schemas:
         if schema._target_ == target:
             return schema
@@ -45,10 +73,11 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "ensemble_sha256", ensemble_sha256, replace=True, use_cache=True
     )
+    OmegaConf.register_new_resolver("timm_layers", chosen_layers, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="sweep_schema", node=SweepConfig)
-    for group, schemas in (("dataset", DATASETS), ("backbone", BACKBONES)):
+    for group, schemas in (("dataset", DATASETS), ("backbone", backbone_schemas())):
         for name, schema in schemas.items():
             store.store(group=group, name=f"{name}_schema", node=schema)
     for group, node in (

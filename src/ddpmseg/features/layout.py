@@ -28,11 +28,12 @@ class FeatureLayout:
 
     Maps of equal size are kept together in memory as one *group*, so that a gather or a matrix
     product touches few tensors. `maps` is the order of the features in a pixel vector, `groups` the
-    order in memory.
+    order in memory. `timeless`: the network knows no timesteps, and those of `maps` mean nothing.
     """
 
     maps: tuple[MapSpec, ...]
     image_size: int
+    timeless: bool = False
 
     @property
     def dim(self) -> int:
@@ -80,14 +81,14 @@ def feature_layout(
     (`src/feature_extractors.py`); timesteps stay in the given order. A backbone without timesteps
     has each block once. Raises ConfigError for an empty, repeated or impossible choice.
     """
-    backbone.check(blocks, timesteps)
+    backbone.check(blocks, timesteps, hook)
     for key, chosen in (("features.blocks", blocks), ("features.timesteps", timesteps)):
         if not chosen or len(set(chosen)) < len(chosen):
             raise ConfigError(
                 f"`{key}` must list at least one number, each once; got {list(chosen)}."
             )
     largest_stride = max(block.input_stride for block in backbone.blocks)
-    if image_size % largest_stride:
+    if (backbone.input_size or image_size) % largest_stride:
         raise ConfigError(
             f"backbone '{backbone.name}' needs images whose side is divisible by {largest_stride}; "
             f"`dataset.image_size` is {image_size}."
@@ -95,6 +96,7 @@ def feature_layout(
     maps = []
     for timestep in timesteps if backbone.num_timesteps is not None else timesteps[:1]:
         for block in sorted(blocks):
-            channels, stride = backbone.blocks[block].at(hook)
-            maps.append(MapSpec(timestep, block, channels, image_size // stride))
-    return FeatureLayout(tuple(maps), image_size)
+            channels, _ = backbone.blocks[block].at(hook)
+            size = backbone.map_size(block, hook, image_size)
+            maps.append(MapSpec(timestep, block, channels, size))
+    return FeatureLayout(tuple(maps), image_size, backbone.num_timesteps is None)

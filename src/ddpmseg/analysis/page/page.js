@@ -30,7 +30,9 @@
   const find = (selector) => document.querySelector(selector);
   const percent = (value) => (value === null ? "–" : (100 * value).toFixed(1));
   const share = (value) => (value > 0 && value < 0.0005 ? "<0.1%" : percent(value) + "%");
-  const place = ([row, column]) => `block ${blocks[row]}, t = ${timesteps[column]}`;
+  // A network without timesteps has one column, and names for its blocks instead.
+  const block = (row) => `block ${blocks[row]}` + (data.timeless && data.names[row] ? ` (${data.names[row]})` : "");
+  const place = ([row, column]) => block(row) + (data.timeless ? "" : `, t = ${timesteps[column]}`);
   const same = (a, b) => a === b || (a && b && a[0] === b[0] && a[1] === b[1]);
   const valueAt = (metric, [row, column]) => metric.mean[row][column];
   const rgb = (channels) => `rgb(${channels.join(" ")})`;
@@ -136,7 +138,9 @@
     svg.addEventListener("click", (event) => choose(locate(event)));
     svg.addEventListener("blur", () => pointAt(null));
     svg.addEventListener("keydown", (event) => {
-      const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+      const steps = data.timeless
+        ? { ArrowLeft: [-1, 0], ArrowRight: [1, 0] }
+        : { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
       if (event.key === "Escape") return pointAt(null);
       if (event.key === "Enter" || event.key === " ") {
         choose(state.at);
@@ -280,6 +284,97 @@
     const centre = ([row, column]) => [x(timesteps[column]), y(valueAt(metricOf(), [row, column]) || 0)];
     interact(svg, nearest, centre, metricOf);
     return { host, draw, mark, hasLines: true, follows: labelled };
+  }
+
+  // A metric by block, where there are no timesteps
+
+  function barChart(host, metricOf, { small = false, follows = false, tall = 330 } = {}) {
+    const svg = shape("svg", { role: "img", class: "bars" });
+    if (!small) svg.setAttribute("tabindex", 0);
+    host.append(svg);
+    const named = !small && data.names.some(Boolean);
+    const longest = Math.max(...data.names.map((name) => name.length));
+    const edge = { left: small ? 0 : 36, right: small ? 2 : 14, top: small ? 4 : 26, bottom: small ? 2 : named ? 46 + 6.3 * Math.min(longest, 18) : 42 };
+    let step, height, y, marks;
+
+    function draw(width) {
+      const metric = metricOf();
+      const controls = small ? [] : metric.controls;
+      edge.right = controls.length ? 84 : small ? 2 : 14;
+      height = small ? 64 : tall;
+      step = Math.min((width - edge.left - edge.right) / blocks.length, small ? 40 : 84);
+      const right = edge.left + step * blocks.length;
+      const whisker = (row) => (metric.spread && metric.spread[row][0]) || 0;
+      const high = Math.max(...metric.mean.map(([mean], row) => (mean || 0) + whisker(row)), ...controls.map((control) => control.value), 0.01) * 1.08;
+      const floor = height - edge.bottom;
+      y = (value) => floor - ((floor - edge.top) * value) / high;
+      svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      svg.setAttribute("height", height);
+      const best = metric.best ? ` Best: ${percent(valueAt(metric, metric.best))} % at ${place(metric.best)}.` : "";
+      svg.setAttribute("aria-label", `${metric.label} in percent, a bar per block.${best}${small ? "" : " Arrow keys move between blocks."}`);
+
+      const frame = shape("g", { "aria-hidden": true });
+      if (!small) {
+        const { step: apart, values } = ticks(0, 100 * high, height > 300 ? 6 : 4);
+        for (const value of values) {
+          const at = y(value / 100);
+          frame.append(shape("line", { class: "gridline", x1: edge.left, x2: right, y1: at, y2: at }));
+          frame.append(shape("text", { x: edge.left - 7, y: at + 4, "text-anchor": "end" }, value.toFixed(Number.isInteger(apart) ? 0 : 1)));
+        }
+        frame.append(shape("text", { x: 0, y: 12 }, `${metric.label} (%)`));
+        frame.append(shape("text", { x: right, y: height - 4, "text-anchor": "end" }, "block"));
+      }
+      frame.append(shape("line", { class: "axis", x1: edge.left, x2: right, y1: floor, y2: floor }));
+      let nearestLabel = Infinity;
+      for (const control of [...controls].sort((a, b) => a.value - b.value)) {
+        const at = y(control.value);
+        nearestLabel = Math.min(at + 4, nearestLabel - 14);
+        frame.append(
+          shape("line", { class: "control", x1: edge.left, x2: right, y1: at, y2: at }),
+          shape("text", { x: right + 7, y: nearestLabel, class: "control-label" }, `${control.name.slice(0, 9)} ${percent(control.value)}`),
+        );
+      }
+      const bars = shape("g", { "aria-hidden": true });
+      const gap = Math.min(6, step * 0.18);
+      const every = Math.ceil(15 / step);
+      metric.mean.forEach(([mean], row) => {
+        const left = edge.left + row * step + gap / 2;
+        const middle = edge.left + (row + 0.5) * step;
+        if (mean === null) {
+          bars.append(shape("rect", { class: "missing", x: left, y: edge.top, width: step - gap, height: floor - edge.top }));
+        } else {
+          const isBest = metric.best && metric.best[0] === row;
+          bars.append(shape("rect", { x: left, y: y(mean), width: step - gap, height: floor - y(mean), fill: rgb(ramp("value")(isBest ? 0.85 : 0.52)) }));
+          const spread = whisker(row);
+          if (spread) bars.append(shape("path", { class: "whiskers", stroke: "currentColor", d: `M${middle} ${y(mean - spread)}V${y(mean + spread)}` }));
+          if (!small && (step >= 30 || isBest)) bars.append(shape("text", { class: isBest ? "strong" : "", x: middle, y: y(mean + spread) - 5, "text-anchor": "middle" }, percent(mean)));
+        }
+        if (small || row % every) return;
+        const name = data.names[row].length > 18 ? data.names[row].slice(0, 17) + "…" : data.names[row];
+        if (named) frame.append(shape("text", { transform: `translate(${middle + 4} ${floor + 8}) rotate(-90)`, "text-anchor": "end" }, `${blocks[row]}  ${name}`));
+        else frame.append(shape("text", { x: middle, y: floor + 16, "text-anchor": "middle" }, blocks[row]));
+      });
+      marks = shape("g", { "aria-hidden": true });
+      svg.replaceChildren(hatching(), frame, bars, marks);
+      mark();
+    }
+
+    function mark() {
+      marks.replaceChildren();
+      for (const [at, kind] of [[small ? null : state.chosen, "chosen"], [state.at, "pointed"]]) {
+        if (!at) continue;
+        const mean = valueAt(metricOf(), at) || 0;
+        const box = { x: edge.left + at[0] * step, y: y(mean), width: step, height: height - edge.bottom - y(mean) };
+        for (const part of ["under ", ""]) marks.append(shape("rect", { class: `ring ${part}${kind}`, ...box, rx: 1.5 }));
+      }
+    }
+    function nearest(px) {
+      const row = Math.floor((px - edge.left) / step);
+      return row >= 0 && row < blocks.length ? [row, 0] : null;
+    }
+    const centre = (at) => [edge.left + (at[0] + 0.5) * step, y(valueAt(metricOf(), at) || 0)];
+    interact(svg, nearest, centre, metricOf);
+    return { host, draw, mark, follows };
   }
 
   // A metric by block and timestep
@@ -563,7 +658,7 @@
         const ranges = ranked.map((entry) => extent(byId.get(entry.metric)));
         return [Math.min(...ranges.map((range) => range[0])), Math.max(...ranges.map((range) => range[1]))];
       };
-      const rangeOf = (metric) => (oneScale.checked ? whole() : extent(metric));
+      const rangeOf = (metric) => (oneScale && oneScale.checked ? whole() : extent(metric));
       for (const entry of ranked) {
         const metric = byId.get(entry.metric);
         const name = element("button", { type: "button", title: `Chart ${entry.name} above` }, entry.name);
@@ -575,18 +670,22 @@
         const top = element("div", { class: "top" }, element("strong", {}, percent(valueAt(metric, metric.best)) + " %"), ` ${place(metric.best)}`);
         const area = element("span", { class: "area", title: "share of all test pixels" }, share(entry.area));
         panel.append(element("div", {}, element("div", { class: "name" }, name, area), host, top));
-        charts.push(heatChart(host, () => metric, { small: true, rangeOf }));
+        charts.push(data.timeless ? barChart(host, () => metric, { small: true }) : heatChart(host, () => metric, { small: true, rangeOf }));
       }
-      oneScale.checked = false;
-      oneScale.addEventListener("change", () => redraw());
+      if (oneScale) {
+        oneScale.checked = false;
+        oneScale.addEventListener("change", () => redraw());
+      }
     }
     const rows = data.ranked.map((label) => {
       const { name, area, metric, rgb: colour } = classes[label];
       const { best, mean } = byId.get(metric);
-      return { colour, values: [name, area, blocks[best[0]], timesteps[best[1]], mean[best[0]][best[1]]] };
+      const [where, value] = [timesteps[best[1]], mean[best[0]][best[1]]];
+      return { colour, values: data.timeless ? [name, area, block(best[0]), value] : [name, area, blocks[best[0]], where, value] };
     });
-    const titles = ["class", "area (%)", "best block", "best t", "best IoU (%)"];
-    find("#class-table").append(table("Best cell of every class", titles, rows, [String, (area) => share(area).slice(0, -1), String, String, percent]));
+    const titles = ["class", "area (%)", "best block", ...(data.timeless ? [] : ["best t"]), "best IoU (%)"];
+    const formats = [String, (area) => share(area).slice(0, -1), String, ...(data.timeless ? [] : [String]), percent];
+    find("#class-table").append(table(`Best ${data.timeless ? "block" : "cell"} of every class`, titles, rows, formats));
   }
 
   function table(caption, titles, rows, formats) {
@@ -623,10 +722,23 @@
   function setUpClusters() {
     const show = { kind: "labels", image: 0 };
     const panel = find(".maps");
-    panel.style.gridTemplateColumns = `max-content repeat(${clusters.timesteps.length}, minmax(58px, 150px))`;
+    const across = data.timeless ? clusters.blocks.length + 1 : clusters.timesteps.length;
+    panel.style.gridTemplateColumns = `${data.timeless ? "" : "max-content "}repeat(${across}, minmax(58px, 150px))`;
     const picture = (src, alt) => element("img", { src, alt });
     function draw() {
       const { kind, image } = show;
+      if (data.timeless) drawRow(kind, image);
+      else drawGrid(kind, image);
+      for (const button of kinds) button.setAttribute("aria-pressed", button.dataset.kind === kind);
+      pictures.forEach((button, index) => button.setAttribute("aria-pressed", index === image));
+    }
+    function drawRow(kind, image) {
+      const what = kind === "labels" ? "clusters" : "principal components";
+      const heads = ["image", ...clusters.blocks.map((number) => (blocks.includes(number) ? block(blocks.indexOf(number)) : `block ${number}`))];
+      const parts = [picture(clusters.noised[image][0], `image ${image + 1}`), ...clusters.blocks.map((number, row) => picture(clusters[kind][image][row][0], `${what} of block ${number}`))];
+      panel.replaceChildren(...heads.map((text) => element("span", { class: "column" }, text)), ...parts);
+    }
+    function drawGrid(kind, image) {
       const nodes = [element("span")];
       for (const t of clusters.timesteps) nodes.push(element("span", { class: "column" }, `t = ${t}`));
       const noised = element("span", { class: "row first" }, "image at t");
@@ -640,8 +752,6 @@
         clusters[kind][image][row].forEach((src, column) => nodes.push(picture(src, `${what} of block ${block} at t = ${clusters.timesteps[column]}`)));
       });
       panel.replaceChildren(...nodes);
-      for (const button of kinds) button.setAttribute("aria-pressed", button.dataset.kind === kind);
-      pictures.forEach((button, index) => button.setAttribute("aria-pressed", index === image));
     }
     const kinds = [...document.querySelectorAll(".switch button")];
     for (const button of kinds) {
@@ -701,10 +811,12 @@
     setUpBlocks();
     charts.push(curveChart(find("#curves .chart"), () => state.metric, { shortest: 290, tallest: 460, labelled: true }));
   }
+  if (has("profile")) charts.push(barChart(find("#profile .chart"), () => state.metric, { follows: true }));
   if (has("heatmap")) charts.push(heatChart(find("#heatmap .chart"), () => state.metric));
   if (has("sizes")) {
     for (const host of document.querySelectorAll("#sizes .chart")) {
-      charts.push(curveChart(host, () => byId.get(host.dataset.metric), { shortest: 230, tallest: 300, labelled: false }));
+      const metricOf = () => byId.get(host.dataset.metric);
+      charts.push(data.timeless ? barChart(host, metricOf, { tall: 270 }) : curveChart(host, metricOf, { shortest: 230, tallest: 300, labelled: false }));
     }
   }
   if (has("classes")) setUpClasses();

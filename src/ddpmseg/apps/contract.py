@@ -1,0 +1,35 @@
+"""The promises of a backbone, tried on the one a configuration describes."""
+
+import logging
+
+from ddpmseg.apps.build import build_backbone, choose_device
+from ddpmseg.backbones.contract import RULES, breaches
+from ddpmseg.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def check_backbone(config: TrainConfig) -> bool:
+    """Log which rules the network keeps at `dataset.image_size`; whether it keeps all.
+
+    Raises as `build_backbone`.
+    """
+    backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+    size = config.dataset.image_size
+    log.info(
+        "%s: %d %ss on %s, images of %d pixels, as wide as %d channels",
+        backbone.name,
+        len(backbone.blocks),
+        backbone.block_kind,
+        backbone.device,
+        size,
+        max(block.channels for block in backbone.blocks),
+    )
+    found = breaches(backbone, size)
+    for rule, check in RULES.items():
+        broken = [breach.what for breach in found if breach.rule == rule]
+        lines = (check.__doc__ or "").split("\n")
+        log.info("%s %-14s %s", "BROKEN" if broken else "kept  ", rule, lines[0])
+        for what in broken:
+            log.info("       %s", what)
+    return not found

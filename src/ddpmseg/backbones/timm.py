@@ -1,0 +1,163 @@
+"""Any network of the timm library whose layers can be read: DINOv2, ConvNeXt, ResNet, ..."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.settings import WeightsConfig
+from ddpmseg.backbones.timm_models import (
+    build_network,
+    intermediates,
+    layer_numbers,
+    layers_of,
+    library,
+)
+from ddpmseg.backbones.timm_weights import hub_file, network_from_file
+from ddpmseg.backbones.weights import HUB, PRECISIONS, RANDOM, resolve_checkpoint
+from ddpmseg.data.origin import checked_sha256
+from ddpmseg.errors import CheckpointError, ConfigError
+
+
+@dataclass
+class TimmConfig(WeightsConfig):
+    """Any network of timm; `name` is the library's, as in vit_small_patch14_dinov2.lvd142m."""
+
+    _target_: str = "ddpmseg.backbones.timm.TimmBackbone"
+    checkpoint: str = "hub"
+    """A .safetensors or .pth file, 'hub' (the library's published file), or 'random'."""
+    image_size: int = 64
+    """Side of the images that are given, in pixels."""
+    input_size: int | None = None
+    """Side, in pixels, that they are resized to for the network, a multiple of its patch or largest
+    stride; null: `image_size` rounded up to the next one. Twice the side has four times the detail
+    in its maps, at four times the cost."""
+    layers: Any = None
+    """Which layers are meant where no blocks are chosen: a list, 'lastN', or null for all."""
+    norm: bool = True
+    """Pass the maps of a transformer through its final normalisation, as DINO's evaluations do."""
+
+
+class TimmBackbone(Backbone):
+    """A network of timm without its classifier; its blocks are its layers in forward order.
+
+    The image is normalised as the network was trained. There are no timesteps and no noise.
+
+    Args:
+        name: of the network in the library, with or without the tag of its weights.
+        checkpoint: a .safetensors or .pth file, 'hub', or 'random'.
+        image_size, input_size, layers, norm: see `TimmConfig`.
+        precision: in which the network runs, a key of `PRECISIONS`.
+        seed: draws the weights when `checkpoint` is 'random'.
+        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+
+    Raises ConfigError for a network, a size or layers that do not exist, CheckpointError for a file
+    that does not fit, cannot be had, or is another than expected.
+    """
+
+    hooks = ("output",)
+    block_kind, block_order = "layer", "in forward order"
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str,
+        image_size: int,
+        input_size: int | None = None,
+        layers: object = None,
+        norm: bool = True,
+        precision: str = "32",
+        seed: int = 0,
+        sha256: str | None = None,
+    ) -> None:
+        super().__init__()
+        found = layers_of(name, image_size, input_size, norm)
+        self.name, self.image_size, self.seed, self.norm = name, image_size, seed, norm
+        self.blocks, self.input_size = found.blocks, found.input_size
+        self._default_blocks = layer_numbers(len(found.blocks), layers, name)
+        self.num_timesteps = None
+        # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
+        self.dtype = PRECISIONS["32" if precision == "auto" else precision]
+        if checkpoint == RANDOM:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.network = build_network(name, found.input_size)
+        else:
+            path = checkpoint_file(name, checkpoint)
+            self.checkpoint_sha256 = checked_sha256(path, sha256, CheckpointError)
+            self.network = network_from_file(name, found.input_size, path)
+        self.network.to(self.dtype, memory_format=torch.channels_last)
+        # From [-1, 1] to the values the network was trained on.
+        half = torch.full((3, 1, 1), 0.5)
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (found.mean, found.std))
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", half / std, persistent=False)
+        self.register_buffer("shift", (half - mean) / std, persistent=False)
+        self.freeze()
+
+    @property
+    def default_blocks(self) -> tuple[int, ...]:
+        return self._default_blocks
+
+    def identity(self) -> dict[str, Any]:
+        """Name, weights, sizes, precision and kind of device.
+
+        Untrained weights are told by their seed and by the libraries that drew them.
+        """
+        untrained = {"seed": self.seed, "torch": torch.__version__}
+        return {
+            "network": "timm",
+            "timm": library().__version__,
+            "name": self.name,
+            "weights": self.checkpoint_sha256 or untrained,
+            "input_size": self.input_size,
+            "norm": self.norm,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+        }
+
+    def add_noise(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        noise: Float[Tensor, "n 3 h w"],
+    ) -> Float[Tensor, "n 3 h w"]:
+        return images
+
+    @torch.inference_mode()
+    def native_maps(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        blocks: Collection[int],
+        hook: Hook = "output",
+    ) -> dict[int, Float[Tensor, "n _ _ _"]]:
+        """See `Backbone.native_maps`; images are resized to `input_size` first (bicubic)."""
+        if hook not in self.hooks:
+            raise ConfigError(f"backbone '{self.name}' is read at its layers' outputs, not inputs.")
+        seen = self.seen(images).to(self.dtype, memory_format=torch.channels_last)
+        wanted = sorted(set(blocks))
+        return dict(zip(wanted, intermediates(self.network, seen, wanted, self.norm), strict=True))
+
+    def seen(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
+        """What the network sees of images in [-1, 1]: resized and normalised, float32."""
+        assert self.input_size is not None
+        size = (self.input_size, self.input_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return images * self.scale + self.shift
+
+
+def checkpoint_file(name: str, checkpoint: str) -> Path:
+    """The weight file that `backbone.checkpoint` means, fetched where it is the hub's.
+
+    Raises CheckpointError where there is none.
+    """
+    return hub_file(name) if checkpoint == HUB else resolve_checkpoint(checkpoint)
