@@ -17,7 +17,7 @@ from ddpmseg.config import (
     BackboneConfig,
     DatasetConfig,
     FeaturesConfig,
-    GuidedDiffusionConfig,
+    NetworkConfig,
     HeadConfig,
     LoggerConfig,
     PathsConfig,
@@ -73,7 +73,7 @@ def build_dataset(config: DatasetConfig) -> LabelledSet:
 
 def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
     """The frozen network on `device`, with its weights."""
-    if not isinstance(config, GuidedDiffusionConfig):
+    if not isinstance(config, NetworkConfig):
         return build_part(config).to(device)
     precision = choose_precision(config.precision, device)
     return build_part(config, precision=precision, sha256=config.sha256).to(device)
@@ -81,7 +81,7 @@ def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
 
 def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
     """The network's shape only: allocates nothing and reads no file, whatever its size."""
-    if isinstance(config, GuidedDiffusionConfig):
+    if isinstance(config, NetworkConfig):
         config = replace(config, checkpoint="random")
     with torch.device("meta"):
         return build_part(config)

@@ -8,7 +8,7 @@ from ddpmseg.apps.build import as_training
 from ddpmseg.backbones.guided_diffusion import RANDOM
 from ddpmseg.config import (
     BackboneConfig,
-    GuidedDiffusionConfig,
+    NetworkConfig,
     PixelsConfig,
     SweepConfig,
     TrainConfig,
@@ -90,6 +90,6 @@ def _control(name: str, config: SweepConfig) -> BackboneConfig | None:
             return None
         size = config.dataset.image_size
         return PixelsConfig(_target_=PixelsConfig._target_, name=name, image_size=size)
-    if not isinstance(backbone, GuidedDiffusionConfig) or backbone.checkpoint == RANDOM:
+    if not isinstance(backbone, NetworkConfig) or backbone.checkpoint == RANDOM:
         return None
     return replace(backbone, name=name, checkpoint=RANDOM)

@@ -22,7 +22,7 @@ from ddpmseg.apps.checks import checked_config, planned_layout
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.backbones.guided_diffusion import RANDOM
 from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.config import FolderDatasetConfig, NetworkConfig, TrainConfig
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import CheckpointError, ConfigError
 
@@ -66,7 +66,7 @@ def estimate(config: TrainConfig) -> list[str]:
         dataset = build_dataset(config.dataset)
         num_train, num_test = num_training_images(config, dataset), len(dataset.test)
     backbone = config.backbone
-    if isinstance(backbone, GuidedDiffusionConfig):
+    if isinstance(backbone, NetworkConfig):
         try:
             if backbone.checkpoint != RANDOM:
                 resolve_checkpoint(backbone.checkpoint)
@@ -95,10 +95,13 @@ def _is_there(folder: str) -> bool:
 
 
 def blocks(config: TrainConfig) -> list[str]:
-    """A table of the backbone's decoder blocks at `dataset.image_size`."""
+    """A table of the maps of the backbone's blocks at `dataset.image_size`, read at the hook."""
     backbone = build_backbone_without_weights(config.backbone)
-    lines = [f"{backbone.name}: decoder blocks, 0 = deepest", "block  channels     size  layers"]
+    hook = config.features.hook
+    read = " (inputs)" if hook == "input" else ""
+    lines = [f"{backbone.name}: {backbone.block_order}{read}", "block  channels     size  layers"]
     for block in backbone.blocks:
-        side = config.dataset.image_size // block.stride
-        lines.append(f"{block.index:>5}  {block.channels:>8}  {side:>3}x{side:<3}  {block.modules}")
+        channels, stride = block.at(hook)  # pyright: ignore[reportArgumentType]
+        side = config.dataset.image_size // stride
+        lines.append(f"{block.index:>5}  {channels:>8}  {side:>3}x{side:<3}  {block.modules}")
     return lines

@@ -43,7 +43,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         name: shown in tables and messages.
         image_size: side of the images the network was made for, in pixels.
-        blocks: legal decoder blocks, 0 = deepest.
+        blocks: legal blocks in the order of the forward pass: of a decoder, 0 = deepest.
         dtype: of the maps.
         num_timesteps: legal timesteps are 0 .. num_timesteps - 1. None for a network that knows no
             timesteps: its maps are those of the clean image.
@@ -54,6 +54,8 @@ class Backbone(nn.Module, ABC):
     blocks: tuple[BlockSpec, ...]
     dtype: torch.dtype
     num_timesteps: int | None
+    block_order: str = "decoder blocks, 0 = deepest"
+    """What `blocks` are and which is the first, for people."""
     checkpoint_sha256: str = ""
     """Digest of the weight file; empty where there is none."""
 
@@ -108,10 +110,10 @@ class Backbone(nn.Module, ABC):
         """Raise ConfigError unless every block and timestep exists here."""
         for block in blocks:
             if not 0 <= block < len(self.blocks):
+                kind, _, first = self.block_order.partition(", ")
                 raise ConfigError(
                     f"block {block} does not exist in backbone '{self.name}' "
-                    f"(decoder blocks 0..{len(self.blocks) - 1}, 0 = deepest). "
-                    "Change `features.blocks`."
+                    f"({kind} 0..{len(self.blocks) - 1}, {first}). Change `features.blocks`."
                 )
         for t in timesteps:
             if self.num_timesteps is not None and not 0 <= t < self.num_timesteps:

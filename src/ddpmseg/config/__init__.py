@@ -1,6 +1,13 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
-from ddpmseg.config.backbone import BackboneConfig, GuidedDiffusionConfig, PixelsConfig
+from ddpmseg.config.backbone import (
+    BackboneConfig,
+    GuidedDiffusionConfig,
+    MaeConfig,
+    NetworkConfig,
+    PixelsConfig,
+    SwavConfig,
+)
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.download import TRANSFER, DownloadConfig
 from ddpmseg.config.identity import (
@@ -36,10 +43,13 @@ __all__ = [
     "GuidedDiffusionConfig",
     "HeadConfig",
     "LoggerConfig",
+    "MaeConfig",
+    "NetworkConfig",
     "PathsConfig",
     "PixelsConfig",
     "PoniesConfig",
     "PretrainConfig",
+    "SwavConfig",
     "SweepConfig",
     "SweepSettings",
     "TrainConfig",
