@@ -19,6 +19,7 @@ from ddpmseg import config as schemas
 from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.fast import _GroupNormFunction
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
@@ -54,9 +55,15 @@ def composed(name: str) -> Backbone:
     schemas.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         group = compose("train", [f"backbone={name}"]).backbone
-        if OmegaConf.get_type(group) is schemas.GuidedDiffusionConfig:
+        kind = OmegaConf.get_type(group)
+        if issubclass(kind, schemas.NetworkConfig):
             group.checkpoint, group.precision = "random", "32"
+        if kind is schemas.GuidedDiffusionConfig:
             group.unet.num_channels = min(group.unet.num_channels, 64)
+        elif kind is schemas.SwavConfig:
+            group.channels //= 16
+        elif kind is schemas.MaeConfig:
+            group.embed_dim, group.depth, group.num_heads, group.image_size = 32, 4, 2, 64
         settings = OmegaConf.to_object(group)
     assert isinstance(settings, schemas.BackboneConfig)
     backbone = build_backbone(settings, torch.device("cpu"))
@@ -162,10 +169,13 @@ def test_blocks_and_timesteps_that_do_not_exist_are_refused(backbone: Backbone) 
     for block in (99, -1):
         with pytest.raises(ConfigError) as caught:
             backbone.check([0, block], [1])
+        kind, first = backbone.block_order.split(", ")
         assert str(caught.value) == (
             f"block {block} does not exist in backbone '{backbone.name}' "
-            f"(decoder blocks 0..{last}, 0 = deepest). Change `features.blocks`."
+            f"({kind} 0..{last}, {first}). Change `features.blocks`."
         )
+        encoder = isinstance(backbone, EncoderBackbone)
+        assert first == ("0 = first" if encoder else "0 = deepest")
     if backbone.num_timesteps is None:
         backbone.check([0], [10**6])
         return
