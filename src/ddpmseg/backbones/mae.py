@@ -26,10 +26,7 @@ def mae_settings(shapes: Shapes) -> dict[str, Any]:
             raise ValueError(f"there is no '{key}' of {axes} axes")
     if "blocks.0.mlp.fc1.weight" not in shapes:
         raise ValueError("there is no 'blocks.0.mlp.fc1.weight'")
-    embed_dim, patch_size = (
-        shapes["patch_embed.proj.weight"][0],
-        shapes["patch_embed.proj.weight"][2],
-    )
+    embed_dim, _, patch_size, _ = shapes["patch_embed.proj.weight"]
     return {
         "image_size": isqrt(shapes["pos_embed"][1] - 1) * patch_size,
         "patch_size": patch_size,

@@ -3,7 +3,7 @@
 import logging
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,13 +87,8 @@ def load_encoder(
     return network
 
 
-def kind_of(names: Sequence[str] | Shapes) -> tuple[str, str] | None:
-    """What network has such parameters, and the backbone that reads it; None where none is known."""
-    return next((kind for marker, kind in KINDS.items() if marker in names), None)
-
-
 def _way_out(given: Shapes, encoder: Encoder, settings: Mapping[str, Any]) -> str:
-    kind = kind_of(given)
+    kind = next((kind for marker, kind in KINDS.items() if marker in given), None)
     if kind is None:
         names = ", ".join(list(given)[:3]) or "nothing"
         return f"It is none of the networks that can be told by their parameters (it has {names})."
