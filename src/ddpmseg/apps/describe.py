@@ -17,7 +17,7 @@ from ddpmseg.backbones.mae import MAE
 from ddpmseg.backbones.pretrained import KINDS, Encoder, read_pretrained
 from ddpmseg.backbones.swav import SWAV
 from ddpmseg.backbones.unet import UNetFlags
-from ddpmseg.backbones.weights import resolve_checkpoint, shapes_of
+from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.files import file_sha256
 
@@ -58,13 +58,14 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
     there already, or that asks for more than is known.
     """
     path = resolve_checkpoint(checkpoint)
-    state = read_pretrained(path)
+    pretrained = read_pretrained(path)
     for schema, encoder in ENCODERS.items():
-        if encoder.marker in state:
-            shapes = shapes_of(encoder.part_of(state)[0])
+        if encoder.marker in pretrained:
+            shapes = shapes_of(encoder.part_of(pretrained)[0])
             return _describe_encoder(checkpoint, schema, encoder, shapes, known, output)
     try:
-        shapes = shapes_of(state)
+        # Of a UNet, other than of an encoder, a file must hold nothing else.
+        shapes = shapes_of(read_state_dict(path, mapped=True))
         found = describe(shapes)
     except ValueError as error:
         raise CheckpointError(
