@@ -24,6 +24,7 @@ from ddpmseg.config import (
     PretrainConfig,
     SweepConfig,
     TrainConfig,
+    schema_of,
 )
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.labelled import LabelledSet
@@ -65,6 +66,11 @@ def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) ->
         logger=LoggerConfig(),
         paths=config.paths,
     )
+
+
+def block_order(target: str) -> str:
+    """`Backbone.block_order` of a class of this package; ConfigError where there is none."""
+    return get_class(schema_of(target)._target_).block_order
 
 
 def build_dataset(config: DatasetConfig) -> LabelledSet:
