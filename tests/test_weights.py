@@ -223,9 +223,10 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_web_page_is_called_one(start: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"page{suffix}"
-    path.write_text(f"{start}<title>Sign in</title>")
+    path.write_text(start + "<title>Sign in</title>")
     message = refusal(path)
-    assert f"is a web page, not a weight file: it begins with {start.strip()[:20]!r}" in message
+    assert "is a web page, not a weight file: it begins with " in message
+    assert start.strip()[:20] in message
 
 
 def test_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -154,7 +154,9 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         try:
             self.archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except (
+            Exception
+        ) as error:  # damage has many faces here: BadZipFile, UnicodeDecodeError, ...
             raise SalvageError(
                 "is no archive as torch has written since version 1.6; it is truncated, no weight "
                 "file, or older"
@@ -189,11 +191,13 @@ class TorchFile:
 
     def _read(self, name: str) -> bytes:
         try:
-            if self.archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-                raise SalvageError("holds compressed numbers, which torch never writes")
-            return self.archive.read(name)
-        except (KeyError, zipfile.BadZipFile, EOFError) as error:
+            stored = self.archive.getinfo(name).compress_type == zipfile.ZIP_STORED
+            content = self.archive.read(name) if stored else b""
+        except Exception as error:
             raise SalvageError(f"is damaged: '{name}' cannot be read ({error})") from error
+        if not stored:
+            raise SalvageError("holds compressed numbers, which torch never writes")
+        return content
 
 
 def is_state(content: object) -> bool:
