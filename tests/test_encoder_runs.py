@@ -36,7 +36,7 @@ def swav_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mae_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    network = MaeBackbone("mae", **MAE, mlp_ratio=4.0, checkpoint="random").network
+    network = MaeBackbone("mae", mlp_ratio=4.0, checkpoint="random", **MAE).network  # pyright: ignore
     state = network.state_dict() | {"mask_token": torch.ones(1, 1, 8)}
     return save_mae(tmp_path_factory.mktemp("mae") / "w.pth", state)
 
@@ -106,8 +106,7 @@ def test_a_sweep_has_one_timestep_and_an_untrained_control(swav_file: Path, tmp_
     given = [*swav_overrides(swav_file), *SWEEP, "sweep.blocks=[0,13]", "sweep.clusters.images=0"]
     sweep(composed(tmp_path, "backbone=swav_lsun_cat", *given, root="sweep"))
     with (tmp_path / "cells.csv").open() as file:
-        cells = [(row["block"], row["timestep"]) for row in csv.DictReader(file)]
-    assert cells == [("0", "0"), ("13", "0")]
+        assert [row["block"] for row in csv.DictReader(file)] == ["0", "13"]
     with (tmp_path / "controls.csv").open() as file:
         assert {row["control"] for row in csv.DictReader(file)} == {"pixels", "random"}
 
@@ -116,7 +115,7 @@ def test_blocks_are_listed_at_the_hook(capsys: pytest.CaptureFixture[str]) -> No
     given = ["backbone=swav_w2_ffhq", "dataset.image_size=256"]
     assert main(["blocks", *HERE, *given]) == 0
     title, _, *rows = capsys.readouterr().out.splitlines()
-    assert title == "swav_w2_ffhq: encoder blocks, 0 = first (inputs)"
+    assert title == "swav_w2_ffhq: encoder blocks, in forward order (inputs)"
     assert rows[0].split() == ["0", "128", "64x64", "layer1[0]"]
     assert rows[15].split() == ["15", "4096", "8x8", "layer4[2]"]
 
@@ -153,7 +152,7 @@ def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
     [
         (
             ["features.blocks=[16]"],
-            r"block 16 does not .* \(encoder blocks 0\.\.15, 0 = first",
+            r"block 16 does not .* \(encoder blocks 0\.\.15, in forward",
         ),
         (["dataset.image_size=40"], "needs images whose side is divisible by 32"),
         (["backbone.precision=8"], "`backbone.precision=8`: must be one of auto, 32, bf16, 16"),
@@ -176,10 +175,10 @@ def test_files_are_described(
     title, *lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"{swav_file}: a ResNet, [\d,]+ parameters in its encoder", title)
     assert "  channels: 2" in lines
-    assert "  layers: [3, 4, 6, 3]" in lines
+    assert "  stages: [3, 4, 6, 3]" in lines
     assert lines[-1] == (
         f"use it with `backbone=swav backbone.checkpoint={swav_file} backbone.channels=2 "
-        "backbone.layers=[3,4,6,3]`"
+        "backbone.stages=[3,4,6,3]`"
     )
     assert main(["weights", "describe", str(mae_file), "--num-heads", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -324,7 +324,7 @@ def test_a_file_of_another_width_or_depth_is_answered_with_its_settings(tmp_path
     assert "conv1.weight is [4, 3, 7, 7] in the file, [8, 3, 7, 7] in the network" in message
     assert message.endswith("The file fits with `backbone.channels=4`.")
     deeper = save_swav(tmp_path / "deep.pth", resnet_state(4, [2, 3], 1))
-    assert refusal(tiny_swav, deeper).endswith("The file fits with `backbone.layers=[2,3]`.")
+    assert refusal(tiny_swav, deeper).endswith("The file fits with `backbone.stages=[2,3]`.")
     mae = save_mae(tmp_path / "mae.pth", tiny_mae_state())
     other = partial(tiny_mae, image_size=32, depth=2)
     assert refusal(other, mae).endswith(
@@ -382,7 +382,7 @@ def test_blocks_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         tiny_mae().check([3], [0])
     assert str(caught.value) == (
-        "block 3 does not exist in backbone 'mae' (encoder blocks 0..2, 0 = first). "
+        "block 3 does not exist in backbone 'mae' (encoder blocks 0..2, in forward order). "
         "Change `features.blocks`."
     )
 
@@ -398,7 +398,7 @@ def test_blocks_that_do_not_exist_are_refused() -> None:
 )
 def test_settings_that_build_no_transformer(changes: dict[str, int], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        tiny_mae(**changes)
+        tiny_mae("random", **changes)
 
 
 @pytest.mark.parametrize(("channels", "layers"), [(0, [1]), (4, []), (4, [1, 0])])

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._utils import _rebuild_tensor_v2
 
 from ddpmseg.__main__ import main
 from ddpmseg.apps.salvage import convert_weights
@@ -200,7 +201,7 @@ def forged(storage: tuple[Any, ...], offset: int, shape: object, strides: object
     class View:
         def __reduce__(self) -> tuple[Any, ...]:
             arguments = ("here", offset, shape, strides, False, OrderedDict())
-            return torch._utils._rebuild_tensor_v2, arguments
+            return _rebuild_tensor_v2, arguments
 
     Pickler(out, protocol=2).dump({"a": View()})
     return out.getvalue()

@@ -24,7 +24,7 @@ from ddpmseg.analysis.study import Study
 Percent = Float64[np.ndarray, "b t"]
 Metric = Callable[[CellGrid], Float64[np.ndarray, "b t s"]]
 
-TIME_AXIS = "timestep t"
+BLOCK_AXIS, TIME_AXIS = "block (0 = deepest)", "timestep t"
 LEFT, BELOW = 0.62, 0.5
 """Inches for the ticks and the title of an axis."""
 BAR = 0.85

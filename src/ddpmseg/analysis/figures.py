@@ -24,6 +24,7 @@ from ddpmseg.analysis.cells import best_cell, seed_mean
 from ddpmseg.analysis.charts import (
     BAR,
     BELOW,
+    BLOCK_AXIS,
     LEFT,
     TIME_AXIS,
     Percent,
@@ -57,7 +58,7 @@ def miou_over_timesteps(study: Study) -> Figure:
 
 @house_style()
 def miou_heatmap(study: Study) -> Figure:
-    """Mean miou of every cell, block 0 at the bottom, in numbers where there is room."""
+    """Mean miou of every cell, deepest block at the bottom, in numbers where there is room."""
     scores = Scores.of(study, lambda grid: grid.metric("miou"))
     blocks, times = scores.mean.shape
     across, down = min(0.42, 7.8 / times), min(0.3, 6.0 / blocks)
@@ -67,7 +68,7 @@ def miou_heatmap(study: Study) -> Figure:
     headline(figure, LEFT, title, scores.describe_best() + _missing(scores.mean))
     axes = axes_at(figure, LEFT, HEAD, width, height)
     picture = draw_heatmap(axes, study.grid, scores.mean)
-    axes.set(xlabel=TIME_AXIS, ylabel=study.block_axis)
+    axes.set(xlabel=TIME_AXIS, ylabel=BLOCK_AXIS)
     colour_bar(figure, picture, LEFT + width + 0.12, HEAD, height, "mIoU (%)")
     return figure
 
@@ -103,7 +104,7 @@ def class_size(study: Study) -> Figure:
         draw_curves(curves, scores, "mean IoU (%)")
         heatmap = axes_at(figure, left, below, width, low)
         picture = draw_heatmap(heatmap, grid, scores.mean)
-        heatmap.set(xlabel=TIME_AXIS, ylabel=study.block_axis)
+        heatmap.set(xlabel=TIME_AXIS, ylabel=BLOCK_AXIS)
         colour_bar(figure, picture, left + width + 0.1, below, low, "mean IoU (%)")
         if index:
             put_legend(figure, curves, 2 * stride, top)
@@ -140,7 +141,7 @@ def per_class(study: Study) -> Figure:
         lowest = index + columns >= len(ranked)
         axes.tick_params(labelleft=column == 0, labelbottom=lowest, length=2)
         axes.set_xlabel(TIME_AXIS if lowest else "", size=SMALL)
-        axes.set_ylabel(study.block_axis if column == 0 else "", size=SMALL)
+        axes.set_ylabel(BLOCK_AXIS if column == 0 else "", size=SMALL)
     return figure
 
 

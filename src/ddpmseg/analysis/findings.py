@@ -136,12 +136,7 @@ def _groups(study: Study) -> str:
         return f"{sentence}; small classes are hardly segmented, so their place says little."
     readings = []
     if len(grid.blocks) > 1:
-        difference = small.block - large.block
-        if study.is_decoder:
-            readings.append(_reading(difference, "shallower", "deeper", "block"))
-        else:  # about which the paper says nothing
-            where = "the same" if not difference else "a later" if difference > 0 else "an earlier"
-            readings.append(f"{where} block")
+        readings.append(_reading(small.block - large.block, "shallower", "deeper", "block"))
     if len(grid.timesteps) > 1:
         readings.append(_reading(large.timestep - small.timestep, "smaller", "larger", "t"))
     return f"{sentence}: small ones at {' and '.join(readings)}."
@@ -163,9 +158,7 @@ def _correlations(study: Study) -> list[str]:
         return []
     sentences = []
     if len(study.grid.blocks) > 1:
-        readings = ("later blocks", "earlier blocks")
-        if study.is_decoder:
-            readings = (f"shallower blocks, which {AGREES}", f"deeper blocks, which {DISAGREES}")
+        readings = (f"shallower blocks, which {AGREES}", f"deeper blocks, which {DISAGREES}")
         value = found.rho_block, found.p_block
         sentences.append(_correlation("block", "block ", found.block, value, readings))
     if len(study.grid.timesteps) > 1:

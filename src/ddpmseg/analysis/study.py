@@ -46,8 +46,7 @@ class Study:
     """One backbone on one dataset over a grid of cells, beside its controls.
 
     `controls` are grids of other backbones by name ('pixels', 'random'), on the same images.
-    `settings` are shown as they are, in order. `command` made it all. `block_order` is the
-    backbone's: what its blocks are and which is the first.
+    `settings` are shown as they are, in order. `command` made it all.
     """
 
     dataset: str
@@ -59,17 +58,6 @@ class Study:
     controls: Mapping[str, CellGrid] = field(default_factory=dict)
     examples: Examples | None = None
     clusters: ClusterMaps | None = None
-    block_order: str = "decoder blocks, 0 = deepest"
-
-    @property
-    def block_axis(self) -> str:
-        """'block (0 = deepest)', or which other one is the first."""
-        return f"block ({self.block_order.partition(', ')[2]})"
-
-    @property
-    def is_decoder(self) -> bool:
-        """Whether a block of a higher index is a shallower one, as in the paper's networks."""
-        return self.block_order.startswith("decoder")
 
     @cached_property
     def groups(self) -> ClassGroups:

@@ -19,12 +19,11 @@ from ddpmseg.config import (
     FeaturesConfig,
     HeadConfig,
     LoggerConfig,
-    NetworkConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
     TrainConfig,
-    schema_of,
+    WeightsConfig,
 )
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.labelled import LabelledSet
@@ -68,18 +67,13 @@ def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) ->
     )
 
 
-def block_order(target: str) -> str:
-    """`Backbone.block_order` of a class of this package; ConfigError where there is none."""
-    return get_class(schema_of(target)._target_).block_order
-
-
 def build_dataset(config: DatasetConfig) -> LabelledSet:
     return build_part(config)
 
 
 def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
     """The frozen network on `device`, with its weights."""
-    if not isinstance(config, NetworkConfig):
+    if not isinstance(config, WeightsConfig):
         return build_part(config).to(device)
     precision = choose_precision(config.precision, device)
     return build_part(config, precision=precision, sha256=config.sha256).to(device)
@@ -87,7 +81,7 @@ def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
 
 def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
     """The network's shape only: allocates nothing and reads no file, whatever its size."""
-    if isinstance(config, NetworkConfig):
+    if isinstance(config, WeightsConfig):
         config = replace(config, checkpoint="random")
     with torch.device("meta"):
         return build_part(config)

@@ -22,10 +22,10 @@ from ddpmseg.backbones.weights import resolve_checkpoint
 from ddpmseg.config import (
     FolderDatasetConfig,
     GuidedDiffusionConfig,
-    NetworkConfig,
     SweepConfig,
     TrainConfig,
     TrainerConfig,
+    WeightsConfig,
 )
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import SPLITS
@@ -205,10 +205,10 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     build_protocol(head)
     for width in head.hidden or []:
         _at_least("head.hidden", width, 1)
-    if isinstance(config.backbone, NetworkConfig):
+    if isinstance(config.backbone, WeightsConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     layout = planned_layout(config)
-    if files and isinstance(config.backbone, NetworkConfig):
+    if files and isinstance(config.backbone, WeightsConfig):
         _check_checkpoint(config.backbone)
     if head.checkpoint is not None:
         read_head(config, layout.dim, load_class_table(dataset.classes))
@@ -222,7 +222,7 @@ def _check_root(dataset: FolderDatasetConfig) -> None:
         )
 
 
-def _check_checkpoint(backbone: NetworkConfig) -> None:
+def _check_checkpoint(backbone: WeightsConfig) -> None:
     if backbone.checkpoint == RANDOM or comes_at_first_use(backbone):
         return
     try:

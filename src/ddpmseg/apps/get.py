@@ -13,8 +13,8 @@ from ddpmseg.config import (
     DatasetConfig,
     DownloadConfig,
     FolderDatasetConfig,
-    NetworkConfig,
     PathsConfig,
+    WeightsConfig,
 )
 from ddpmseg.data.fetch import Source, fetch
 from ddpmseg.data.unpack import holds_something, unpack_folder
@@ -53,7 +53,7 @@ def get_weights(backbone: BackboneConfig) -> None:
 
     Raises ConfigError where nothing can be fetched, DownloadError and CheckpointError as `fetch`.
     """
-    if not isinstance(backbone, NetworkConfig) or _needs_no_file(backbone):
+    if not isinstance(backbone, WeightsConfig) or _needs_no_file(backbone):
         raise ConfigError(f"`backbone={backbone.name}` needs no weight file: nothing to fetch.")
     source = _source(backbone)
     place = Path(backbone.checkpoint).expanduser()
@@ -82,16 +82,16 @@ def comes_at_first_use(part: DatasetConfig | BackboneConfig) -> bool:
     if isinstance(part, FolderDatasetConfig):
         missing = not holds_something(Path(part.root).expanduser())
     else:
-        assert isinstance(part, NetworkConfig)
+        assert isinstance(part, WeightsConfig)
         missing = not _needs_no_file(part) and not Path(part.checkpoint).expanduser().is_file()
     if missing:
         _source(part)
     return missing
 
 
-def how_to_get(part: FolderDatasetConfig | NetworkConfig) -> str:
+def how_to_get(part: FolderDatasetConfig | WeightsConfig) -> str:
     """A sentence to follow the message that its files are missing; empty without a URL."""
-    if part.url is None or (isinstance(part, NetworkConfig) and _needs_no_file(part)):
+    if part.url is None or (isinstance(part, WeightsConfig) and _needs_no_file(part)):
         return ""
     return (
         f" `{command('get', part)}` fetches it (add the `{_group(part)}.*` settings given here), "
@@ -99,13 +99,13 @@ def how_to_get(part: FolderDatasetConfig | NetworkConfig) -> str:
     )
 
 
-def command(action: str, part: FolderDatasetConfig | NetworkConfig) -> str:
+def command(action: str, part: FolderDatasetConfig | WeightsConfig) -> str:
     """The command line that does `action`, 'get' or 'check', for a part."""
     noun = "data" if isinstance(part, FolderDatasetConfig) else "weights"
     return f"python -m ddpmseg {noun} {action} {part.name}"
 
 
-def _source(part: FolderDatasetConfig | NetworkConfig) -> Source:
+def _source(part: FolderDatasetConfig | WeightsConfig) -> Source:
     """Raises ConfigError for a URL that is not given and a digest that is none."""
     group = _group(part)
     if part.url is None:
@@ -119,7 +119,7 @@ def _source(part: FolderDatasetConfig | NetworkConfig) -> Source:
     return Source(part.url, part.sha256, group, command("get", part), wrong)
 
 
-def _group(part: FolderDatasetConfig | NetworkConfig) -> str:
+def _group(part: FolderDatasetConfig | WeightsConfig) -> str:
     return "dataset" if isinstance(part, FolderDatasetConfig) else "backbone"
 
 
@@ -129,10 +129,10 @@ def _archive(url: str, paths: PathsConfig) -> Path:
     return folder / (url.partition("?")[0].rstrip("/").rpartition("/")[2] or "archive.tar")
 
 
-def _needs_no_file(backbone: NetworkConfig) -> bool:
+def _needs_no_file(backbone: WeightsConfig) -> bool:
     return backbone.checkpoint == RANDOM or backbone.checkpoint.startswith(BUNDLED)
 
 
-def _tell(part: FolderDatasetConfig | NetworkConfig, place: Path) -> None:
+def _tell(part: FolderDatasetConfig | WeightsConfig, place: Path) -> None:
     log.info("terms of '%s': %s", part.name, part.terms or "none are known; ask its source")
     log.info("fetching %s to '%s'", part.url, place)

@@ -8,10 +8,10 @@ from ddpmseg.apps.build import as_training
 from ddpmseg.backbones.guided_diffusion import RANDOM
 from ddpmseg.config import (
     BackboneConfig,
-    NetworkConfig,
     PixelsConfig,
     SweepConfig,
     TrainConfig,
+    WeightsConfig,
 )
 from ddpmseg.tracking.cells import CellStore, Key
 
@@ -90,6 +90,6 @@ def _control(name: str, config: SweepConfig) -> BackboneConfig | None:
             return None
         size = config.dataset.image_size
         return PixelsConfig(_target_=PixelsConfig._target_, name=name, image_size=size)
-    if not isinstance(backbone, NetworkConfig) or backbone.checkpoint == RANDOM:
+    if not isinstance(backbone, WeightsConfig) or backbone.checkpoint == RANDOM:
         return None
     return replace(backbone, name=name, checkpoint=RANDOM)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from ddpmseg.analysis.cells import Cell, CellGrid
 from ddpmseg.analysis.study import Study
-from ddpmseg.apps.build import block_order, build_dataset
+from ddpmseg.apps.build import build_dataset
 from ddpmseg.apps.jobs import JOB, Job
 from ddpmseg.apps.load import load_config, load_sweep_config
 from ddpmseg.apps.report import write_study
@@ -154,5 +154,4 @@ def _study(config: TrainConfig, cells: Iterable[Cell], command: str) -> Study:
             "head": f"{config.head.members} members, protocol {config.head.protocol}",
             "features": f"block {config.features.hook}s, noise {config.features.noise}",
         },
-        block_order=block_order(config.backbone._target_),
     )

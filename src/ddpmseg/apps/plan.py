@@ -22,7 +22,7 @@ from ddpmseg.apps.checks import checked_config, planned_layout
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.backbones.guided_diffusion import RANDOM
 from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import FolderDatasetConfig, NetworkConfig, TrainConfig
+from ddpmseg.config import FolderDatasetConfig, TrainConfig, WeightsConfig
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import CheckpointError, ConfigError
 
@@ -66,7 +66,7 @@ def estimate(config: TrainConfig) -> list[str]:
         dataset = build_dataset(config.dataset)
         num_train, num_test = num_training_images(config, dataset), len(dataset.test)
     backbone = config.backbone
-    if isinstance(backbone, NetworkConfig):
+    if isinstance(backbone, WeightsConfig):
         try:
             if backbone.checkpoint != RANDOM:
                 resolve_checkpoint(backbone.checkpoint)
@@ -99,7 +99,8 @@ def blocks(config: TrainConfig) -> list[str]:
     backbone = build_backbone_without_weights(config.backbone)
     hook = config.features.hook
     read = " (inputs)" if hook == "input" else ""
-    lines = [f"{backbone.name}: {backbone.block_order}{read}", "block  channels     size  layers"]
+    lines = [f"{backbone.name}: {backbone.block_kind}s, {backbone.block_order}{read}"]
+    lines.append("block  channels     size  layers")
     for block in backbone.blocks:
         channels, stride = block.at(hook)  # pyright: ignore[reportArgumentType]
         side = config.dataset.image_size // stride

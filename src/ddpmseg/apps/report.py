@@ -12,7 +12,6 @@ from ddpmseg.analysis.figures import save_figures
 from ddpmseg.analysis.findings import findings
 from ddpmseg.analysis.report import write_report
 from ddpmseg.analysis.study import Examples, Study
-from ddpmseg.apps.build import block_order
 from ddpmseg.apps.show import EXAMPLES, read_arrays, read_clusters
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import DataError
@@ -58,7 +57,6 @@ def read_study(store: CellStore) -> Study:
         },
         examples=_examples(store, grid),
         clusters=read_clusters(store.folder),
-        block_order=block_order(request["backbone._target_"]),
     )
 
 

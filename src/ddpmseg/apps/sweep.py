@@ -35,7 +35,7 @@ from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.guided_diffusion import RANDOM
 from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import BackboneConfig, NetworkConfig, SweepConfig, sweep_request
+from ddpmseg.config import BackboneConfig, SweepConfig, WeightsConfig, sweep_request
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
@@ -256,6 +256,6 @@ def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> 
 
 
 def _checkpoint_sha256(config: BackboneConfig) -> str:
-    if not isinstance(config, NetworkConfig) or config.checkpoint == RANDOM:
+    if not isinstance(config, WeightsConfig) or config.checkpoint == RANDOM:
         return ""
     return file_sha256(resolve_checkpoint(config.checkpoint))

@@ -47,6 +47,7 @@ class Backbone(nn.Module, ABC):
         dtype: of the maps.
         num_timesteps: legal timesteps are 0 .. num_timesteps - 1. None for a network that knows no
             timesteps: its maps are those of the clean image.
+        block_kind, block_order: what its blocks are and what their numbers mean, for people.
     """
 
     name: str
@@ -54,8 +55,8 @@ class Backbone(nn.Module, ABC):
     blocks: tuple[BlockSpec, ...]
     dtype: torch.dtype
     num_timesteps: int | None
-    block_order: str = "decoder blocks, 0 = deepest"
-    """What `blocks` are and which is the first, for people."""
+    block_kind: str = "decoder block"
+    block_order: str = "0 = deepest"
     checkpoint_sha256: str = ""
     """Digest of the weight file; empty where there is none."""
 
@@ -110,10 +111,10 @@ class Backbone(nn.Module, ABC):
         """Raise ConfigError unless every block and timestep exists here."""
         for block in blocks:
             if not 0 <= block < len(self.blocks):
-                kind, _, first = self.block_order.partition(", ")
                 raise ConfigError(
                     f"block {block} does not exist in backbone '{self.name}' "
-                    f"({kind} 0..{len(self.blocks) - 1}, {first}). Change `features.blocks`."
+                    f"({self.block_kind}s 0..{len(self.blocks) - 1}, {self.block_order}). "
+                    "Change `features.blocks`."
                 )
         for t in timesteps:
             if self.num_timesteps is not None and not 0 <= t < self.num_timesteps:

@@ -33,7 +33,7 @@ class EncoderBackbone(Backbone):
     stride: int
     settings: dict[str, Any]
     network: nn.Module
-    block_order = "encoder blocks, 0 = first"
+    block_kind, block_order = "encoder block", "in forward order"
 
     def __init__(self, name: str, image_size: int, precision: str, seed: int) -> None:
         super().__init__()
@@ -42,6 +42,8 @@ class EncoderBackbone(Backbone):
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
         self.dtype = PRECISIONS["32" if precision == "auto" else precision]
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+        self._scale: Tensor
+        self._shift: Tensor
         # ((x + 1) / 2 - mean) / std for x in [-1, 1].
         self.register_buffer("_scale", 0.5 / std, persistent=False)
         self.register_buffer("_shift", (0.5 - mean) / std, persistent=False)

@@ -97,6 +97,7 @@ class MaeBackbone(EncoderBackbone):
         self.stride, self.own_side = patch_size, image_size // patch_size
         build = partial(build_transformer, **self.settings)
         vit = self.with_weights(build, checkpoint, MAE, sha256)
+        assert vit.pos_embed is not None
         self._take_positions(vit.pos_embed, checkpoint)
         self.network = vit.to(self.dtype)
         self.blocks = tuple(

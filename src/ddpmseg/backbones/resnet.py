@@ -21,14 +21,14 @@ class ResNet(nn.Module):
     pads by 2; that is a padding of 3. Source: facebookresearch/swav, `src/resnet50.py`.
     """
 
-    def __init__(self, channels: int, layers: Sequence[int]) -> None:
+    def __init__(self, channels: int, stages: Sequence[int]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         entering = channels
-        for stage, count in enumerate(layers):
+        for stage, count in enumerate(stages):
             width = channels * 2**stage
             blocks = []
             for index in range(count):
@@ -36,7 +36,7 @@ class ResNet(nn.Module):
                 blocks.append(_bottleneck(entering, width, stride))
                 entering = width * Bottleneck.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.num_stages = len(layers)
+        self.num_stages = len(stages)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # The network's own initial values, as in torchvision: without them the maps of an
@@ -88,14 +88,14 @@ def _folded(convolution: Any, norm: Any) -> tuple[Any, Any]:
 
 
 def resnet_settings(shapes: Shapes) -> dict[str, Any]:
-    """`channels` and `layers` of such a network; ValueError where its parameters are none's."""
+    """`channels` and `stages` of such a network; ValueError where its parameters are none's."""
     stem = shapes.get("conv1.weight")
     if stem is None or len(stem) != 4:
         raise ValueError("there is no stem 'conv1.weight'")
-    layers = []
-    while f"layer{len(layers) + 1}.0.conv1.weight" in shapes:
-        stage = f"layer{len(layers) + 1}."
-        layers.append(len({key.split(".")[1] for key in shapes if key.startswith(stage)}))
+    stages: list[int] = []
+    while f"layer{len(stages) + 1}.0.conv1.weight" in shapes:
+        stage = f"layer{len(stages) + 1}."
+        stages.append(len({key.split(".")[1] for key in shapes if key.startswith(stage)}))
     if "layer1.0.conv3.weight" not in shapes:
         raise ValueError("its blocks are no bottlenecks: 'layer1.0.conv3.weight' is not there")
-    return {"channels": stem[0], "layers": layers}
+    return {"channels": stem[0], "stages": stages}

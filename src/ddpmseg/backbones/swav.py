@@ -29,7 +29,7 @@ class SwavBackbone(EncoderBackbone):
     Args:
         name: shown in tables and messages.
         channels: of the stem; 64 for RN50, 128 for RN50w2.
-        layers: bottlenecks of each stage.
+        stages: bottlenecks of each stage.
         checkpoint: a file of SwAV (`state_dict` within, keys beginning with 'module.'), a bare
             state dict as .pt, .pth or .safetensors, or 'random'. Projection head, prototypes and
             classifier are left out.
@@ -50,24 +50,24 @@ class SwavBackbone(EncoderBackbone):
         self,
         name: str,
         channels: int,
-        layers: Sequence[int],
+        stages: Sequence[int],
         checkpoint: str,
         precision: str = "32",
         seed: int = 0,
         sha256: str | None = None,
     ) -> None:
         super().__init__(name, IMAGE_SIZE, precision, seed)
-        if channels < 1 or not layers or min(layers) < 1:
+        if channels < 1 or not stages or min(stages) < 1:
             raise ConfigError(
-                f"`backbone.channels={channels}`, `backbone.layers={list(layers)}`: a ResNet needs "
+                f"`backbone.channels={channels}`, `backbone.stages={list(stages)}`: a ResNet needs "
                 "channels, and bottlenecks in each of its stages, as 64 and [3,4,6,3]."
             )
-        self.settings = {"channels": channels, "layers": list(layers)}
-        resnet = self.with_weights(lambda: ResNet(channels, layers), checkpoint, SWAV, sha256)
+        self.settings = {"channels": channels, "stages": list(stages)}
+        resnet = self.with_weights(lambda: ResNet(channels, stages), checkpoint, SWAV, sha256)
         self.blocks = resnet.block_specs()
         self.stride = self.blocks[-1].stride
         resnet.eval().fold_batch_norms()
-        self.network = resnet.to(self.dtype, memory_format=torch.channels_last)
+        self.network = resnet.to(self.dtype).to(memory_format=torch.channels_last)
         self.freeze()
 
     def passed(self, images: Tensor) -> Iterator[Tensor]:

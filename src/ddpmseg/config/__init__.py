@@ -4,9 +4,9 @@ from ddpmseg.config.backbone import (
     BackboneConfig,
     GuidedDiffusionConfig,
     MaeConfig,
-    NetworkConfig,
     PixelsConfig,
     SwavConfig,
+    WeightsConfig,
 )
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.download import TRANSFER, DownloadConfig
@@ -44,7 +44,6 @@ __all__ = [
     "HeadConfig",
     "LoggerConfig",
     "MaeConfig",
-    "NetworkConfig",
     "PathsConfig",
     "PixelsConfig",
     "PoniesConfig",
@@ -54,6 +53,7 @@ __all__ = [
     "SweepSettings",
     "TrainConfig",
     "TrainerConfig",
+    "WeightsConfig",
     "leave_out_how",
     "multirun_key",
     "register",

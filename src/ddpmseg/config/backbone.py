@@ -17,7 +17,7 @@ class BackboneConfig:
 
 
 @dataclass
-class NetworkConfig(DownloadConfig, BackboneConfig):
+class WeightsConfig(DownloadConfig, BackboneConfig):
     """A network whose weights lie in a file."""
 
     checkpoint: str = MISSING
@@ -29,7 +29,7 @@ class NetworkConfig(DownloadConfig, BackboneConfig):
 
 
 @dataclass
-class GuidedDiffusionConfig(NetworkConfig):
+class GuidedDiffusionConfig(WeightsConfig):
     """Any UNet of guided_diffusion; its file holds a bare state dict."""
 
     _target_: str = "ddpmseg.backbones.guided_diffusion.GuidedDiffusionBackbone"
@@ -40,18 +40,18 @@ class GuidedDiffusionConfig(NetworkConfig):
 
 
 @dataclass
-class SwavConfig(NetworkConfig):
+class SwavConfig(WeightsConfig):
     """A ResNet of bottlenecks; its file is one of SwAV, or a bare state dict."""
 
     _target_: str = "ddpmseg.backbones.swav.SwavBackbone"
     channels: int = 64
     """Of the stem, to which all others are proportional: 64 for RN50, 128 for RN50w2."""
-    layers: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
+    stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
     """Bottlenecks of each stage."""
 
 
 @dataclass
-class MaeConfig(NetworkConfig):
+class MaeConfig(WeightsConfig):
     """The vision transformer of a masked autoencoder; its file is one of MAE, or a bare state dict.
     Needs the extra 'networks'."""
 
