@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from ddpmseg.backbones.salvage import Salvaged
 from ddpmseg.backbones.weights import resolve_checkpoint
@@ -45,6 +46,7 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
 
 def _told(path: Path, ended: "subprocess.CompletedProcess[str]") -> Salvaged:
     """What the process said; CheckpointError where it failed."""
+    told: dict[str, Any]
     try:
         told = json.loads(ended.stdout)
     except ValueError:
