@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.base import Backbone, BlockSpec, Hook
 from ddpmseg.backbones.contract import RULES, breaches
+from ddpmseg.backbones.mae import MaeBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
+from ddpmseg.backbones.swav import SwavBackbone
 from ddpmseg.backbones.timm import TimmBackbone
 from ddpmseg.backbones.unet import UNetFlags
 
@@ -21,6 +23,9 @@ TINY = UNetFlags(
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "guided_diffusion": lambda: filled_backbone(TINY),
     "guided_diffusion bf16": lambda: filled_backbone(TINY, precision="bf16"),
+    "swav": lambda: SwavBackbone("swav", 4, [1, 2, 1, 1], "random"),
+    "mae": lambda: MaeBackbone("mae", 16, 4, 16, 3, 2, 2.0, "random"),
+    "mae bf16": lambda: MaeBackbone("mae", 16, 4, 16, 3, 2, 2.0, "random", precision="bf16"),
     "pixels": lambda: PixelsBackbone("pixels", 16),
     "timm ResNet": lambda: TimmBackbone("test_resnet", "random", 64),
     "timm ViT": lambda: TimmBackbone("test_vit", "random", 40),

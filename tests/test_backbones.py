@@ -55,11 +55,18 @@ def composed(name: str) -> Backbone:
     schemas.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         group = compose("train", [f"backbone={name}"]).backbone
-        if OmegaConf.get_type(group) is schemas.GuidedDiffusionConfig:
+        kind = OmegaConf.get_type(group)
+        assert kind is not None
+        if issubclass(kind, schemas.WeightsConfig):
             group.checkpoint, group.precision = "random", "32"
+        if kind is schemas.GuidedDiffusionConfig:
             group.unet.num_channels = min(group.unet.num_channels, 64)
-        if OmegaConf.get_type(group) is schemas.TimmConfig:
-            group.name, group.checkpoint, group.precision = "test_vit", "random", "32"
+        if kind is schemas.TimmConfig:
+            group.name = "test_vit"
+        elif kind is schemas.SwavConfig:
+            group.channels //= 16
+        elif kind is schemas.MaeConfig:
+            group.embed_dim, group.depth, group.num_heads, group.image_size = 32, 4, 2, 64
         settings = OmegaConf.to_object(group)
     assert isinstance(settings, schemas.BackboneConfig)
     backbone = build_backbone(settings, torch.device("cpu"))

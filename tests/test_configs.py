@@ -31,6 +31,9 @@ MUST_BE_GIVEN = {
     "backbone=guided_diffusion_64": ("backbone.checkpoint=random",),
     "backbone=guided_diffusion_256": ("backbone.checkpoint=random",),
     "backbone=timm": ("backbone.name=test_vit", "backbone.checkpoint=random"),
+    "backbone=swav": ("backbone.checkpoint=random",),
+    "backbone=swav_w2": ("backbone.checkpoint=random",),
+    "backbone=mae": ("backbone.checkpoint=random",),
 }
 """Values that only the user knows, for the options that ask for them."""
 
@@ -84,6 +87,15 @@ def test_the_papers_selections_have_its_dimensions(
         f"features.hook={hook}",
     )
     assert planned_layout(config).dim == (dim if hook == "output" else by_input[name])
+
+
+@pytest.mark.parametrize(("name", "dim"), [("swav", 6720), ("swav_w2", 13440), ("mae", 12288)])
+@pytest.mark.parametrize("domain", ["", "_lsun_bedroom", "_ffhq", "_lsun_cat", "_lsun_horse"])
+def test_the_papers_encoders_have_its_dimensions(
+    name: str, dim: int, domain: str, tmp_path: Path
+) -> None:
+    given = ("dataset.image_size=256", f"backbone={name}{domain}", "backbone.checkpoint=random")
+    assert planned_layout(typed(tmp_path, *given)).dim == dim
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

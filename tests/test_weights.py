@@ -161,7 +161,7 @@ def test_code_in_a_file_is_not_executed(format: str, tmp_path: Path) -> None:
     assert not marker.exists()
     assert "is not a plain state dict: reading it would execute code stored in it" in message
     assert "It was not loaded" in message
-    assert "save `model.state_dict()` as .safetensors yourself." in message
+    assert f"`python -m ddpmseg weights convert {path} NAME.safetensors`." in message
     # The trap works: a reader that trusts the file springs it.
     if format == "pickle":
         pickle.loads(path.read_bytes())
@@ -211,8 +211,22 @@ def test_missing_file(tmp_path: Path) -> None:
         f"checkpoint '{path}' does not exist. Set `backbone.checkpoint` to a .pt or .safetensors "
         "file, or to 'random' for an untrained network."
     )
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load(tmp_path)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert "is a folder. Set `backbone.checkpoint` to the weight file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "start", ["<!DOCTYPE html>", "\n <html lang='en'>", "<?xml version='1.0'?>"]
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_web_page_is_called_one(start: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"page{suffix}"
+    path.write_text(start + "<title>Sign in</title>")
+    message = refusal(path)
+    assert "is a web page, not a weight file: it begins with " in message
+    assert start.strip()[:20] in message
 
 
 def test_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

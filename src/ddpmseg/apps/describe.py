@@ -1,15 +1,28 @@
 """What a weight file is, and the backbone YAML that uses it."""
 
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from ddpmseg.apps.choice import check_choice, write_choice
-from ddpmseg.backbones.describe import Description, describe, differences, network_shapes
+from ddpmseg.backbones.describe import (
+    Description,
+    Shapes,
+    describe,
+    differences,
+    network_shapes,
+)
+from ddpmseg.backbones.mae import MAE
+from ddpmseg.backbones.pretrained import KINDS, Encoder, read_pretrained
+from ddpmseg.backbones.swav import SWAV
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.files import file_sha256
+
+ENCODERS = {"swav": SWAV, "mae": MAE}
+"""By the name of their schema."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +53,18 @@ class Known:
 def describe_weights(checkpoint: str, known: Known, output: Path | None = None) -> list[str]:
     """Lines about the network in a weight file; with `output` also writes its backbone YAML.
 
-    Raises CheckpointError for a file that is no unconditional UNet of guided_diffusion, ConfigError
-    for what such a network cannot have, for an `output` that is there already, or that asks for
-    more than is known.
+    Raises CheckpointError for a file that is no unconditional UNet of guided_diffusion, nor an
+    encoder of SwAV or MAE, ConfigError for what such a network cannot have, for an `output` that is
+    there already, or that asks for more than is known.
     """
     path = resolve_checkpoint(checkpoint)
+    pretrained = read_pretrained(path)
+    for schema, encoder in ENCODERS.items():
+        if encoder.marker in pretrained:
+            shapes = shapes_of(encoder.part_of(pretrained)[0])
+            return _describe_encoder(checkpoint, schema, encoder, shapes, known, output)
     try:
+        # Of a UNet, other than of an encoder, a file must hold nothing else.
         shapes = shapes_of(read_state_dict(path, mapped=True))
         found = describe(shapes)
     except ValueError as error:
@@ -73,6 +92,48 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
     if output is None or flags is None:
         return lines
     write_backbone(output, checkpoint, file_sha256(path), flags)
+    return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
+
+
+def _describe_encoder(
+    checkpoint: str,
+    schema: str,
+    encoder: Encoder,
+    shapes: Shapes,
+    known: Known,
+    output: Path | None,
+) -> list[str]:
+    """As `describe_weights`, for the encoder's part of a file."""
+    try:
+        settings = encoder.settings(shapes)
+    except ValueError as error:
+        raise CheckpointError(
+            f"'{checkpoint}' is {KINDS[encoder.marker][0]}, but none that can be used as a "
+            f"backbone: {error}."
+        ) from error
+    count = sum(prod(shape) for shape in shapes.values())
+    lines = [
+        f"{checkpoint}: {KINDS[encoder.marker][0]}, {count:,} parameters in its encoder",
+        "in the file:",
+        *(f"  {key}: {value}" for key, value in settings.items()),
+    ]
+    if encoder is MAE:
+        channels = known.num_head_channels or 64
+        heads = known.num_heads or settings["embed_dim"] // channels
+        given = known.num_heads or known.num_head_channels
+        assumed = "" if given else f"  (assumed: {channels} channels a head; else --num-heads)"
+        lines += ["not in the file:", f"  num_heads: {heads}{assumed}"]
+        settings["num_heads"] = heads
+    if output is None:
+        changes = [f"backbone.{key}={value}".replace(" ", "") for key, value in settings.items()]
+        use = [f"backbone={schema}", f"backbone.checkpoint={checkpoint}", *changes]
+        return [*lines, f"use it with `{' '.join(use)}`"]
+    check_choice(output, "backbone", "--output")
+    comments = [
+        f"{Path(checkpoint).name}, sha256 {file_sha256(Path(checkpoint).expanduser())}",
+        "Settings by `python -m ddpmseg weights describe`.",
+    ]
+    write_choice(output, comments, f"{schema}_schema", {"checkpoint": checkpoint} | settings)
     return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
 
 

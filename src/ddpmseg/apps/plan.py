@@ -94,14 +94,15 @@ def _is_there(folder: str) -> bool:
 
 
 def blocks(config: TrainConfig) -> list[str]:
-    """A table of the backbone's blocks at `dataset.image_size`."""
-    backbone = build_backbone_without_weights(config.backbone)
-    steps = "" if backbone.num_timesteps is not None else "; no timesteps"
-    lines = [
-        f"{backbone.name}: {backbone.block_kind}s, {backbone.block_order}{steps}",
-        "block  channels     size  layers",
-    ]
+    """A table of the maps of the backbone's blocks at `dataset.image_size`, read at the hook."""
+    backbone, hook = build_backbone_without_weights(config.backbone), config.features.hook
+    notes = (" (inputs)" if hook == "input" else "") + (
+        "; no timesteps" if backbone.num_timesteps is None else ""
+    )
+    lines = [f"{backbone.name}: {backbone.block_kind}s, {backbone.block_order}{notes}"]
+    lines.append("block  channels     size  layers")
     for block in backbone.blocks:
-        side = backbone.map_size(block.index, "output", config.dataset.image_size)
-        lines.append(f"{block.index:>5}  {block.channels:>8}  {side:>3}x{side:<3}  {block.modules}")
+        channels, _ = block.at(hook)  # pyright: ignore[reportArgumentType]
+        side = backbone.map_size(block.index, hook, config.dataset.image_size)  # pyright: ignore
+        lines.append(f"{block.index:>5}  {channels:>8}  {side:>3}x{side:<3}  {block.modules}")
     return lines

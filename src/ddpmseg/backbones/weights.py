@@ -1,8 +1,9 @@
 """Weight files: found, hashed, read without executing anything, and held against the network."""
 
 import pickle
+import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +39,10 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             )
         return path
     path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        raise CheckpointError(
+            f"checkpoint '{path}' is a folder. Set `backbone.checkpoint` to the weight file itself."
+        )
     if not path.is_file():
         raise CheckpointError(
             f"checkpoint '{path}' does not exist. Set `backbone.checkpoint` to a .pt or "
@@ -58,18 +63,34 @@ def read_state_dict(
     CheckpointError when the file is damaged, wants to execute code, lacks the entry or holds
     something other than tensors by name.
     """
+    return state_of(read_content(path, mapped), path, entry, nested)
+
+
+def read_content(path: Path, mapped: bool = False, inert: Sequence[type] = ()) -> object:
+    """All a weight file holds; of classes only torch's own and the `inert` ones, which do nothing.
+
+    Raises CheckpointError as `read_state_dict`.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    if re.match(rb"\s*<[!?a-zA-Z]", start):
+        raise CheckpointError(
+            f"checkpoint '{path}' is a web page, not a weight file: it begins with "
+            f"{start.strip()[:20].decode(errors='replace')!r}. Fetch the file behind that page."
+        )
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            # The format before torch 1.6, which is no archive, cannot be mapped.
-            mmap = mapped and zipfile.is_zipfile(path)
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return load_file(path)
+        # The format before torch 1.6, which is no archive, cannot be mapped.
+        mmap = mapped and zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(list(inert)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored "
             f"in it, or it is damaged. It was not loaded ({_first_line(error)}). Ask its author "
-            "for a file of tensors only, or save `model.state_dict()` as .safetensors yourself."
+            "for a file of tensors only, or take its tensors out, executing nothing, with "
+            f"`python -m ddpmseg weights convert {path} NAME.safetensors`."
         ) from error
     except Exception as error:
         # The readers meet damage with nearly any type of error: IndexError, KeyError, ...
@@ -77,6 +98,13 @@ def read_state_dict(
             f"checkpoint '{path}' ({path.stat().st_size} bytes) cannot be read; it is truncated or "
             f"no weight file ({_first_line(error)}). Fetch it again."
         ) from error
+
+
+def state_of(
+    content: object, path: Path, entry: str | None = None, nested: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """The state dict within the `content` of the file at `path`, see `read_state_dict`."""
+    state = content
     if entry is not None:
         if not isinstance(state, dict) or entry not in state:
             raise CheckpointError(

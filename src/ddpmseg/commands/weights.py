@@ -1,4 +1,4 @@
-"""`weights get` and `weights describe`."""
+"""`weights get`, `weights describe` and `weights convert`."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ from ddpmseg.commands.common import add_command, add_overrides, show, typed
 
 
 def add(commands: Any) -> None:
-    commands = commands.add_parser("weights", help="weight files: get, describe").add_subparsers(
-        required=True
-    )
+    commands = commands.add_parser(
+        "weights", help="weight files: get, describe, convert"
+    ).add_subparsers(required=True)
 
     def get(name: str, config_dir: Path, overrides: list[str]) -> int:
         from ddpmseg.apps.get import get_weights
@@ -22,6 +22,11 @@ def add(commands: Any) -> None:
         from ddpmseg.apps.describe import Known, describe_weights
 
         return show(describe_weights(checkpoint, Known(**known), output))
+
+    def convert(**options: Any) -> int:
+        from ddpmseg.apps.salvage import convert_weights
+
+        return show(convert_weights(**options))
 
     command = add_command(
         commands, "get", get, "fetch the weight file of a backbone of conf/backbone/"
@@ -39,3 +44,8 @@ def add(commands: Any) -> None:
     command.add_argument("--diffusion-steps", type=int, default=1000)
     command.add_argument("--rescale-timesteps", action="store_true")
     command.add_argument("--output", type=Path, help="write conf/backbone/NAME.yaml")
+    text = "the tensors of a file that is refused for what it holds besides; executes nothing"
+    command = add_command(commands, "convert", convert, text)
+    command.add_argument("source", help="file written by torch.save")
+    command.add_argument("output", type=Path, help="new .safetensors file")
+    command.add_argument("--entry", help="under which the file has them, as model or state_dict")

@@ -1,8 +1,10 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
 from ddpmseg.backbones.guided_diffusion import GuidedDiffusionConfig
+from ddpmseg.backbones.mae import MaeConfig
 from ddpmseg.backbones.pixels import PixelsConfig
 from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
+from ddpmseg.backbones.swav import SwavConfig
 from ddpmseg.backbones.timm import TimmConfig
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import (
@@ -39,10 +41,12 @@ __all__ = [
     "GuidedDiffusionConfig",
     "HeadConfig",
     "LoggerConfig",
+    "MaeConfig",
     "PathsConfig",
     "PixelsConfig",
     "PoniesConfig",
     "PretrainConfig",
+    "SwavConfig",
     "SweepConfig",
     "SweepSettings",
     "TimmConfig",

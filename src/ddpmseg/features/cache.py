@@ -168,11 +168,13 @@ class MapCache:
 class MapNames:
     """The names under which an extractor's maps are kept.
 
-    Args: what decides a map besides the image and the timestep. The image counts by its pixels,
-    and by its name only where the noise depends on that.
+    Args: what decides a map besides the image and the timestep; `noise` is None where it decides
+    nothing. The image counts by its pixels, and by its name only where the noise depends on that.
     """
 
-    def __init__(self, network: Mapping[str, object], hook: Hook, noise: NoiseSource) -> None:
+    def __init__(
+        self, network: Mapping[str, object], hook: Hook, noise: NoiseSource | None
+    ) -> None:
         self.network, self.hook, self.noise = network, hook, noise
 
     def of_pairs(
@@ -191,7 +193,7 @@ class MapNames:
             "format": FORMAT,
             "network": self.network,
             "hook": self.hook,
-            "noise": self.noise.identity(image_name),
+            "noise": None if self.noise is None else self.noise.identity(image_name),
             "image": [list(image.shape), str(image.dtype), pixels.hexdigest()],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

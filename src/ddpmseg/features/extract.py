@@ -58,7 +58,8 @@ class FeatureExtractor:
         self.batch_size = batch_size
         network = backbone.identity()
         self.cache = None if network is None else cache
-        self._map_names = MapNames(network or {}, hook, self.noise)
+        noisy = backbone.num_timesteps is not None
+        self._map_names = MapNames(network or {}, hook, self.noise if noisy else None)
         self.num_passes = 0
 
     @property

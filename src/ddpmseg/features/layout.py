@@ -87,7 +87,7 @@ def feature_layout(
             raise ConfigError(
                 f"`{key}` must list at least one number, each once; got {list(chosen)}."
             )
-    largest_stride = max(block.input_stride for block in backbone.blocks)
+    largest_stride = max(max(block.input_stride, block.stride) for block in backbone.blocks)
     if (backbone.input_size or image_size) % largest_stride:
         raise ConfigError(
             f"backbone '{backbone.name}' needs images whose side is divisible by {largest_stride}; "

@@ -1,0 +1,113 @@
+"""What pretrained encoders share: clean images, ImageNet's colours, one pass block by block."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.pretrained import Encoder, Network, load_encoder
+from ddpmseg.backbones.weights import PRECISIONS, RANDOM, resolve_checkpoint
+from ddpmseg.data.origin import checked_sha256
+from ddpmseg.errors import CheckpointError, ConfigError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's colours in 0..1, by which the encoders' training shifted and scaled images."""
+
+
+class EncoderBackbone(Backbone):
+    """A frozen encoder: knows no timesteps, and its maps are those of the clean image.
+
+    A subclass sets `family`, `settings` (all that shapes the network), `stride`, `blocks` and
+    `network`, which `with_weights` makes, and runs it block by block in `passed`.
+
+    Attributes:
+        stride: sides of images must be divisible by it.
+    """
+
+    family: str
+    stride: int
+    settings: dict[str, Any]
+    network: nn.Module
+    block_kind, block_order = "encoder block", "in forward order"
+
+    def __init__(self, name: str, image_size: int, precision: str, seed: int) -> None:
+        super().__init__()
+        self.name, self.image_size, self.seed = name, image_size, seed
+        self.num_timesteps = None
+        # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
+        self.dtype = PRECISIONS["32" if precision == "auto" else precision]
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+        self._scale: Tensor
+        self._shift: Tensor
+        # ((x + 1) / 2 - mean) / std for x in [-1, 1].
+        self.register_buffer("_scale", 0.5 / std, persistent=False)
+        self.register_buffer("_shift", (0.5 - mean) / std, persistent=False)
+
+    def with_weights(
+        self, build: Callable[[], Network], checkpoint: str, encoder: Encoder, sha256: str | None
+    ) -> Network:
+        """The network with the weights of `checkpoint`, or with initial ones for 'random'."""
+        if checkpoint != RANDOM:
+            path = resolve_checkpoint(checkpoint)
+            self.checkpoint_sha256 = checked_sha256(path, sha256, CheckpointError)
+            return load_encoder(build, path, encoder, self.settings)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return build()
+
+    def identity(self) -> dict[str, Any]:
+        """Settings, weights, precision and kind of device, as for a UNet."""
+        untrained = {"seed": self.seed, "torch": torch.__version__}
+        return {
+            "network": self.family,
+            **self.settings,
+            "weights": self.checkpoint_sha256 or untrained,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+        }
+
+    def add_noise(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        noise: Float[Tensor, "n 3 h w"],
+    ) -> Float[Tensor, "n 3 h w"]:
+        """The clean images, whatever the timestep."""
+        return images
+
+    @torch.inference_mode()
+    def native_maps(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        timesteps: Int[Tensor, " n"],
+        blocks: Collection[int],
+        hook: Hook = "output",
+    ) -> dict[int, Float[Tensor, "n _ _ _"]]:
+        """See `Backbone.native_maps`. Images are scaled as the network was trained, in fp32."""
+        if images.shape[-1] % self.stride or images.shape[-2] % self.stride:
+            raise ConfigError(
+                f"backbone '{self.name}' needs image sides divisible by {self.stride}, "
+                f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
+            )
+        wanted, deepest, maps = frozenset(blocks), max(blocks), {}
+        scaled = torch.addcmul(self._shift, images, self._scale)
+        passed = self.passed(scaled.to(self.dtype, memory_format=torch.channels_last))
+        # The input of a block is the output of the one before it.
+        for index, value in enumerate(passed, start=0 if hook == "input" else -1):
+            if index in wanted:
+                maps[index] = value
+            if index == deepest:
+                break
+        return maps
+
+    @abstractmethod
+    def passed(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
+        """Run block after block: yields the map before the first, then that after each.
+
+        Images are scaled, in `dtype`, channels last. A block runs once the map after it is asked
+        for.
+        """

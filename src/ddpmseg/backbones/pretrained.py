@@ -1,0 +1,108 @@
+"""Weight files of pretrained encoders: the encoder's part of them, held against the network."""
+
+import logging
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ddpmseg.backbones.describe import Shapes, differences
+from ddpmseg.backbones.weights import read_content, shapes_of, state_of
+from ddpmseg.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+Network = TypeVar("Network", bound=nn.Module)
+
+ENTRIES = ("state_dict", "model")
+"""Under which a training run keeps its network, beside its optimiser and its settings."""
+KINDS = {
+    "layer1.0.conv1.weight": ("a ResNet", "backbone=swav or backbone=swav_w2"),
+    "blocks.0.attn.qkv.weight": ("a vision transformer", "backbone=mae"),
+    "input_blocks.0.0.weight": ("a UNet of guided_diffusion", "backbone=guided_diffusion_256"),
+}
+"""By a parameter that only such a network has: what it is, and the backbone that reads it."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What tells the files of one kind of encoder.
+
+    marker: its key in `KINDS`. dropped: prefixes of parameters that served its training only.
+    settings: read off the shapes of its parameters; ValueError where it is no such network.
+    """
+
+    marker: str
+    dropped: tuple[str, ...]
+    settings: Callable[[Shapes], dict[str, Any]]
+
+    def part_of(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The encoder's parameters, and a word for each of the others, as 'decoder_pred (2)'."""
+        kept = {key: value for key, value in state.items() if not key.startswith(self.dropped)}
+        others = Counter(key.partition(".")[0] for key in state if key not in kept)
+        return kept, [f"{name} ({count})" for name, count in sorted(others.items())]
+
+
+def read_pretrained(path: Path) -> dict[str, Tensor]:
+    """The network's parameters in a file: under one of `ENTRIES`, or all there is.
+
+    Nothing is executed and nothing but tensors leaves the file. Of other objects it may hold an
+    argparse.Namespace, which does nothing: MAE keeps its command line so. Values stay on disk until
+    they are looked at: the optimiser's, two or three times the network's, never are. Raises
+    CheckpointError as `read_state_dict`.
+    """
+    content = read_content(path, mapped=True, inert=[Namespace])
+    there = content if isinstance(content, dict) else {}
+    entry = next((name for name in ENTRIES if isinstance(there.get(name), Mapping)), None)
+    return state_of(content, path, entry)
+
+
+def load_encoder(
+    build: Callable[[], Network], path: Path, encoder: Encoder, settings: Mapping[str, Any]
+) -> Network:
+    """The network that `build` makes, in fp32, with every parameter from the file.
+
+    What the file has besides is listed in the log. Raises CheckpointError listing what differs and
+    the way out: another backbone, or which of `settings` to change.
+    """
+    state, others = encoder.part_of(read_pretrained(path))
+    with torch.device("meta"):  # initial values, which take seconds to draw, are not needed
+        network = build()
+    given, wanted = shapes_of(state), shapes_of(network.state_dict())
+    if problems := differences(given, wanted):
+        shown = "\n  ".join(problems[:8])
+        more = f"\n  ... and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit the network built from `backbone` "
+            f"({len(problems)} of {len(wanted)} parameters differ):\n  {shown}{more}\n"
+            f"{_way_out(given, encoder, settings)}"
+        )
+    network.to_empty(device="cpu").load_state_dict(state)
+    if others:
+        log.info("'%s': left out what only its training needs: %s", path, ", ".join(others))
+    return network
+
+
+def _way_out(given: Shapes, encoder: Encoder, settings: Mapping[str, Any]) -> str:
+    kind = next((kind for marker, kind in KINDS.items() if marker in given), None)
+    if kind is None:
+        names = ", ".join(list(given)[:3]) or "nothing"
+        return f"It is none of the networks that can be told by their parameters (it has {names})."
+    if kind != KINDS[encoder.marker]:
+        return f"It is {kind[0]}: use it with `{kind[1]}`."
+    try:
+        theirs = encoder.settings(given)
+    except ValueError as error:
+        return f"Parameters are missing from the file ({error}). Fetch it again."
+    changes = [
+        f"backbone.{key}={str(value).replace(' ', '')}"
+        for key, value in theirs.items()
+        if value != settings[key]
+    ]
+    if not changes:
+        return "Parameters are missing from the file, or it holds others besides. Fetch it again."
+    return f"The file fits with `{' '.join(changes)}`."
