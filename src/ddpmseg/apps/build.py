@@ -16,6 +16,7 @@ from ddpmseg.config import (
     TRANSFER,
     BackboneConfig,
     DatasetConfig,
+    DiffusersConfig,
     FeaturesConfig,
     GuidedDiffusionConfig,
     HeadConfig,
@@ -73,16 +74,21 @@ def build_dataset(config: DatasetConfig) -> LabelledSet:
 
 def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
     """The frozen network on `device`, with its weights."""
-    if not isinstance(config, GuidedDiffusionConfig):
+    if not isinstance(config, GuidedDiffusionConfig | DiffusersConfig):
         return build_part(config).to(device)
     precision = choose_precision(config.precision, device)
+    if isinstance(config, DiffusersConfig):
+        return build_part(config, precision=precision, download=config.download).to(device)
     return build_part(config, precision=precision, sha256=config.sha256).to(device)
 
 
 def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
-    """The network's shape only: allocates nothing and reads no file, whatever its size."""
+    """The network's shape only: allocates nothing and reads no weights, whatever its size."""
     if isinstance(config, GuidedDiffusionConfig):
         config = replace(config, checkpoint="random")
+    elif isinstance(config, DiffusersConfig):
+        with torch.device("meta"):
+            return build_part(config, untrained=True, download=config.download)
     with torch.device("meta"):
         return build_part(config)
 

@@ -18,8 +18,10 @@ from ddpmseg.apps.build import (
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, RANDOM
+from ddpmseg.backbones.model_folder import find_model
 from ddpmseg.backbones.weights import resolve_checkpoint
 from ddpmseg.config import (
+    DiffusersConfig,
     FolderDatasetConfig,
     GuidedDiffusionConfig,
     SweepConfig,
@@ -204,11 +206,15 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     build_protocol(head)
     for width in head.hidden or []:
         _at_least("head.hidden", width, 1)
-    if isinstance(config.backbone, GuidedDiffusionConfig):
+    if isinstance(config.backbone, GuidedDiffusionConfig | DiffusersConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     layout = planned_layout(config)
     if files and isinstance(config.backbone, GuidedDiffusionConfig):
         _check_checkpoint(config.backbone)
+    elif files and isinstance(config.backbone, DiffusersConfig):
+        # Its small files have been read already. What a download brings comes later.
+        there = config.backbone.untrained or config.backbone.download
+        find_model(config.backbone.checkpoint, weights=not there)
     if head.checkpoint is not None:
         read_head(config, layout.dim, load_class_table(dataset.classes))
 

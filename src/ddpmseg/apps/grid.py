@@ -8,6 +8,7 @@ from ddpmseg.apps.build import as_training
 from ddpmseg.backbones.guided_diffusion import RANDOM
 from ddpmseg.config import (
     BackboneConfig,
+    DiffusersConfig,
     GuidedDiffusionConfig,
     PixelsConfig,
     SweepConfig,
@@ -90,6 +91,8 @@ def _control(name: str, config: SweepConfig) -> BackboneConfig | None:
             return None
         size = config.dataset.image_size
         return PixelsConfig(_target_=PixelsConfig._target_, name=name, image_size=size)
+    if isinstance(backbone, DiffusersConfig):
+        return None if backbone.untrained else replace(backbone, name=name, untrained=True)
     if not isinstance(backbone, GuidedDiffusionConfig) or backbone.checkpoint == RANDOM:
         return None
     return replace(backbone, name=name, checkpoint=RANDOM)

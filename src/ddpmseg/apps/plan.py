@@ -21,8 +21,14 @@ from ddpmseg.apps.build import (
 from ddpmseg.apps.checks import checked_config, planned_layout
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.backbones.guided_diffusion import RANDOM
+from ddpmseg.backbones.model_folder import find_model
 from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.config import (
+    DiffusersConfig,
+    FolderDatasetConfig,
+    GuidedDiffusionConfig,
+    TrainConfig,
+)
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import CheckpointError, ConfigError
 
@@ -73,6 +79,12 @@ def estimate(config: TrainConfig) -> list[str]:
         except CheckpointError:
             notes.append(f"weights: '{backbone.checkpoint}' is not there; timed with random ones")
             backbone = replace(backbone, checkpoint=RANDOM, sha256=None)
+    elif isinstance(backbone, DiffusersConfig) and not backbone.untrained:
+        try:
+            find_model(backbone.checkpoint)
+        except CheckpointError:
+            notes.append(f"weights: '{backbone.checkpoint}' lacks them; timed with random ones")
+            backbone = replace(backbone, untrained=True)
     network = build_backbone(backbone, choose_device(config.trainer.accelerator))
     seconds = seconds_per_image(build_extractor(config, network))
     return [

@@ -34,8 +34,15 @@ from ddpmseg.apps.show import write_clusters, write_examples
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.guided_diffusion import RANDOM
+from ddpmseg.backbones.model_folder import find_model
 from ddpmseg.backbones.weights import resolve_checkpoint
-from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, SweepConfig, sweep_request
+from ddpmseg.config import (
+    BackboneConfig,
+    DiffusersConfig,
+    GuidedDiffusionConfig,
+    SweepConfig,
+    sweep_request,
+)
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
@@ -256,6 +263,8 @@ def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> 
 
 
 def _checkpoint_sha256(config: BackboneConfig) -> str:
+    if isinstance(config, DiffusersConfig) and not config.untrained:
+        return file_sha256(find_model(config.checkpoint, config.download).weights)
     if not isinstance(config, GuidedDiffusionConfig) or config.checkpoint == RANDOM:
         return ""
     return file_sha256(resolve_checkpoint(config.checkpoint))

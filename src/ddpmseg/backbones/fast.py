@@ -3,11 +3,10 @@
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpmseg.backbones.unet import (
     AttentionBlock,
-    GroupNorm32,
     QKVAttentionLegacy,
     ResBlock,
     UNetModel,
@@ -23,16 +22,22 @@ def speed_up(unet: UNetModel) -> None:
     of weights. Without gradients, residual blocks overwrite what nobody reads again.
     """
     unet.to(memory_format=torch.channels_last)
+    use_native_norms(unet)
     for module in unet.modules():
-        if isinstance(module, GroupNorm32):
-            module.__class__ = _NativeGroupNorm
-        elif isinstance(module, AttentionBlock):
+        if isinstance(module, AttentionBlock):
             module.__class__ = _FusedAttentionBlock
         elif isinstance(module, ResBlock):
             module.__class__ = _InPlaceResBlock
 
 
-class _NativeGroupNorm(GroupNorm32):
+def use_native_norms(network: nn.Module) -> None:
+    """The fast normalisation of `speed_up` for a network of another family."""
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.__class__ = _NativeGroupNorm
+
+
+class _NativeGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.device.type == "cpu":
             return _GroupNormFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)

@@ -1,15 +1,16 @@
-"""`weights get` and `weights describe`."""
+"""`weights get`, `weights describe` and, in a module of their own, the conversions."""
 
 from pathlib import Path
 from typing import Any
 
+from ddpmseg.commands import weights_convert
 from ddpmseg.commands.common import add_command, add_overrides, show, typed
 
 
 def add(commands: Any) -> None:
-    commands = commands.add_parser("weights", help="weight files: get, describe").add_subparsers(
-        required=True
-    )
+    commands = commands.add_parser(
+        "weights", help="weight files: get, describe, convert"
+    ).add_subparsers(required=True)
 
     def get(name: str, config_dir: Path, overrides: list[str]) -> int:
         from ddpmseg.apps.get import get_weights
@@ -39,3 +40,4 @@ def add(commands: Any) -> None:
     command.add_argument("--diffusion-steps", type=int, default=1000)
     command.add_argument("--rescale-timesteps", action="store_true")
     command.add_argument("--output", type=Path, help="write conf/backbone/NAME.yaml")
+    weights_convert.add(commands)

@@ -1,6 +1,11 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
-from ddpmseg.config.backbone import BackboneConfig, GuidedDiffusionConfig, PixelsConfig
+from ddpmseg.config.backbone import (
+    BackboneConfig,
+    DiffusersConfig,
+    GuidedDiffusionConfig,
+    PixelsConfig,
+)
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.download import TRANSFER, DownloadConfig
 from ddpmseg.config.identity import (
@@ -30,6 +35,7 @@ __all__ = [
     "BackboneConfig",
     "ClustersConfig",
     "DatasetConfig",
+    "DiffusersConfig",
     "DownloadConfig",
     "FeaturesConfig",
     "FolderDatasetConfig",

@@ -34,6 +34,28 @@ class GuidedDiffusionConfig(DownloadConfig, BackboneConfig):
 
 
 @dataclass
+class DiffusersConfig(BackboneConfig):
+    """Any unconditional UNet2DModel of the diffusers library."""
+
+    _target_: str = "ddpmseg.backbones.diffusers.DiffusersBackbone"
+    checkpoint: str = MISSING
+    """A folder as `save_pretrained` writes it, of the network or of a DDPM pipeline, or a model of
+    the Hugging Face hub, OWNER/NAME."""
+    noise_schedule: str | None = None
+    """'linear', 'scaled_linear' or 'squaredcos_cap_v2', each of 1000 steps; null: that of the
+    checkpoint's scheduler_config.json."""
+    untrained: bool = False
+    """Leave out the weights: a control. Of the checkpoint only config.json is read."""
+    seed: int = 0
+    """Draws the weights of an untrained network."""
+    precision: str = "auto"
+    compile: bool = False
+    """These two as for guided_diffusion."""
+    download: bool = False
+    """Fetch a model of the hub that the hub's cache lacks."""
+
+
+@dataclass
 class PixelsConfig(BackboneConfig):
     """The image itself as the only feature: a control."""
 

@@ -3,7 +3,12 @@
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from ddpmseg.config.backbone import BackboneConfig, GuidedDiffusionConfig, PixelsConfig
+from ddpmseg.config.backbone import (
+    BackboneConfig,
+    DiffusersConfig,
+    GuidedDiffusionConfig,
+    PixelsConfig,
+)
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import multirun_key, run_key, sweep_key
 from ddpmseg.config.roots import (
@@ -20,7 +25,11 @@ from ddpmseg.errors import ConfigError
 from ddpmseg.heads.official import ensemble_sha256
 
 DATASETS = {"folder": FolderDatasetConfig, "ponies": PoniesConfig}
-BACKBONES = {"guided_diffusion": GuidedDiffusionConfig, "pixels": PixelsConfig}
+BACKBONES = {
+    "guided_diffusion": GuidedDiffusionConfig,
+    "diffusers": DiffusersConfig,
+    "pixels": PixelsConfig,
+}
 """By the name of the schema in a defaults list, less its `_schema`."""
 
 
