@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_fill import filled, filled_backbone, relative_error
+from golden_fill import FOLDER, filled, filled_backbone, relative_error
 from guided_diffusion.respace import SpacedDiffusion
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tiny_diffusers import tiny_backbone
 from torch import Tensor, nn
 
 from ddpmseg import config as schemas
@@ -57,6 +58,9 @@ def composed(name: str) -> Backbone:
         if OmegaConf.get_type(group) is schemas.GuidedDiffusionConfig:
             group.checkpoint, group.precision = "random", "32"
             group.unet.num_channels = min(group.unet.num_channels, 64)
+        elif OmegaConf.get_type(group) is schemas.DiffusersConfig:
+            group.checkpoint, group.precision = str(FOLDER / "unet2d"), "32"
+            group.untrained = True
         settings = OmegaConf.to_object(group)
     assert isinstance(settings, schemas.BackboneConfig)
     backbone = build_backbone(settings, torch.device("cpu"))
@@ -69,6 +73,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "bf16": lambda: filled_backbone(TINY, precision="bf16"),
     "float16": lambda: filled_backbone(TINY, precision="16"),
     "pixels": lambda: PixelsBackbone("pixels", 16),
+    "diffusers": tiny_backbone,
     **{f"{name}.yaml": lambda name=name: composed(name) for name in CONFIGS},
 }
 

@@ -29,6 +29,10 @@ MUST_BE_GIVEN = {
     "dataset=folder": ("dataset.root=photos", "dataset.classes=ponies"),
     "backbone=guided_diffusion_64": ("backbone.checkpoint=random",),
     "backbone=guided_diffusion_256": ("backbone.checkpoint=random",),
+    "backbone=diffusers": (
+        f"backbone.checkpoint={ROOT / 'tests' / 'golden' / 'unet2d'}",
+        "dataset.image_size=256",
+    ),
 }
 """Values that only the user knows, for the options that ask for them."""
 

@@ -6,7 +6,7 @@ random image, and every decoder block, and the predicted noise, must agree.
 
 import json
 import logging
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,11 +125,12 @@ def convert_to_guided(checkpoint: str, output: Path, use_new_attention_order: bo
             torch.save(state, unfinished)
         else:
             save_file({key: value.contiguous() for key, value in state.items()}, unfinished)
-        _check_agreement(read_state_dict(unfinished), flags, model.config.parent)
+        del state  # large networks fill gigabytes
+        _check_agreement(read_state_dict(unfinished, mapped=True), flags, model.config.parent)
         unfinished.replace(output)
     if schedule is None:
         log.info("its noise schedule is not known: the folder has no scheduler_config.json")
-    log.info("wrote %s, with these flags:", output)
+    log.info("wrote %s, a checkpoint of guided_diffusion with these flags:", output)
     for line in _told(flags):
         log.info("  %s", line)
 
@@ -149,13 +150,11 @@ def _recorded_order(weights: Path) -> bool:
 
 
 def _told(flags: UNetFlags) -> list[str]:
-    """The flags as overrides, those that differ from the schema's defaults."""
-    default, given = asdict(UNetFlags()), asdict(flags)
+    """All flags as overrides of a guided_diffusion backbone, as a shell reads them."""
     return [
-        f"backbone.unet.{field.name}="
+        f"backbone.unet.{flag}="
         + (f"\"'{value}'\"" if isinstance(value, str) else str(value).lower())
-        for field in fields(UNetFlags)
-        if (value := given[field.name]) != default[field.name]
+        for flag, value in asdict(flags).items()
     ]
 
 
