@@ -221,7 +221,7 @@ def test_networks_without_an_equal_in_guided_diffusion(tmp_path: Path) -> None:
         "  norm_num_groups is 16, needed is 32",
         "  norm_eps is 1e-06, needed is 1e-05",
         "  block_out_channels [64, 96] are no multiples of the first",
-        "  sample_size is None, needed is one side in pixels",
+        "  sample_size is None, needed is a side in pixels, 2 times n",
     ]
     assert not (tmp_path / "out.pt").exists()
 
@@ -274,6 +274,30 @@ def test_what_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(CheckpointError, match=r"the networks disagree: .* Nothing was written"):
         convert_to_diffusers(str(path), tmp_path / "model", TINY)
     assert [p.name for p in tmp_path.iterdir()] == ["in.pt"]
+
+
+def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    del state["up_blocks.0.attentions.0.to_q.weight"]
+    save_file(state, weights)
+    with pytest.raises(CheckpointError, match=r"missing up_blocks\.0\.attentions\.0\.to_q\.weight"):
+        convert_to_guided(str(model), tmp_path / "out.pt", None)
+
+
+@pytest.mark.parametrize("kind", ["conv", "resnet"])
+def test_settings_without_effect_do_not_matter(kind: str, tmp_path: Path) -> None:
+    """Blocks without attention resize in their own way whatever `downsample_type` says."""
+    model = write_model(
+        tmp_path / "model",
+        down_block_types=("ResnetDownsampleBlock2D",) * 2,
+        up_block_types=("ResnetUpsampleBlock2D",) * 2,
+        downsample_type=kind,
+        upsample_type=kind,
+    )
+    convert_to_guided(str(model), tmp_path / "out.pt", None)
+    assert (tmp_path / "out.pt").is_file()
 
 
 def test_damaged_numbers_are_not_written(tmp_path: Path) -> None:

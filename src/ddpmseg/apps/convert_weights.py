@@ -25,7 +25,7 @@ from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone
 from ddpmseg.backbones.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS, find_model, read_json
 from ddpmseg.backbones.noise_schedule import read_schedule
 from ddpmseg.backbones.unet import UNetFlags
-from ddpmseg.backbones.unet2d import build_unet2d, check_unet, diffusers_library, new_names
+from ddpmseg.backbones.unet2d import build_unet2d, check_unet, diffusers_library, read_unet2d
 from ddpmseg.backbones.unet2d_convert import to_guided, to_unet2d
 from ddpmseg.backbones.unet2d_flags import guided_flags, scheduler_config, unet2d_config
 from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
@@ -109,14 +109,14 @@ def convert_to_guided(checkpoint: str, output: Path, use_new_attention_order: bo
     config = read_json(model.config)
     check_unet(config, model.config)
     with torch.device("meta"):
-        settings = build_unet2d(config, model.config).config
+        unet = build_unet2d(config, model.config)
     if use_new_attention_order is None:
         use_new_attention_order = _recorded_order(model.weights)
     schedule = None
     if model.scheduler is not None:
         schedule = read_schedule(read_json(model.scheduler), f"'{model.scheduler}'")
-    flags = guided_flags(settings, schedule, use_new_attention_order)
-    state = to_guided(new_names(read_state_dict(model.weights)), flags)
+    flags = guided_flags(unet.config, schedule, use_new_attention_order)
+    state = to_guided(read_unet2d(unet, model.weights), flags)
     assert not differences(shapes_of(state), network_shapes(flags))
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent) as folder:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.backbones.describe import differences
+from ddpmseg.backbones.model_folder import CONFIG
 from ddpmseg.backbones.weights import read_state_dict, shapes_of
 from ddpmseg.errors import CheckpointError, ConfigError
 
@@ -65,35 +66,32 @@ def build_unet2d(config: Mapping[str, Any], path: Path) -> UNet2D:
         raise CheckpointError(f"diffusers cannot build the network of '{path}': {error}") from error
 
 
-def load_unet2d(config: Mapping[str, Any], config_path: Path, weights: Path) -> UNet2D:
-    """The network with the weights of a safetensors file, in 32 bits.
+def read_unet2d(unet: UNet2D, weights: Path) -> dict[str, Tensor]:
+    """The parameters of `unet` in a safetensors file, in the stored dtypes.
 
-    Nothing is allocated but these weights. Raises CheckpointError where they do not fit.
+    Raises CheckpointError where they do not fit.
     """
-    with torch.device("meta"):
-        unet = build_unet2d(config, config_path)
-    state = {key: value.float() for key, value in new_names(read_state_dict(weights)).items()}
+    state = _new_names(read_state_dict(weights))
     if problems := differences(shapes_of(state), shapes_of(unet.state_dict())):
         shown = "\n  ".join(problems[:8])
         more = f"\n  ... and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise CheckpointError(
-            f"'{weights}' does not fit the network of '{config_path}' "
+            f"'{weights}' does not fit the network of the {CONFIG} beside it "
             f"({len(problems)} parameters differ):\n  {shown}{more}\nFetch both files anew."
         )
+    return state
+
+
+def load_unet2d(config: Mapping[str, Any], config_path: Path, weights: Path) -> UNet2D:
+    """The network with the weights of a file, in 32 bits; raises as the two functions above.
+
+    Nothing is allocated but these weights.
+    """
+    with torch.device("meta"):
+        unet = build_unet2d(config, config_path)
+    state = {key: value.float() for key, value in read_unet2d(unet, weights).items()}
     unet.load_state_dict(state, assign=True)
     return unet
-
-
-def new_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters by their present names: earlier versions of the library had others."""
-
-    def renamed(key: str) -> str:
-        parts = key.split(".")
-        if parts[-4:-3] == ["attentions"]:
-            parts[-2] = _OLD_NAMES.get(parts[-2], parts[-2])
-        return ".".join(parts)
-
-    return {renamed(key): value for key, value in state.items()}
 
 
 def encoder_stages(unet: UNet2D) -> list[Stage]:
@@ -186,3 +184,15 @@ def _problem(config: Mapping[str, Any]) -> str | None:
         if (value := config.get(key) or "conv") not in ("conv", "resnet"):
             return f"has {key} '{value}'; known are conv, resnet"
     return None
+
+
+def _new_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters by their present names: earlier versions of the library had others."""
+
+    def renamed(key: str) -> str:
+        parts = key.split(".")
+        if parts[-4:-3] == ["attentions"]:
+            parts[-2] = _OLD_NAMES.get(parts[-2], parts[-2])
+        return ".".join(parts)
+
+    return {renamed(key): value for key, value in state.items()}

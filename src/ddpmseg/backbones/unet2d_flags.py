@@ -40,10 +40,8 @@ def unet2d_config(flags: UNetFlags) -> dict[str, Any]:
             "UNet2DModel knows one width for all (`num_head_channels`)"
         )
     _refuse("the network has no equal in diffusers", problems)
-    kinds = ("Attn{}Block2D", "Resnet{}sampleBlock2D" if flags.resblock_updown else "{}Block2D")
     attends = [2**level in unet.attention_resolutions for level in range(len(unet.channel_mult))]
-    down = [kinds[not here].format("Down") for here in attends]
-    up = [kinds[not here].format("Up") for here in reversed(attends)]
+    down, up = _block_types(attends, flags.resblock_updown)
     resampling = "resnet" if flags.resblock_updown else "conv"
     return {
         "_class_name": "UNet2DModel",
@@ -99,14 +97,16 @@ def guided_flags(
     channels, size = list(config["block_out_channels"]), config["sample_size"]
     down, up = list(config["down_block_types"]), list(config["up_block_types"])
     attends = [name.startswith("Attn") for name in down]
-    updown = config["downsample_type"] == "resnet"
-    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if updown else (None, None)
-    if not updown:
-        plain = ("DownBlock2D", "UpBlock2D")
+    plain = [name for name in down if not name.startswith("Attn")]
+    # Blocks without attention tell it by their kind, those with it by a setting.
+    updown = (plain or [config["downsample_type"]])[0].lower().startswith("resnet")
+    resampling = "resnet" if updown else "conv"
+    wanted_down, wanted_up = _block_types(attends, updown)
     wanted = {
-        "down_block_types": ["AttnDownBlock2D" if a else plain[0] for a in attends],
-        "up_block_types": ["AttnUpBlock2D" if a else plain[1] for a in reversed(attends)],
-        "upsample_type": config["downsample_type"],
+        "down_block_types": wanted_down,
+        "up_block_types": wanted_up,
+        "downsample_type": resampling if any(attends[:-1]) else config["downsample_type"],
+        "upsample_type": resampling if any(attends[1:]) else config["upsample_type"],
         "mid_block_type": "UNetMidBlock2D",
         "time_embedding_type": "positional",
         "freq_shift": 0,
@@ -132,8 +132,9 @@ def guided_flags(
         problems.append(f"attn_norm_num_groups is {groups!r}, needed is {NORM_GROUPS}")
     if any(count % channels[0] for count in channels):
         problems.append(f"block_out_channels {channels} are no multiples of the first")
-    if not isinstance(size, int):
-        problems.append(f"sample_size is {size!r}, needed is one side in pixels")
+    stride = 2 ** (len(channels) - 1)
+    if not isinstance(size, int) or size % stride:
+        problems.append(f"sample_size is {size!r}, needed is a side in pixels, {stride} times n")
     process = {} if schedule is None else _process(schedule, problems)
     _refuse("the network has no equal in guided_diffusion", problems)
     sides = [size // 2**level for level, here in enumerate(attends) if here] or [2 * size]
@@ -153,6 +154,13 @@ def guided_flags(
         learn_sigma=config["out_channels"] == 6,
         **process,
     )
+
+
+def _block_types(attends: list[bool], updown: bool) -> tuple[list[str], list[str]]:
+    """`down_block_types` and `up_block_types` of the levels, from full resolution down."""
+    kinds = ("Attn{}Block2D", "Resnet{}sampleBlock2D" if updown else "{}Block2D")
+    down = [kinds[not here].format("Down") for here in attends]
+    return down, [kinds[not here].format("Up") for here in reversed(attends)]
 
 
 def meta_network(flags: UNetFlags) -> UNetModel:
