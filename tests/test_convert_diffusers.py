@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from golden_fill import FACTS, filled, golden, golden_backbone, golden_maps, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -257,9 +258,9 @@ def test_settings_that_guided_diffusion_lacks(
 )
 def test_processes_that_guided_diffusion_lacks(schedule: NoiseSchedule) -> None:
     with torch.device("meta"):
-        config = UNet2DModel.from_config(unet2d_config(TINY)).config
+        unet: Any = UNet2DModel.from_config(unet2d_config(TINY))
     with pytest.raises(ConfigError, match=r"the noise schedule \(.*is neither squaredcos_cap_v2"):
-        guided_flags(config, schedule)
+        guided_flags(unet.config, schedule)
 
 
 def test_what_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

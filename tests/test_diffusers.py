@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from golden_fill import relative_error
 from safetensors.torch import load_file, save_file
 from tiny_diffusers import RESIDUAL, tiny_backbone, tiny_unet, write_model
