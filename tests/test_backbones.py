@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_fill import filled, filled_backbone, relative_error
+from golden_fill import FOLDER, filled, filled_backbone, relative_error
 from guided_diffusion.respace import SpacedDiffusion
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tiny_diffusers import tiny_backbone
 from torch import Tensor, nn
 
 from ddpmseg import config as schemas
@@ -23,7 +24,6 @@ from ddpmseg.backbones.fast import _GroupNormFunction, scaled_norm
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
 from ddpmseg.backbones.unet import (
-    GroupNorm32,
     UNetFlags,
     build_unet,
     sampling_process,
@@ -67,6 +67,9 @@ def composed(name: str) -> Backbone:
             group.channels //= 16
         elif kind is schemas.MaeConfig:
             group.embed_dim, group.depth, group.num_heads, group.image_size = 32, 4, 2, 64
+        elif kind is schemas.DiffusersConfig:
+            group.checkpoint, group.precision = str(FOLDER / "unet2d"), "32"
+            group.untrained = True
         settings = OmegaConf.to_object(group)
     assert isinstance(settings, schemas.BackboneConfig)
     backbone = build_backbone(settings, torch.device("cpu"))
@@ -79,6 +82,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "bf16": lambda: filled_backbone(TINY, precision="bf16"),
     "float16": lambda: filled_backbone(TINY, precision="16"),
     "pixels": lambda: PixelsBackbone("pixels", 16),
+    "diffusers": tiny_backbone,
     **{f"{name}.yaml": lambda name=name: composed(name) for name in CONFIGS},
 }
 
@@ -387,7 +391,7 @@ def test_norm_of_a_gpu_is_that_of_the_package(
 ) -> None:
     """Plain arithmetic on any device, so that it can be held to the package's own here."""
     generator = torch.Generator().manual_seed(3)
-    norm = GroupNorm32(4, 24)
+    norm = nn.GroupNorm(4, 24)
     with torch.no_grad():
         norm.weight.normal_(1, 0.3, generator=generator)
         norm.bias.normal_(0, 0.3, generator=generator)

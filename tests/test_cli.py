@@ -68,7 +68,7 @@ def test_estimate_needs_neither_images_nor_weights(
     assert main(["estimate", *HERE, *given]) == 0
     out = capsys.readouterr().out
     assert "images: '/nowhere' is not there; as the class table counts" in out
-    assert "weights: '/nowhere.pt' is not there; timed with random ones" in out
+    assert "weights: timed with random ones. checkpoint '/nowhere.pt' does not exist" in out
     passes = f"{(train + test) * timesteps} ({train} training + {test} test images"
     assert f"forward passes: {passes}, {timesteps} timesteps each)" in out
 

@@ -34,6 +34,10 @@ MUST_BE_GIVEN = {
     "backbone=swav": ("backbone.checkpoint=random",),
     "backbone=swav_w2": ("backbone.checkpoint=random",),
     "backbone=mae": ("backbone.checkpoint=random",),
+    "backbone=diffusers": (
+        f"backbone.checkpoint={ROOT / 'tests' / 'golden' / 'unet2d'}",
+        "dataset.image_size=256",
+    ),
 }
 """Values that only the user knows, for the options that ask for them."""
 

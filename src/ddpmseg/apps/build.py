@@ -12,12 +12,14 @@ from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
+from ddpmseg.backbones.model_folder import find_model
 from ddpmseg.backbones.timm import checkpoint_file
 from ddpmseg.backbones.weights import RANDOM, resolve_checkpoint
 from ddpmseg.config import (
     TRANSFER,
     BackboneConfig,
     DatasetConfig,
+    DiffusersConfig,
     FeaturesConfig,
     HeadConfig,
     LoggerConfig,
@@ -76,18 +78,29 @@ def build_dataset(config: DatasetConfig) -> LabelledSet:
 
 def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
     """The frozen network on `device`, with its weights."""
-    if not isinstance(config, WeightsConfig):
+    if not isinstance(config, WeightsConfig | DiffusersConfig):
         return build_part(config).to(device)
     precision = choose_precision(config.precision, device)
+    if isinstance(config, DiffusersConfig):
+        return build_part(config, precision=precision, download=config.download).to(device)
     return build_part(config, precision=precision, sha256=config.sha256).to(device)
 
 
 def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
-    """The network's shape only: allocates nothing and reads no file, whatever its size."""
-    if isinstance(config, WeightsConfig):
-        config = replace(config, checkpoint=RANDOM)
+    """The network's shape only: allocates nothing and reads no weights, whatever its size."""
+    config = untrained(config)
+    reach = {"download": config.download} if isinstance(config, DiffusersConfig) else {}
     with torch.device("meta"):
-        return build_part(config)
+        return build_part(config, **reach)
+
+
+def untrained(config: BackboneConfig) -> BackboneConfig:
+    """The same network before any training; one without weights as it is."""
+    if isinstance(config, DiffusersConfig):
+        return replace(config, untrained=True)
+    if isinstance(config, WeightsConfig):
+        return replace(config, checkpoint=RANDOM, sha256=None)
+    return config
 
 
 def weight_file(config: BackboneConfig) -> Path | None:
@@ -95,6 +108,9 @@ def weight_file(config: BackboneConfig) -> Path | None:
 
     Raises CheckpointError where it is not there, or cannot be fetched from the hub.
     """
+    if isinstance(config, DiffusersConfig):
+        found = None if config.untrained else find_model(config.checkpoint, config.download)
+        return found and found.weights
     if not isinstance(config, WeightsConfig) or config.checkpoint == RANDOM:
         return None
     if isinstance(config, TimmConfig):

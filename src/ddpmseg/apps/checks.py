@@ -20,6 +20,7 @@ from ddpmseg.apps.get import comes_at_first_use, how_to_get
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.config import (
+    DiffusersConfig,
     FolderDatasetConfig,
     GuidedDiffusionConfig,
     SweepConfig,
@@ -219,11 +220,13 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     build_protocol(head)
     for width in head.hidden or []:
         _at_least("head.hidden", width, 1)
-    if isinstance(config.backbone, WeightsConfig):
+    if isinstance(config.backbone, WeightsConfig | DiffusersConfig):
         _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     layout = planned_layout(config)
     if files and isinstance(config.backbone, WeightsConfig):
         _check_checkpoint(config.backbone)
+    elif files and isinstance(config.backbone, DiffusersConfig) and not config.backbone.download:
+        weight_file(config.backbone)  # its small files have been read already
     if head.checkpoint is not None:
         read_head(config, layout.dim, load_class_table(dataset.classes))
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ddpmseg.analysis.numbering import NO_TIMESTEP
-from ddpmseg.apps.build import as_training
-from ddpmseg.backbones.weights import RANDOM
+from ddpmseg.apps.build import as_training, untrained
 from ddpmseg.config import (
     BackboneConfig,
     PixelsConfig,
     SweepConfig,
     TrainConfig,
-    WeightsConfig,
 )
 from ddpmseg.tracking.cells import CellStore, Key
 
@@ -96,7 +94,8 @@ def _control(name: str, config: SweepConfig) -> BackboneConfig | None:
             return None
         size = config.dataset.image_size
         return PixelsConfig(_target_=PixelsConfig._target_, name=name, image_size=size)
-    if not isinstance(backbone, WeightsConfig) or backbone.checkpoint == RANDOM:
+    bare = untrained(backbone)
+    if bare == backbone:
         return None
     # Its name stays: it may say which network to build.
-    return replace(backbone, checkpoint=RANDOM)
+    return bare

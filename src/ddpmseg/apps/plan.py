@@ -1,7 +1,6 @@
 """Looking before leaping: what a composed configuration would do."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -17,12 +16,12 @@ from ddpmseg.apps.build import (
     build_dataset,
     build_extractor,
     choose_device,
+    untrained,
     weight_file,
 )
 from ddpmseg.apps.checks import checked_config, planned_layout
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
-from ddpmseg.backbones.weights import RANDOM
-from ddpmseg.config import FolderDatasetConfig, TrainConfig, WeightsConfig
+from ddpmseg.config import FolderDatasetConfig, TrainConfig
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import CheckpointError, ConfigError
 
@@ -66,12 +65,11 @@ def estimate(config: TrainConfig) -> list[str]:
         dataset = build_dataset(config.dataset)
         num_train, num_test = num_training_images(config, dataset), len(dataset.test)
     backbone = config.backbone
-    if isinstance(backbone, WeightsConfig):
-        try:
-            weight_file(backbone)
-        except CheckpointError:
-            notes.append(f"weights: '{backbone.checkpoint}' is not there; timed with random ones")
-            backbone = replace(backbone, checkpoint=RANDOM, sha256=None)
+    try:
+        weight_file(backbone)
+    except CheckpointError as error:
+        notes.append(f"weights: timed with random ones. {error}")
+        backbone = untrained(backbone)
     network = build_backbone(backbone, choose_device(config.trainer.accelerator))
     seconds = seconds_per_image(build_extractor(config, network))
     return [

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     # The package decorates its checkpointing function with a deprecated alias.
     warnings.filterwarnings("ignore", message=".*custom_(fwd|bwd).*", category=FutureWarning)
     from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-    from guided_diffusion.nn import GroupNorm32, timestep_embedding
+    from guided_diffusion.nn import timestep_embedding
     from guided_diffusion.script_util import (
         create_gaussian_diffusion,
         create_model_and_diffusion,
@@ -33,7 +33,6 @@ from ddpmseg.errors import ConfigError
 __all__ = [
     "AttentionBlock",
     "GaussianDiffusion",
-    "GroupNorm32",
     "QKVAttentionLegacy",
     "ResBlock",
     "UNetFlags",

@@ -1,8 +1,9 @@
-"""`weights get`, `weights describe` and `weights convert`."""
+"""`weights get`, `weights describe`, `weights convert` and, in a module of their own, two more."""
 
 from pathlib import Path
 from typing import Any
 
+from ddpmseg.commands import weights_convert
 from ddpmseg.commands.common import add_command, add_overrides, show, typed
 
 
@@ -49,3 +50,4 @@ def add(commands: Any) -> None:
     command.add_argument("source", help="file written by torch.save")
     command.add_argument("output", type=Path, help="new .safetensors file")
     command.add_argument("--entry", help="under which the file has them, as model or state_dict")
+    weights_convert.add(commands)

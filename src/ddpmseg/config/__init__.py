@@ -1,5 +1,6 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
+from ddpmseg.backbones.diffusers import DiffusersConfig
 from ddpmseg.backbones.guided_diffusion import GuidedDiffusionConfig
 from ddpmseg.backbones.mae import MaeConfig
 from ddpmseg.backbones.pixels import PixelsConfig
@@ -35,6 +36,7 @@ __all__ = [
     "BackboneConfig",
     "ClustersConfig",
     "DatasetConfig",
+    "DiffusersConfig",
     "DownloadConfig",
     "FeaturesConfig",
     "FolderDatasetConfig",

@@ -1,0 +1,198 @@
+"""Weights of guided_diffusion as a model of the diffusers library, and back.
+
+What is written is read again first and held against the original: both networks get the same
+random image, and every decoder block, and the predicted noise, must agree.
+"""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddpmseg.apps.checks import typed_config
+from ddpmseg.apps.plan import compose
+from ddpmseg.backbones.describe import differences, network_shapes
+from ddpmseg.backbones.diffusers import DiffusersBackbone
+from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone
+from ddpmseg.backbones.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS, find_model, read_json
+from ddpmseg.backbones.noise_schedule import read_schedule
+from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.unet2d import build_unet2d, check_unet, diffusers_library, read_unet2d
+from ddpmseg.backbones.unet2d_convert import to_guided, to_unet2d
+from ddpmseg.backbones.unet2d_flags import guided_flags, scheduler_config, unet2d_config
+from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
+from ddpmseg.config import GuidedDiffusionConfig, TrainConfig
+from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.files import folder_written_whole
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5
+"""Largest difference of a map as a share of its largest value: rounding of the order of sums."""
+ORDER = "use_new_attention_order"
+"""Key of the metadata of a converted weight file: rows of q, k and v have no order there."""
+
+
+def flags_from(config_dir: Path, overrides: list[str]) -> UNetFlags:
+    """`backbone.unet` of train.py's overrides; ConfigError for a backbone without such flags."""
+
+    def check(cfg: DictConfig) -> TrainConfig:
+        if OmegaConf.get_type(cfg.backbone) is not GuidedDiffusionConfig:
+            raise ConfigError(
+                f"`backbone={cfg.backbone.name}` has no flags of guided_diffusion: choose one such "
+                "as backbone=guided_diffusion_256, and set `backbone.unet.*`."
+            )
+        cfg.backbone.checkpoint = RANDOM  # which file is meant, the command has been told
+        return typed_config(cfg)
+
+    backbone = compose(config_dir, overrides, check).backbone
+    assert isinstance(backbone, GuidedDiffusionConfig)
+    return backbone.unet
+
+
+def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> None:
+    """Write a guided_diffusion checkpoint as the folder of a diffusers DDPMPipeline.
+
+    Raises CheckpointError for a file that cannot be read or does not fit the flags, and where the
+    two networks disagree, ConfigError for flags that have no equal and an output that is there.
+    """
+    library = diffusers_library()
+    _check_new(output)
+    path = resolve_checkpoint(checkpoint)
+    config = unet2d_config(flags)
+    state = read_state_dict(path, mapped=True)
+    if problems := differences(shapes_of(state), network_shapes(flags)):
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit `backbone.unet` ({len(problems)} parameters differ, "
+            f"first: {problems[0]}). `python -m ddpmseg weights describe {path}` says which flags "
+            "fit."
+        )
+    parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    version = {"_diffusers_version": library.__version__}
+    with folder_written_whole(output) as folder:
+        for name in parts:
+            (folder / name).mkdir()
+        _write_json(folder / INDEX, {"_class_name": "DDPMPipeline"} | version | parts)
+        _write_json(folder / "scheduler" / SCHEDULER, scheduler_config(flags) | version)
+        _write_json(folder / "unet" / CONFIG, config | version)
+        metadata = {"format": "pt", ORDER: json.dumps(flags.use_new_attention_order)}
+        converted = {key: value.contiguous() for key, value in to_unet2d(state, flags).items()}
+        save_file(converted, folder / "unet" / WEIGHTS, metadata)
+        del converted
+        _check_agreement(state, flags, folder)
+    log.info("wrote %s: use it with `backbone=diffusers backbone.checkpoint=%s`", output, output)
+
+
+def convert_to_guided(checkpoint: str, output: Path, use_new_attention_order: bool | None) -> None:
+    """Write the network of a diffusers folder as a checkpoint of guided_diffusion.
+
+    Args:
+        output: a .pt or .safetensors file.
+        use_new_attention_order: which order its rows of q, k and v get; None: that of the
+            checkpoint the folder was converted from, else the old one.
+
+    Raises CheckpointError for a model that cannot be read, and where the two networks disagree,
+    ConfigError for one that guided_diffusion cannot express and an output that is there.
+    """
+    if output.suffix not in (".pt", ".safetensors"):
+        raise ConfigError(f"'{output}': name a .pt or .safetensors file.")
+    _check_new(output)
+    model = find_model(checkpoint)
+    config = read_json(model.config)
+    check_unet(config, model.config)
+    with torch.device("meta"):
+        unet = build_unet2d(config, model.config)
+    if use_new_attention_order is None:
+        use_new_attention_order = _recorded_order(model.weights)
+    schedule = None
+    if model.scheduler is not None:
+        schedule = read_schedule(read_json(model.scheduler), f"'{model.scheduler}'")
+    flags = guided_flags(unet.config, schedule, use_new_attention_order)
+    state = to_guided(read_unet2d(unet, model.weights), flags)
+    assert not differences(shapes_of(state), network_shapes(flags))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent) as folder:
+        unfinished = Path(folder) / output.name
+        if output.suffix == ".pt":
+            torch.save(state, unfinished)
+        else:
+            save_file({key: value.contiguous() for key, value in state.items()}, unfinished)
+        del state  # large networks fill gigabytes
+        _check_agreement(read_state_dict(unfinished, mapped=True), flags, model.config.parent)
+        unfinished.replace(output)
+    if schedule is None:
+        log.info("its noise schedule is not known: the folder has no scheduler_config.json")
+    log.info("wrote %s, a checkpoint of guided_diffusion with these flags:", output)
+    for line in _told(flags):
+        log.info("  %s", line)
+
+
+def _check_new(output: Path) -> None:
+    if output.exists():
+        raise ConfigError(f"'{output}' exists already. Remove it, or name another output.")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _recorded_order(weights: Path) -> bool:
+    with safe_open(weights, "pt") as file:
+        return json.loads((file.metadata() or {}).get(ORDER, "false"))
+
+
+def _told(flags: UNetFlags) -> list[str]:
+    """All flags as overrides of a guided_diffusion backbone, as a shell reads them."""
+    return [
+        f"backbone.unet.{flag}="
+        + (f"\"'{value}'\"" if isinstance(value, str) else str(value).lower())
+        for flag, value in asdict(flags).items()
+    ]
+
+
+@torch.inference_mode()
+def _check_agreement(state: dict[str, Tensor], flags: UNetFlags, folder: Path) -> None:
+    """Raise CheckpointError unless the two networks compute the same from a random image.
+
+    `state` are the parameters of guided_diffusion, `folder` holds the model of diffusers.
+    """
+    with torch.device("meta"):
+        guided = GuidedDiffusionBackbone("guided_diffusion", flags, RANDOM)
+    guided.unet.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+    # Both are given x_t itself: any schedule will do.
+    other = DiffusersBackbone("diffusers", str(folder), noise_schedule="linear")
+    side = min(flags.image_size, 2 * guided.blocks[0].input_stride)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    timesteps = torch.tensor([0, flags.diffusion_steps * 3 // 4])
+    every = range(len(guided.blocks))
+    wanted = guided.native_maps(images, timesteps, every)
+    found = other.native_maps(images, timesteps, every)
+    wanted[-1] = guided.unet(images, timesteps)
+    found[-1] = other.unet(images, timesteps).sample  # by the library itself
+    errors = {block: _relative_error(found[block], wanted[block]) for block in wanted}
+    worst = max(errors, key=lambda block: errors[block])
+    where = "the predicted noise" if worst == -1 else f"block {worst}"
+    if not errors[worst] <= TOLERANCE:  # NaN is not
+        raise CheckpointError(
+            f"the networks disagree: {where} differs by {errors[worst]:.1e} of its largest value, "
+            f"more than {TOLERANCE:.0e}. Nothing was written. Are the weights finite numbers?"
+        )
+    log.info(
+        "checked on a random image of %d pixels: %d blocks and the predicted noise agree, at most "
+        "%.1e apart (%s)",
+        *(side, len(every), errors[worst], where),
+    )
+
+
+def _relative_error(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference as a share of the largest magnitude."""
+    largest = wanted.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return ((found - wanted).abs().max() / largest).item()

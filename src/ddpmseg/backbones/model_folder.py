@@ -1,0 +1,150 @@
+"""The files of a diffusers model, in a folder or in the cache of the Hugging Face hub."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpmseg.errors import CheckpointError, DownloadError
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULER = "scheduler_config.json"
+INDEX = "model_index.json"
+_AUTOENCODERS = ("vae", "vqvae", "movq")
+_PLACE = (
+    f"A model is a folder with {CONFIG}, {WEIGHTS} and {SCHEDULER}, or with these files in its "
+    "subfolders unet/ and scheduler/, as `save_pretrained` writes it"
+)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Where the files of a model are; `weights` need not be there."""
+
+    config: Path
+    weights: Path
+    scheduler: Path | None
+
+
+def find_model(checkpoint: str, download: bool = False, weights: bool = True) -> ModelFolder:
+    """The files of a folder, or of a model named as on the hub, 'OWNER/NAME'.
+
+    A model of the hub is taken from the hub's cache. With `download` it is fetched where it is not
+    there yet: without `weights` its small files only.
+
+    Raises CheckpointError where there is no such model, where it is a pickle, unfinished or a
+    latent diffusion model; DownloadError where fetching fails.
+    """
+    root = Path(checkpoint).expanduser()
+    if root.is_file():
+        raise CheckpointError(
+            f"`backbone.checkpoint={checkpoint}` is a file. {_PLACE}. A checkpoint of "
+            "guided_diffusion is for backbone=guided_diffusion_64 or _256, or becomes such a "
+            "folder by `python -m ddpmseg weights convert-diffusers`."
+        )
+    if not root.is_dir():
+        root = _from_hub(checkpoint, download, weights)
+    model = _files_of(root)
+    if weights:
+        _check_weights(model)
+    return model
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises CheckpointError for a file that holds no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error}. Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' must hold a JSON object. Fetch it again.")
+    return content
+
+
+def _files_of(root: Path) -> ModelFolder:
+    unet = root / "unet" if (root / "unet").is_dir() else root
+    if not (unet / CONFIG).is_file():
+        raise CheckpointError(f"'{unet / CONFIG}' does not exist. {_PLACE}.")
+    # A pipeline's own folder, or the one around its unet/.
+    around = root.parent if root.name == "unet" else root
+    _check_pixels(around)
+    places = (around / "scheduler" / SCHEDULER, around / SCHEDULER, root / SCHEDULER)
+    scheduler = next((place for place in places if place.is_file()), None)
+    return ModelFolder(unet / CONFIG, unet / WEIGHTS, scheduler)
+
+
+def _check_pixels(root: Path) -> None:
+    """Raise CheckpointError for the pipeline of a latent diffusion model."""
+    parts = read_json(root / INDEX) if (root / INDEX).is_file() else {}
+    for part in _AUTOENCODERS:
+        if part in parts or (root / part / CONFIG).is_file():
+            raise CheckpointError(
+                f"'{root}' is a latent diffusion model (it has a '{part}'): its UNet sees codes, "
+                "not images. Needed is a UNet2DModel trained on RGB images."
+            )
+
+
+def _check_weights(model: ModelFolder) -> None:
+    if model.weights.is_file():
+        return
+    folder = model.weights.parent
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or ".safetensors" in path.name
+    )
+    if not others:
+        raise CheckpointError(f"'{model.weights}' does not exist. {_PLACE}.")
+    raise CheckpointError(
+        f"'{folder}' holds {', '.join(others)}, but no {WEIGHTS}, the only weights that are read. "
+        "A .bin file is a pickle, which can execute code when it is read; other names are shards "
+        "or variants. Where the model is trusted, `UNet2DModel.from_pretrained(FOLDER)"
+        ".save_pretrained(FOLDER, safe_serialization=True, max_shard_size='100GB')` writes it."
+    )
+
+
+def _from_hub(checkpoint: str, download: bool, weights: bool) -> Path:
+    """The folder of a hub model in the hub's cache."""
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
+        raise CheckpointError(
+            f"`backbone.checkpoint={checkpoint}`: no such folder, nor a model's name on the "
+            f"Hugging Face hub (OWNER/NAME). {_PLACE}."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    needed = [*_in_either_place(CONFIG)] + ([*_in_either_place(WEIGHTS)] if weights else [])
+    wanted = [*needed, INDEX, SCHEDULER, f"scheduler/{SCHEDULER}"]
+    there = (
+        f"Or fetch its files elsewhere and name their folder in `backbone.checkpoint`. {_PLACE}."
+    )
+    try:
+        root = Path(snapshot_download(checkpoint, allow_patterns=wanted, local_files_only=True))
+        if _has(root, CONFIG) and (not weights or _has(root, WEIGHTS) or not download):
+            return root
+    except LocalEntryNotFoundError:
+        pass
+    if not download:
+        raise CheckpointError(
+            f"`backbone.checkpoint={checkpoint}`: no such folder, and the cache of the Hugging "
+            f"Face hub has no such model. `backbone.download=true` fetches it. {there}"
+        )
+    try:
+        return Path(snapshot_download(checkpoint, allow_patterns=wanted))
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DownloadError(
+            f"`backbone.checkpoint={checkpoint}` cannot be fetched from the Hugging Face hub "
+            f"({reason}). {there}"
+        ) from error
+
+
+def _in_either_place(name: str) -> Sequence[str]:
+    return name, f"unet/{name}"
+
+
+def _has(root: Path, name: str) -> bool:
+    return any((root / place).is_file() for place in _in_either_place(name))
