@@ -88,7 +88,7 @@ def examples_figure(
     }
     # Whole pixels of the PNG for every pixel of the picture.
     tile = max(1, 128 // len(clean)) * len(clean) / DPI
-    panel = len(steps) * (tile + 1 / DPI)
+    panel = len(steps) * (tile + 2 / DPI)
     across = max(1, min(len(panels), int(7.6 / (panel + _GAP))))
     down = -(-len(panels) // across)
     stride = tile + 0.24
@@ -97,13 +97,12 @@ def examples_figure(
     headline(figure, MARGIN, "Corruptions", f"from left to right {', '.join(map(level, steps))}")
     table = desk(figure)
     for index, (name, pictures) in enumerate(panels.items()):
-        left = MARGIN + index % across * (panel + 2 * _GAP)
-        top = HEAD + index // across * stride + 0.18
+        left = round((MARGIN + index % across * (panel + 2 * _GAP)) * DPI) / DPI
+        top = round((HEAD + index // across * stride + 0.18) * DPI) / DPI
         write(figure, left, top - 0.04, name, va="bottom", size=SMALL + 0.5)
         for column, picture in enumerate(pictures):
-            x = round((left + column * (tile + 1 / DPI)) * DPI) / DPI
-            y = round(top * DPI) / DPI
-            place = (x, x + tile, y + tile, y)
+            x = left + column * (tile + 2 / DPI)
+            place = (x, x + tile, top + tile, top)
             table.imshow(picture, interpolation="nearest", aspect="auto", extent=place)
     return figure
 

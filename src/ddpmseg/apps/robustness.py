@@ -42,7 +42,7 @@ def robustness(
     """Test the heads of finished runs on clean and on corrupted images; write what came of it.
 
     types: names of types or of families. images: the first of the test images only. seed: draws
-    what the corruptions draw. cache_dir: instead of each run's own `paths.cache_dir`. Tests that
+    what the corruptions draw. cache_dir: as `paths.cache_dir`, with the same default. Tests that
     are recorded below `output` are not repeated, whichever command made them.
 
     Raises UserError for a run that is unfinished, no segmentation, or lacks its images or weights,
@@ -117,7 +117,8 @@ def _test(
     vote = plan.config.head.vote
     testing = HeadTesting(head, extractor, plan.ignore_label, vote)  # pyright: ignore
     arguments = trainer_arguments(plan.config, plan.folder, False)
-    trainer = pl.Trainer(**arguments | {"enable_progress_bar": False})
+    arguments["enable_progress_bar"] = False
+    trainer = pl.Trainer(**arguments)
     trainer.test(testing, LabelledImages(dataset, extractor.images_per_pass), verbose=False)
     assert testing.scores is not None
     return Outcome(testing.scores.confusion.cpu(), time.perf_counter() - started)

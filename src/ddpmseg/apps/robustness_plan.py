@@ -1,6 +1,7 @@
 """Finished runs opened again, with all that is needed to test their heads on other images."""
 
 import csv
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from ddpmseg.apps.build import (
 from ddpmseg.apps.checks import check_training
 from ddpmseg.apps.load import load_config
 from ddpmseg.apps.runs import read_runs
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import PathsConfig, TrainConfig
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption, check_size
 from ddpmseg.data.labelled import LabelledSet
@@ -143,7 +144,9 @@ def _open_run(
     config = load_config(folder)
     config.trainer.accelerator, config.trainer.devices = request.accelerator, 1
     config.paths.output_dir = str(folder)
-    config.paths.cache_dir = str(request.cache_dir or config.paths.cache_dir)
+    # A run does not record its own: it decides no result.
+    cache_dir = request.cache_dir or os.environ.get("DDPMSEG_CACHE") or PathsConfig.cache_dir
+    config.paths.cache_dir = str(cache_dir)
     config.head.checkpoint = None  # its ensemble is in the folder like any other
     if not (folder / HEAD).is_file():
         raise CheckpointError(f"there is no {HEAD}. Train the run again.")

@@ -28,9 +28,8 @@ def add(commands: Any) -> None:
     command.add_argument("--images", type=int, metavar="N", help="the first N test images only")
     command.add_argument("--seed", type=int, default=0, help="draws the corruptions")
     command.add_argument("--output", type=Path, default=Path("outputs/robustness"))
-    command.add_argument(
-        "--cache-dir", type=Path, help="for corrupted images; default: paths.cache_dir of the run"
-    )
+    text = "keeps corrupted images; default: $DDPMSEG_CACHE, or ~/.cache/ddpmseg"
+    command.add_argument("--cache-dir", type=Path, help=text)
     command.add_argument("--accelerator", default="auto")
 
 
