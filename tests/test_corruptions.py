@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from ddpmseg.data import corruptions
 from ddpmseg.data.corruptions import (
@@ -99,12 +98,12 @@ def test_as_the_package_draws_from_the_same_state(type: str, scene: np.ndarray) 
 
 
 @pytest.mark.parametrize("type", ["gaussian_noise", "frost", "glass_blur"])
-def test_generators_are_left_as_they_were(
+def test_numpys_generator_is_left_as_it_was(
     type: str, scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def state() -> tuple:
         _, words, place, has_gauss, gauss = np.random.get_state()
-        return words.tolist(), place, has_gauss, gauss, random.getstate()  # pyright: ignore
+        return words.tolist(), place, has_gauss, gauss  # pyright: ignore
 
     np.random.normal()
     before = state()
@@ -138,43 +137,35 @@ def test_impulse_noise_hits_its_share_and_nothing_else(seed: int, severity: int)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_glass_blur_equals_a_plain_loop(severity: int, scene: np.ndarray) -> None:
-    """As the original's loops read, pixel by pixel, with copies where it assigns views."""
-    sigma, reach, rounds = {
-        1: (0.7, 1, 2), 2: (0.9, 2, 1), 3: (1, 2, 3), 4: (1.1, 3, 2), 5: (1.5, 4, 2),
-    }[severity]  # fmt: skip
-    one = Corruption("glass_blur", severity)
-
-    def blur(image: np.ndarray) -> np.ndarray:
-        planes = [gaussian_filter(image[..., c] / 255, sigma, mode="nearest") for c in range(3)]
-        return np.uint8(np.stack(planes, axis=-1).clip(0, 1) * 255)  # pyright: ignore
-
-    generator = np.random.default_rng(corruptions._seed(0, "x", one))
-    count = len(range(64 - reach, reach, -1))
-    down, across = generator.integers(-reach, reach, (2, rounds, count, count))
-    expected = blur(scene)
-    for turn in range(rounds):
-        for i, row in enumerate(range(64 - reach, reach, -1)):
-            for j, column in enumerate(range(64 - reach, reach, -1)):
-                other = row + down[turn, i, j], column + across[turn, i, j]
-                expected[row, column] = expected[other]
-    np.testing.assert_array_equal(corrupt(scene, one, 0, "x"), blur(expected))
-
-
-@pytest.mark.parametrize("severity", SEVERITIES)
-def test_glass_blur_resembles_that_of_the_package(severity: int, scene: np.ndarray) -> None:
-    """Both are random; over some scenes they lose as much of the detail."""
+def test_glass_blur_is_that_of_the_package_with_our_draws(
+    severity: int, scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loops, not compiled, get what our generator draws, one pair for every pixel."""
     from imagecorruptions import corrupt as original
+    from imagecorruptions import corruptions as package
 
-    def detail(image: np.ndarray) -> float:
-        return float(np.abs(np.diff(image.astype(float), axis=0)).mean())
+    reach, rounds = ((1, 2), (2, 1), (2, 3), (3, 2), (4, 2))[severity - 1]
+    one = Corruption("glass_blur", severity)
+    count = len(range(64 - reach, reach, -1))
+    generator = np.random.default_rng(corruptions._seed(0, "x", one))
+    down, across = generator.integers(-reach, reach, (2, rounds, count, count))
+    pairs = iter(zip(across.ravel(), down.ravel(), strict=True))
 
-    ours, theirs = [], []
-    for index in range(12):
-        image = draw_pony(index, "test", 0, 64)[0]
-        ours.append(detail(corrupt(image, Corruption("glass_blur", severity), 0, str(index))))
-        theirs.append(detail(original(image, severity=severity, corruption_name="glass_blur")))
-    assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=0.04)
+    def next_pair(low: int, high: int, size: tuple[int]) -> tuple[int, int]:
+        assert (low, high, size) == (-reach, reach, (2,))
+        return next(pairs)
+
+    loops = package._shuffle_pixels_njit_glass_blur
+    monkeypatch.setattr(package, "_shuffle_pixels_njit_glass_blur", loops.py_func)
+    monkeypatch.setattr(np.random, "seed", lambda *_: None)
+    monkeypatch.setattr(np.random, "randint", next_pair)
+    expected = original(scene, severity=severity, corruption_name="glass_blur")
+    monkeypatch.undo()
+    assert next(pairs, None) is None
+    found = corrupt(scene, one, 0, "x")
+    # Gaussian filters of two libraries may round to neighbouring values.
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert (found == expected).mean() > 0.99
 
 
 @pytest.mark.parametrize("size", [32, 41, 64, 100, 256])
@@ -196,10 +187,8 @@ def test_black_and_white_images(value: int) -> None:
 def test_an_image_on_which_no_drop_falls_stays_as_it_is() -> None:
     image = draw_pony(1, "test", 0, 32)[0]
     one = Corruption("spatter", 1)
-    pictures = [corrupt(image, one, 0, str(index)) for index in range(120)]
-    unchanged = [picture for picture in pictures if (picture == image).all()]
-    assert 0 < len(unchanged) < len(pictures) / 2
-    assert all(picture.any() for picture in pictures)
+    pictures = (corrupt(image, one, 0, str(index)) for index in range(2000))
+    assert any((picture == image).all() for picture in pictures)
 
 
 def test_motion_blur_keeps_the_brightness_from_its_smallest_size_on() -> None:
