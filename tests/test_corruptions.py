@@ -2,7 +2,6 @@
 
 import random
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -233,14 +232,8 @@ def test_what_does_not_exist(types: list[str], severities: list[int], says: str)
     assert says in str(caught.value)
 
 
-@pytest.fixture
-def without_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def test_the_missing_extra_is_named(scene: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    return
-
-
-@pytest.mark.usefixtures("without_extra")
-def test_the_missing_extra_is_named(scene: np.ndarray) -> None:
     for use in (libraries, lambda: corrupt(scene, Corruption("fog", 1), 0, "x")):
         with pytest.raises(ConfigError, match=r"pip install 'ddpmseg\[corruptions\]'"):
             use()

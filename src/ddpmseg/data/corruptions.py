@@ -102,10 +102,10 @@ def libraries() -> dict[str, str]:
     """Versions of all that decides the pixels. Raises ConfigError where the extra is missing."""
     _package()
     import cv2
-    import skimage
 
-    others = {name: metadata.version(name) for name in (DISTRIBUTION, "numpy", "pillow", "scipy")}
-    return others | {"opencv": cv2.__version__, "scikit-image": skimage.__version__}
+    distributions = (DISTRIBUTION, "numpy", "pillow", "scikit-image", "scipy")
+    # OpenCV has several distributions, each with this module.
+    return {name: metadata.version(name) for name in distributions} | {"opencv": cv2.__version__}
 
 
 def corrupt(image: Pixels, corruption: Corruption, seed: int, name: str) -> Pixels:
