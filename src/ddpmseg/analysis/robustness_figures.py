@@ -49,7 +49,8 @@ def robustness_figure(lines: Sequence[Line]) -> Figure:
     right = drops + 3.4 + 0.15
     figure = paper(right + legend_room(shown) + MARGIN, HEAD + height + BELOW)
     kinds = f"{len(names)} types" if len(names) > 1 else names[0]
-    note = f"left: mean over {kinds}; right: from small to large {', '.join(map(level, steps))}"
+    sizes = f", markers from small to large: {', '.join(map(level, steps))}"
+    note = f"left: mean over {kinds}; right: each type{sizes if len(steps) > 1 else ''}"
     headline(figure, LEFT, "mIoU on corrupted test images", note)
     scores = axes_at(figure, LEFT, HEAD, width, min(height, 3.4))
     for index, (line, name) in enumerate(zip(lines, shown, strict=True)):
