@@ -89,13 +89,15 @@ def examples_figure(
     }
     # Whole pixels of the PNG for every pixel of the picture.
     tile = max(1, 128 // len(clean)) * len(clean) / DPI
-    panel = len(steps) * (tile + 2 / DPI)
+    panel = max(len(steps) * (tile + 2 / DPI), widest(panels, SMALL + 0.5))
     across = max(1, min(len(panels), int(7.6 / (panel + _GAP))))
     down = -(-len(panels) // across)
     stride = tile + 0.24
     width = max(2 * MARGIN + across * (panel + 2 * _GAP), 4)
     figure = paper(width, HEAD + down * stride + MARGIN)
-    headline(figure, MARGIN, "Corruptions", f"from left to right {', '.join(map(level, steps))}")
+    shown = ", ".join(map(level, steps))
+    note = f"from left to right {shown}" if len(steps) > 1 else shown
+    headline(figure, MARGIN, "Corruptions", note)
     table = desk(figure)
     for index, (name, pictures) in enumerate(panels.items()):
         left = round((MARGIN + index % across * (panel + 2 * _GAP)) * DPI) / DPI
