@@ -11,13 +11,14 @@ from ddpmseg.commands import (
     plan,
     predict,
     report,
+    robustness,
     select,
     table,
     weights,
 )
 from ddpmseg.errors import UserError
 
-COMMANDS = (predict, plan, export, table, report, select, data, weights, check_backbone)
+COMMANDS = (predict, plan, export, table, report, robustness, select, data, weights, check_backbone)
 
 
 def main(arguments: list[str] | None = None) -> int:

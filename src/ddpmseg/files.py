@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ddpmseg.errors import DataError
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -41,3 +43,14 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         unfinished.mkdir()
         yield unfinished
         unfinished.replace(path)
+
+
+@contextmanager
+def told_when_unwritable(folder: Path, advice: str) -> Iterator[None]:
+    """Turn an OSError of the block, which writes below `folder`, into a DataError with `advice`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"'{folder}' cannot be written to ({error.strerror or error}). {advice}"
+        ) from error

@@ -134,7 +134,9 @@ def build_extractor(
     )
 
 
-def cache_folder(paths: PathsConfig, kind: Literal["maps", "kernels", "downloads"]) -> Path:
+def cache_folder(
+    paths: PathsConfig, kind: Literal["maps", "kernels", "downloads", "corruptions"]
+) -> Path:
     return Path(paths.cache_dir).expanduser() / kind
 
 

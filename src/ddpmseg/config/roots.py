@@ -156,8 +156,8 @@ class PathsConfig:
     """Replace the results of an earlier run in `output_dir`."""
     cache_dir: str = "~/.cache/ddpmseg"
     """What later runs can use again and nobody misses: native maps, in `maps/`, where
-    `features.cache_gb` allows for them, what `backbone.compile` compiled, in `kernels/`, and
-    fetched archives of datasets, in `downloads/`.
+    `features.cache_gb` allows for them, what `backbone.compile` compiled, in `kernels/`, fetched
+    archives of datasets, in `downloads/`, and corrupted test images, in `corruptions/`.
     $DDPMSEG_CACHE, where it is set, is the default."""
 
 

@@ -1,0 +1,48 @@
+"""What `robustness` leaves for its reader: rows, tables, figures."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpmseg.analysis.markup import FORMATS
+from ddpmseg.analysis.robustness import COLUMNS, Robustness, drop_table, lines, miou_table
+from ddpmseg.analysis.robustness_figures import examples_figure, robustness_figure, save_figure
+from ddpmseg.data.corrupted import CorruptedVersions
+from ddpmseg.data.corruptions import Corruption
+from ddpmseg.files import told_when_unwritable, written_whole
+from ddpmseg.locks import FolderLocks
+from ddpmseg.tracking.results import write_table
+from ddpmseg.tracking.robustness import ADVICE
+
+log = logging.getLogger(__name__)
+SUFFIXES = {"md": "md", "csv": "csv", "latex": "tex"}
+
+
+def write_report(
+    folder: Path,
+    tested: Sequence[Robustness],
+    versions: CorruptedVersions,
+    corruptions: Sequence[Corruption],
+) -> None:
+    """Write robustness.csv, the tables in every format, robustness.png and .svg, examples.png.
+
+    versions: of a test set whose first image the examples show. Raises DataError where `folder`
+    cannot be written to.
+    """
+    drawn = lines(tested)
+    tables = {"miou": miou_table(drawn), "drop": drop_table(drawn)}
+    with told_when_unwritable(folder, ADVICE), FolderLocks(folder).alone("report"):
+        write_table(
+            folder / "robustness.csv", COLUMNS, [row for one in tested for row in one.rows()]
+        )
+        for name, table in tables.items():
+            for style, suffix in SUFFIXES.items():
+                with written_whole(folder / f"{name}.{suffix}") as unfinished:
+                    unfinished.write_text(FORMATS[style](table), encoding="utf-8")
+        for suffix in ("png", "svg"):
+            save_figure(robustness_figure(drawn), folder / f"robustness.{suffix}")
+        pictures = {one: versions.draw(0, one) for one in corruptions}
+        save_figure(examples_figure(versions.pixels(0), pictures), folder / "examples.png")
+    sys.stdout.write("\n".join(FORMATS["md"](table) for table in tables.values()))
+    log.info("%d tests in %s", sum(1 + len(one.corrupted) for one in tested), folder)

@@ -1,0 +1,89 @@
+"""What heads made of corrupted images: one whole record for every finished test."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ddpmseg.data.corruptions import Corruption
+from ddpmseg.files import told_when_unwritable, written_whole
+from ddpmseg.locks import FolderLocks
+
+log = logging.getLogger(__name__)
+VERSION = 1
+"""Of the format of records."""
+ADVICE = "Finished tests are kept; make room, or choose another --output, and repeat the command."
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A test of one head on one version of its test images.
+
+    counts: pixels by true label (last row: ignored) and predicted label. seconds: it took.
+    """
+
+    counts: Int64[Tensor, "k_plus_1 k"]
+    seconds: float
+
+
+class OutcomeStore:
+    """The outcomes of one head below `folder`/tests/KEY, where the key is made of `identity`: all
+    that decides them. So what is there is done, and a head, images or settings that have changed
+    have another place.
+
+    Raises DataError where the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        text = json.dumps({"version": VERSION, **identity}, sort_keys=True)
+        self.folder = folder / "tests" / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.identity = identity
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process tests this head, then keep others waiting."""
+        told = f"waiting for another process that writes to '{self.folder}'"
+        with ExitStack() as until_done:
+            with told_when_unwritable(self.folder, ADVICE):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                until_done.enter_context(FolderLocks(self.folder).alone("tests", told=told))
+                # For people: nothing reads it.
+                with written_whole(self.folder / "identity.json") as unfinished:
+                    unfinished.write_text(json.dumps(self.identity, indent=1), encoding="utf-8")
+            yield
+
+    def read(self, corruption: Corruption | None) -> Outcome | None:
+        """The outcome of a version, None for the clean images; None where there is no sound record.
+
+        A damaged one is told.
+        """
+        path = self._path(corruption)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            counts = torch.tensor(record["counts"], dtype=torch.int64)
+            if counts.ndim != 2 or counts.shape[0] != counts.shape[1] + 1:
+                raise ValueError(f"its counts have the shape {tuple(counts.shape)}")
+            return Outcome(counts, float(record["seconds"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("record '%s' is damaged (%s): its test is repeated", path, error)
+            return None
+
+    def write(self, corruption: Corruption | None, outcome: Outcome) -> None:
+        record = {"seconds": round(outcome.seconds, 3), "counts": outcome.counts.tolist()}
+        path = self._path(corruption)
+        with told_when_unwritable(self.folder, ADVICE), written_whole(path) as unfinished:
+            unfinished.write_text(json.dumps(record))
+
+    def _path(self, corruption: Corruption | None) -> Path:
+        name = f"{corruption.type}_{corruption.severity}" if corruption else "clean"
+        return self.folder / f"{name}.json"
