@@ -45,6 +45,8 @@ class SampleFolder:
         earlier: dict[str, Any] = {"sampling": dict(sampling), "labels": None}
         if path.is_file():
             earlier = self._read_settings(path)
+            if not (self.folder / UNCERTAINTY).is_file():
+                earlier["labels"] = None  # none is finished
         elif self.folder.exists() and (
             not self.folder.is_dir()
             or any(not entry.name.startswith(".") for entry in self.folder.iterdir())
