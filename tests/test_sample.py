@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from tiny_run import CONF, HARDWARE, SEGMENT, UNET, composed, contents
 
 from ddpmseg.__main__ import main
 from ddpmseg.apps import label
+from ddpmseg.apps.sample import _num_dropped
 from ddpmseg.apps.train import train
 from ddpmseg.data.images import read_mask
+from ddpmseg.errors import DataError
 from ddpmseg.tracking.samples import SampleFolder
 
 NETWORK = ("random", *UNET, "backbone.precision='32'", *HARDWARE)
@@ -47,7 +50,7 @@ def run(root: Path) -> Path:
 
 
 def sample(output: Path, *options: object, num: int = 3, network: tuple[str, ...] = NETWORK) -> int:
-    words = ["--num", num, "--steps", 3, "--output", output, *options, "--config-dir", CONF]
+    words = ["--num", num, "--steps", 2, "--output", output, *options, "--config-dir", CONF]
     return main(["sample", *network, *map(str, words)])
 
 
@@ -168,9 +171,7 @@ def test_a_stop_between_two_moves_is_mended(run: Path, tmp_path: Path) -> None:
     assert drawn(folder) == everything
 
 
-def test_as_many_are_dropped_as_by_the_original(run: Path, tmp_path: Path) -> None:
-    from ddpmseg.apps.sample import _num_dropped
-
+def test_as_many_are_dropped_as_by_the_original(run: Path) -> None:
     assert _num_dropped(50_000, run, 45_000, None) == 30
     assert _num_dropped(50_000, run, 49_990, None) == 10
     assert _num_dropped(200, run, 100, None) == 0
@@ -192,8 +193,6 @@ def test_a_run_trains_on_them_and_a_table_compares(
 
 
 def test_the_folder_that_is_missing_is_said_how_to_make(root: Path, tmp_path: Path) -> None:
-    from ddpmseg.errors import DataError
-
     with pytest.raises(DataError) as error:
         train(composed(tmp_path / "run", *of_folder(root), "dataset.train_images=new/ddpm"))
     assert (
@@ -242,11 +241,13 @@ def test_a_folder_of_other_settings_is_refused(
         return capsys.readouterr().err
 
     assert "drawn with other settings (seed 0, not 1)" in refusal("--seed", 1)
-    assert "drawn with other settings (steps 3, not 4)" in refusal("--steps", 4)
+    assert "drawn with other settings (steps 2, not 4)" in refusal("--steps", 4)
     assert "`--num 2`: " in refusal(num=2)
     other = tmp_path / "other"
-    train(composed(other, *SEGMENT, "seed=1"))
-    assert "labelled with other settings (dataset" in refusal("--labels", other)
+    shutil.copytree(run, other)
+    settings = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(settings.replace("vote: hard", "vote: soft"))
+    assert 'labelled with other settings (vote "hard", not "soft")' in refusal("--labels", other)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.png").write_bytes(b"")
     assert sample(tmp_path / "photos") == 2

@@ -17,8 +17,8 @@ SMALL = ("dataset.num_labelled=3", "dataset.num_test=2", "dataset.image_size=32"
 
 
 def written(output: Path, *overrides: str, name: str = "ponies", conf: Path = CONF) -> int:
-    given = [*SMALL, *overrides, "--config-dir", str(conf)]
-    return main(["data", "write", name, "--output", str(output), *given])
+    options = ["--output", str(output), "--config-dir", str(conf)]
+    return main(["data", "write", name, *SMALL, *overrides, *options])
 
 
 def read(folder: Path, **settings: Any) -> LabelledFolder:
