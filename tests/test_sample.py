@@ -14,6 +14,7 @@ from ddpmseg.__main__ import main
 from ddpmseg.apps import label
 from ddpmseg.apps.sample import _num_dropped
 from ddpmseg.apps.train import train
+from ddpmseg.backbones.sampling import Sampler
 from ddpmseg.data.images import read_mask
 from ddpmseg.errors import DataError
 from ddpmseg.tracking.samples import SampleFolder
@@ -32,13 +33,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def of_folder(root: Path) -> tuple[str, ...]:
-    """Overrides of a tiny run on the set in `root`."""
-    return (
-        *SEGMENT,
-        "dataset=folder",
-        f"dataset.root={root}",
-        f"dataset.classes={root}/classes.yaml",
-    )
+    """Overrides of a tiny run on the set in `root`, two images of two timesteps a pass."""
+    classes = f"dataset.classes={root}/classes.yaml"
+    return (*SEGMENT, "dataset=folder", f"dataset.root={root}", classes, "features.batch_size=4")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +86,19 @@ def test_images_are_added_and_those_that_are_there_stay(tmp_path: Path) -> None:
             for f in (tmp_path / "pairs", tmp_path / "many")
         )
         assert abs(pixels - others).max() <= 1
+
+
+def test_every_pass_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels add in another order for another number of images."""
+    drawn_with, original = [], Sampler.__call__
+
+    def spying(self, seed, indices):
+        drawn_with.append(list(indices))
+        return original(self, seed, indices)
+
+    monkeypatch.setattr(Sampler, "__call__", spying)
+    assert sample(tmp_path / "ddpm", "--batch-size", 2) == 0
+    assert drawn_with == [[0, 1], [2, 2]]
 
 
 def test_a_stop_leaves_whole_files_and_the_command_goes_on(

@@ -27,7 +27,8 @@ def read(folder: Path, **settings: Any) -> LabelledFolder:
 
 @pytest.mark.parametrize("rule", ["scaled", "reference", "keep"])
 def test_what_was_written_reads_as_what_was_drawn(rule: str, tmp_path: Path) -> None:
-    assert written(tmp_path / "ponies", f"dataset.tiny_annotations={rule}") == 0
+    """Under whichever rule it is read: at 32 pixels 'reference' alone leaves some parts out."""
+    assert written(tmp_path / "ponies", "dataset.tiny_annotations=reference") == 0
     drawn = Ponies("ponies", "ponies", 32, num_labelled=3, num_test=2, tiny_annotations=rule)
     found = read(tmp_path / "ponies", image_size=32, tiny_annotations=rule)
     assert survey(found).sha256 == survey(drawn).sha256

@@ -47,8 +47,6 @@ class Labeller:
     def settings(self) -> dict[str, Any]:
         """What the labels depend on. Plain JSON values."""
         return {
-            "dataset": self.config.dataset.name,
-            "backbone": self.config.backbone.name,
             "head_sha256": file_sha256(self.run / "head.safetensors"),
             "vote": self.config.head.vote,
         }

@@ -78,20 +78,18 @@ def _draw(folder: SampleFolder, sampler: Sampler, num: int, seed: int, batch_siz
     lacking = folder.lacking(num)
     log.info("%d of %d images are there already", num - len(lacking), num)
     started = time.perf_counter()
-    bar = tqdm(total=len(lacking), desc="drawn", disable=not sys.stderr.isatty())
-    for first in range(0, len(lacking), batch_size):
-        some = lacking[first : first + batch_size]
-        # A pass is always full, so that an image is the same, bit by bit, after a stop as without.
-        filled = some + some[-1:] * (batch_size - len(some))
-        images = sampler(seed, filled)
-        for index, image in zip(some, images, strict=False):
-            folder.write_image(index, image)
-        bar.update(len(some))
-        if not first:
-            passes = -(-len(lacking) // batch_size)
-            seconds = passes * (time.perf_counter() - started)
-            log.info("time: about %.0f s for %d images", seconds, len(lacking))
-    bar.close()
+    with tqdm(total=len(lacking), desc="drawn", disable=not sys.stderr.isatty()) as bar:
+        for first in range(0, len(lacking), batch_size):
+            some = lacking[first : first + batch_size]
+            # A pass is always full: so an image is the same, bit by bit, after a stop as without.
+            images = sampler(seed, some + some[-1:] * (batch_size - len(some)))
+            for index, image in zip(some, images, strict=False):
+                folder.write_image(index, image)
+            bar.update(len(some))
+            if not first:
+                passes = -(-len(lacking) // batch_size)
+                seconds = passes * (time.perf_counter() - started)
+                log.info("time: about %.0f s for %d images", seconds, len(lacking))
 
 
 def _use(
