@@ -245,8 +245,8 @@ def test_a_folder_of_other_settings_is_refused(
     assert sample(folder, "--labels", run) == 0
     before = contents(folder)
 
-    def refusal(*options: object, **settings: int) -> str:
-        assert sample(folder, *options, **settings) == 2
+    def refusal(*options: object, num: int = 3) -> str:
+        assert sample(folder, *options, num=num) == 2
         assert contents(folder) == before
         return capsys.readouterr().err
 
