@@ -16,6 +16,7 @@ from tiny_run import contents
 from web import Web, serving
 
 from ddpmseg.data import fetch as module
+from ddpmseg.data import transfer
 from ddpmseg.data.fetch import Source, fetch
 from ddpmseg.data.origin import checked_sha256, origin_path, read_origin
 from ddpmseg.errors import CheckpointError, DataError, DownloadError
@@ -27,7 +28,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(module, "CHUNK", 1000)
+    monkeypatch.setattr(transfer, "CHUNK", 1000)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -253,7 +254,7 @@ def test_only_the_web_is_asked(web: Web, tmp_path: Path, url: str) -> None:
 def test_silence_counts_as_broken_off(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.05)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.05)
     web.gate = threading.Event()
     assert "timed out" in refusal(DownloadError, web, tmp_path / "x.pt")
     web.gate.set()

@@ -12,13 +12,26 @@ from ddpmseg.commands import (
     predict,
     report,
     robustness,
+    sample,
     select,
     table,
     weights,
 )
 from ddpmseg.errors import UserError
 
-COMMANDS = (predict, plan, export, table, report, robustness, select, data, weights, check_backbone)
+COMMANDS = (
+    predict,
+    plan,
+    export,
+    table,
+    report,
+    robustness,
+    select,
+    sample,
+    data,
+    weights,
+    check_backbone,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

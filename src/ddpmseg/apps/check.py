@@ -8,6 +8,7 @@ from ddpmseg.config import DatasetConfig, FolderDatasetConfig
 from ddpmseg.data.check import SplitCheck, SplitFolders, check_folder
 from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.digests import known_files, known_splits
+from ddpmseg.data.pairs import DRAWN
 from ddpmseg.data.survey import Survey
 from ddpmseg.errors import ConfigError
 
@@ -27,8 +28,8 @@ def check_dataset(dataset: DatasetConfig) -> bool:
         SplitFolders("train", dataset.train_images, dataset.train_masks),
         SplitFolders("test", dataset.test_images, dataset.test_masks),
     ]
-    if "ddpm" in known and (root / "ddpm").is_dir():
-        splits.append(SplitFolders("ddpm", "ddpm"))
+    if DRAWN in known and (root / DRAWN).is_dir():
+        splits.append(SplitFolders(DRAWN, DRAWN))
     single = known_files(dataset.name, root.resolve())
     checks = check_folder(root, splits, classes, dataset.center_crop, known, single)
 

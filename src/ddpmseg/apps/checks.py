@@ -18,6 +18,7 @@ from ddpmseg.apps.build import (
 )
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.sampling import check_steps
 from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.config import (
     DiffusersConfig,
@@ -276,11 +277,8 @@ def _check_pretraining(config: TrainConfig) -> None:
     for name in ("num_workers", "warmup_steps"):
         _at_least(f"pretrain.{name}", getattr(settings, name), 0)
     _at_least("pretrain.num_samples", settings.num_samples, 1)
-    if not 1 <= settings.sample_steps <= config.backbone.unet.diffusion_steps:
-        raise ConfigError(
-            f"`pretrain.sample_steps={settings.sample_steps}`: must lie in "
-            f"1..{config.backbone.unet.diffusion_steps}."
-        )
+    total = config.backbone.unet.diffusion_steps
+    check_steps("pretrain.sample_steps", settings.sample_steps, total)
     for name in ("decay_share", "ema_decay"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ConfigError(f"`pretrain.{name}={getattr(settings, name)}`: must lie in 0..1.")

@@ -42,7 +42,7 @@ def convert(
     lists them. Raises ConfigError for an option, DataError for annotations or photographs that
     cannot be used, or an output folder that is not empty.
     """
-    _check_output(output_dir)
+    check_output(output_dir)
     if config is not None:
         check_choice(config, "dataset", "--config")
     if image_size < 8:
@@ -85,7 +85,8 @@ def convert(
     return lines
 
 
-def _check_output(folder: Path) -> None:
+def check_output(folder: Path) -> None:
+    """Raise DataError for an output folder that is there and not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
             f"'{folder}' exists and is not an empty folder; nothing is ever written over it. "

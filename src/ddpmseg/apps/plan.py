@@ -23,6 +23,7 @@ from ddpmseg.apps.checks import checked_config, planned_layout
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.config import FolderDatasetConfig, TrainConfig
 from ddpmseg.data.class_table import load_class_table
+from ddpmseg.data.unpack import holds_something
 from ddpmseg.errors import CheckpointError, ConfigError
 
 
@@ -58,12 +59,15 @@ def estimate(config: TrainConfig) -> list[str]:
     there are replaced by random ones, which take as long.
     """
     notes = []
-    if isinstance(config.dataset, FolderDatasetConfig) and not _is_there(config.dataset.root):
-        notes.append(f"images: '{config.dataset.root}' is not there; as the class table counts")
+    dataset = config.dataset
+    if isinstance(dataset, FolderDatasetConfig) and not holds_something(
+        Path(dataset.root).expanduser()
+    ):
+        notes.append(f"images: '{dataset.root}' is not there; as the class table counts")
         num_train, num_test = _announced(config)
     else:
-        dataset = build_dataset(config.dataset)
-        num_train, num_test = num_training_images(config, dataset), len(dataset.test)
+        images = build_dataset(dataset)
+        num_train, num_test = num_training_images(config, images), len(images.test)
     backbone = config.backbone
     try:
         weight_file(backbone)
@@ -85,10 +89,6 @@ def _announced(config: TrainConfig) -> tuple[int, int]:
     table = load_class_table(config.dataset.classes)
     num_train = config.dataset.num_labelled or table.num_labelled or 0
     return num_train, config.dataset.num_test or table.num_test or 0
-
-
-def _is_there(folder: str) -> bool:
-    return Path(folder).expanduser().is_dir()
 
 
 def blocks(config: TrainConfig) -> list[str]:

@@ -15,16 +15,13 @@ from torchvision.utils import save_image
 from ddpmseg import ranks
 from ddpmseg.apps.build import choose_device, trainer_precision
 from ddpmseg.apps.launch import StopAtOnce
+from ddpmseg.backbones.sampling import Sampler
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
 from ddpmseg.files import file_sha256, written_whole
 from ddpmseg.tracking.loggers import Claim
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
-from ddpmseg.training.pretrain import (
-    AveragedWeights,
-    DiffusionPretraining,
-    sample_images,
-)
+from ddpmseg.training.pretrain import AveragedWeights, DiffusionPretraining
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +98,8 @@ class _Samples(Callback):
             self.averaging.swapped_in(pl_module),
             trainer.strategy.precision_plugin.forward_context(),
         ):
-            images = sample_images(
-                pl_module.unet.eval(),
-                pl_module.flags,
-                settings.num_samples,
-                settings.sample_steps,
-                pl_module.seed,
-            )
+            sampler = Sampler(pl_module.unet.eval(), pl_module.flags, settings.sample_steps)
+            images = sampler(pl_module.seed, range(settings.num_samples))
         pl_module.train()
         path = self.folder / f"samples_{trainer.global_step:08d}.png"
         with written_whole(path) as unfinished:

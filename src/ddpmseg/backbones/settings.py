@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from ddpmseg.data.transfer import DownloadConfig
+from ddpmseg.data.download import DownloadConfig
 
 
 @dataclass

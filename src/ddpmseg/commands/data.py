@@ -1,4 +1,4 @@
-"""`data get`, `data check` and `data convert`."""
+"""`data get`, `data check`, `data write` and `data convert`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from ddpmseg.commands.common import add_command, add_overrides, show, typed
 
 def add(commands: Any) -> None:
     commands = commands.add_parser(
-        "data", help="labelled images: get, check, convert"
+        "data", help="labelled images: get, check, write, convert"
     ).add_subparsers(required=True)
 
     def get(name: str, config_dir: Path, overrides: list[str]) -> int:
@@ -24,6 +24,13 @@ def add(commands: Any) -> None:
         config = typed(config_dir, f"dataset={name}", *overrides)
         return 0 if check_dataset(config.dataset) else 1
 
+    def write(
+        name: str, config_dir: Path, overrides: list[str], output: Path, config: Path | None
+    ) -> int:
+        from ddpmseg.apps.write import write
+
+        return show(write(typed(config_dir, f"dataset={name}", *overrides).dataset, output, config))
+
     def convert(**options: Any) -> int:
         from ddpmseg.apps.convert import convert
 
@@ -32,10 +39,14 @@ def add(commands: Any) -> None:
     for action, run, text in (
         ("get", get, "fetch and unpack a dataset of conf/dataset/"),
         ("check", check, "read every file of a dataset and name what is wrong; status 1 if any is"),
+        ("write", write, "write a dataset as the folder that dataset=folder reads"),
     ):
         command = add_command(commands, action, run, text)
         command.add_argument("name", help="such as horse_21")
         add_overrides(command)
+        if run is write:
+            command.add_argument("--output", type=Path, required=True, help="must be new or empty")
+            command.add_argument("--config", type=Path, help="also write conf/dataset/NAME.yaml")
     command = add_command(
         commands, "convert", convert, "annotations of COCO or labelme to a folder"
     )

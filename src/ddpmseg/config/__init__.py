@@ -29,7 +29,7 @@ from ddpmseg.config.roots import (
     TrainerConfig,
 )
 from ddpmseg.config.store import register, schema_of
-from ddpmseg.data.transfer import TRANSFER, DownloadConfig
+from ddpmseg.data.download import TRANSFER, DownloadConfig
 
 __all__ = [
     "TRANSFER",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from ddpmseg.data.transfer import DownloadConfig
+from ddpmseg.data.download import DownloadConfig
 
 
 @dataclass

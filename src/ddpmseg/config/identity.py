@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ddpmseg.data.transfer import TRANSFER
+from ddpmseg.data.download import TRANSFER
 
 HOW = (
     *((group, key) for group in ("dataset", "backbone") for key in TRANSFER),

@@ -6,6 +6,9 @@ from pathlib import Path
 from ddpmseg.data.images import IMAGE_SUFFIXES
 from ddpmseg.errors import DataError
 
+DRAWN = "ddpm"
+"""Folder below a set's root of images that a diffusion model drew, as in the paper's archive."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -88,9 +91,13 @@ def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listin
 
 def _files(folder: Path, key: str, kind: str) -> list[Path]:
     if not folder.is_dir():
+        made = (
+            f" Images of a diffusion model are made by `python -m ddpmseg sample BACKBONE --num N "
+            f"--output {folder} --labels RUN`."
+        )
         raise DataError(
             f"there is no folder '{folder}' of {kind}. Put the data there, or change "
-            f"`dataset.root` or `{key}`."
+            f"`dataset.root` or `{key}`.{made if folder.name == DRAWN else ''}"
         )
     # Names such as '._a.png' are written by macOS and hold no image.
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -8,11 +8,22 @@ The scene is painted as signed-distance shapes on a grid `SUPERSAMPLING` times f
 The image is the box average of that grid, the mask the label covering most of each pixel.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ddpmseg.data.shapes import (
+    Canvas,
+    Colour,
+    FloatArray,
+    Point,
+    capsule,
+    ellipse,
+    plain,
+    unit_vector,
+    value_noise,
+)
 
 CLASS_NAMES = (
     "background",
@@ -32,9 +43,6 @@ SUPERSAMPLING = 4
 # Streams of scenes that never overlap: an index means another scene in each of them.
 SPLITS = {"train": 0, "test": 1, "pretrain": 2}
 
-FloatArray = NDArray[np.float64]
-Point = FloatArray
-
 
 def draw_pony(
     index: int, split: str, seed: int = 0, image_size: int = 64
@@ -50,138 +58,45 @@ def draw_pony(
     return _downsample(canvas, rng, image_size)
 
 
-@dataclass
-class _Canvas:
-    """A picture being painted. Positions are (x, y) in [0, 1], x to the right, y down."""
-
-    rgb: FloatArray
-    label: NDArray[np.uint8]
-    light: FloatArray
-    """Direction towards the light, unit vector (x, y, z), z towards the viewer."""
-    contrast: float
-    """Share of the light that is directional, 0 (flat) to 1."""
-
-    @property
-    def size(self) -> int:
-        return self.label.shape[0]
-
-    def paint(self, shape: "_Shape", colour: "_Colour", label: int | None) -> None:
-        """Paint `shape`, shaded as if it bulged towards the viewer; None keeps the labels below."""
-        low = np.clip(np.floor(shape.low * self.size).astype(int), 0, self.size)
-        high = np.clip(np.ceil(shape.high * self.size).astype(int) + 1, 0, self.size)
-        if (low >= high).any():
-            return
-        x, y = np.meshgrid(
-            (np.arange(low[0], high[0]) + 0.5) / self.size,
-            (np.arange(low[1], high[1]) + 0.5) / self.size,
-        )
-        offset_x, offset_y = shape.offset(x, y)
-        inside = offset_x**2 + offset_y**2 < 1
-        offset_x, offset_y = offset_x[inside], offset_y[inside]
-        depth = np.sqrt(1 - offset_x**2 - offset_y**2)
-        lambert = offset_x * self.light[0] + offset_y * self.light[1] + depth * self.light[2]
-        shade = 1 + self.contrast * (lambert - 0.6)
-        window = np.s_[low[1] : high[1], low[0] : high[0]]
-        self.rgb[window][inside] = colour(x[inside], y[inside]) * shade[:, None]
-        if label is not None:
-            self.label[window][inside] = label
-
-
-@dataclass
-class _Shape:
-    """A region with, at every point, its offset from the axis as a share of the local radius."""
-
-    low: Point
-    high: Point
-    offset: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
-
-
-_Colour = Callable[[FloatArray, FloatArray], FloatArray]
-
-
-def _ellipse(centre: Point, radii: tuple[float, float], angle: float) -> _Shape:
-    cos, sin = np.cos(angle), np.sin(angle)
-
-    def offset(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        dx, dy = x - centre[0], y - centre[1]
-        along = (cos * dx + sin * dy) / radii[0]
-        across = (-sin * dx + cos * dy) / radii[1]
-        return cos * along - sin * across, sin * along + cos * across
-
-    reach = max(radii)
-    return _Shape(centre - reach, centre + reach, offset)
-
-
-def _capsule(start: Point, end: Point, start_radius: float, end_radius: float) -> _Shape:
-    """A line from `start` to `end` whose thickness changes evenly between the two radii."""
-    axis = end - start
-    squared_length = max(float(axis @ axis), 1e-12)
-
-    def offset(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        dx, dy = x - start[0], y - start[1]
-        share = np.clip((dx * axis[0] + dy * axis[1]) / squared_length, 0, 1)
-        radius = start_radius + share * (end_radius - start_radius)
-        return (dx - share * axis[0]) / radius, (dy - share * axis[1]) / radius
-
-    reach = max(start_radius, end_radius)
-    return _Shape(np.minimum(start, end) - reach, np.maximum(start, end) + reach, offset)
-
-
-def _plain(rgb: FloatArray) -> _Colour:
-    return lambda x, _y: np.broadcast_to(rgb, (*x.shape, 3))
-
-
 def _any_colour(rng: np.random.Generator) -> FloatArray:
     """Random RGB in [0, 1]: any hue, from grey to saturated, neither black nor white."""
     grey = rng.uniform(0.15, 0.9)
     return np.clip(grey + rng.uniform(0.05, 0.4) * rng.uniform(-1, 1, 3), 0.04, 0.98)
 
 
-def _value_noise(rng: np.random.Generator, size: int, cells: int) -> FloatArray:
-    """Smooth noise (size, size) in [-1, 1]: random values on a cells x cells grid, interpolated."""
-    position = np.linspace(0, cells - 1, size)
-    weights = np.clip(1 - np.abs(position[:, None] - np.arange(cells)), 0, 1)
-    return weights @ rng.uniform(-1, 1, (cells, cells)) @ weights.T
-
-
-def _background(rng: np.random.Generator, size: int) -> _Canvas:
+def _background(rng: np.random.Generator, size: int) -> Canvas:
     """Sky and ground with texture, and a few things standing about; all of it background."""
     direction = np.array([rng.uniform(-1, 1), rng.uniform(-1, 0.2), rng.uniform(0.7, 1.5)])
-    canvas = _Canvas(
+    canvas = Canvas(
         rgb=np.empty((size, size, 3)),
         label=np.zeros((size, size), np.uint8),
         light=direction / np.linalg.norm(direction),
         contrast=rng.uniform(0.2, 0.75),
     )
     y = np.linspace(0, 1, size)[:, None]
-    horizon = rng.uniform(0.4, 0.85) + 0.04 * _value_noise(rng, size, 4)[:1]
+    horizon = rng.uniform(0.4, 0.85) + 0.04 * value_noise(rng, size, 4)[:1]
     ground = (y > horizon)[..., None]
     fade = 1 + rng.uniform(-0.25, 0.25) * (y - 0.5)
     canvas.rgb[:] = np.where(ground, _any_colour(rng), _any_colour(rng)) * fade[..., None]
     for below in (False, True):
         cells = int(rng.integers(3, 20))
-        texture = rng.uniform(0.0, 0.22) * _value_noise(rng, size, cells)
+        texture = rng.uniform(0.0, 0.22) * value_noise(rng, size, cells)
         canvas.rgb += np.where(ground == below, texture[..., None], 0)
     for _ in range(rng.integers(0, 5)):
         _paint_thing(canvas, rng)
     return canvas
 
 
-def _paint_thing(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _paint_thing(canvas: Canvas, rng: np.random.Generator) -> None:
     """A bush, a boulder or a post: shapes like those of the animal, in the same kind of colours."""
-    colour = _plain(_any_colour(rng))
+    colour = plain(_any_colour(rng))
     centre = rng.uniform(0, 1, 2)
     if rng.random() < 0.5:
         radii = (rng.uniform(0.03, 0.16), rng.uniform(0.03, 0.12))
-        canvas.paint(_ellipse(centre, radii, rng.uniform(0, np.pi)), colour, None)
+        canvas.paint(ellipse(centre, radii, rng.uniform(0, np.pi)), colour, None)
     else:
-        tip = centre + rng.uniform(0.1, 0.4) * _direction(rng.uniform(0, 2 * np.pi))
-        canvas.paint(_capsule(centre, tip, *rng.uniform(0.01, 0.045, 2)), colour, None)
-
-
-def _direction(angle: float) -> Point:
-    """Unit vector at `angle` radians, counter-clockwise from facing right (y points down)."""
-    return np.array([np.cos(angle), -np.sin(angle)])
+        tip = centre + rng.uniform(0.1, 0.4) * unit_vector(rng.uniform(0, 2 * np.pi))
+        canvas.paint(capsule(centre, tip, *rng.uniform(0.01, 0.045, 2)), colour, None)
 
 
 @dataclass
@@ -193,10 +108,10 @@ class _Coat:
     patches: FloatArray
     own: dict[str, FloatArray]
 
-    def of(self, part: str, dim: float = 1.0) -> _Colour:
+    def of(self, part: str, dim: float = 1.0) -> Colour:
         """Colour of `part`; `dim` darkens what lies on the far side."""
         if part in self.own:
-            return _plain(self.own[part] * dim)
+            return plain(self.own[part] * dim)
         return lambda x, y: self._patched(x, y) * dim
 
     def _patched(self, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -216,11 +131,11 @@ def _draw_coat(rng: np.random.Generator, size: int) -> _Coat:
         if rng.random() < 0.08
     }
     has_patches = rng.random() < 0.35
-    patches = _value_noise(rng, size, int(rng.integers(5, 11))) if has_patches else np.zeros((1, 1))
+    patches = value_noise(rng, size, int(rng.integers(5, 11))) if has_patches else np.zeros((1, 1))
     return _Coat(_any_colour(rng), _any_colour(rng), patches, own)
 
 
-def _paint_pony(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _paint_pony(canvas: Canvas, rng: np.random.Generator) -> None:
     """Far legs, tail, body, near legs, saddle, neck, mane, head, ears, eye: back to front."""
     coat = _draw_coat(rng, canvas.size)
     unit = rng.uniform(0.2, 0.275)
@@ -235,14 +150,14 @@ def _paint_pony(canvas: _Canvas, rng: np.random.Generator) -> None:
         return centre + unit * np.array([facing * forward, -up])
 
     def walk(start: Point, angle: float, length: float) -> Point:
-        step = _direction(angle + tilt) * np.array([facing, 1.0])
+        step = unit_vector(angle + tilt) * np.array([facing, 1.0])
         return start + unit * length * step
 
     def limb(part: str, a: Point, b: Point, ra: float, rb: float, dim: float = 1.0) -> None:
-        canvas.paint(_capsule(a, b, ra * unit, rb * unit), coat.of(part, dim), LABEL[part])
+        canvas.paint(capsule(a, b, ra * unit, rb * unit), coat.of(part, dim), LABEL[part])
 
     def blob(part: str, at: Point, along: float, across: float, angle: float = 0.0) -> None:
-        shape = _ellipse(at, (along * unit, across * unit), -facing * (angle + tilt))
+        shape = ellipse(at, (along * unit, across * unit), -facing * (angle + tilt))
         canvas.paint(shape, coat.of(part), LABEL[part])
 
     depth = rng.uniform(0.42, 0.54)
@@ -313,7 +228,7 @@ def _paint_pony(canvas: _Canvas, rng: np.random.Generator) -> None:
 
 
 def _downsample(
-    canvas: _Canvas, rng: np.random.Generator, image_size: int
+    canvas: Canvas, rng: np.random.Generator, image_size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Box-average the colours, let the labels of each pixel vote, add a little sensor noise."""
     blocks = (image_size, SUPERSAMPLING, image_size, SUPERSAMPLING)

@@ -1,4 +1,6 @@
-"""Which of the labelled images are used: nested subsets, and other splits than the official one."""
+"""Which of the labelled images are used: nested subsets, other splits, the most certain."""
+
+from collections.abc import Sequence
 
 import torch
 
@@ -31,3 +33,18 @@ def random_split(
         raise ValueError(f"cannot choose {num_train} and {num_test} of {total}")
     order = torch.randperm(total, generator=keyed_generator(seed, "random split")).tolist()
     return order[:num_train], sorted(order[num_train : num_train + num_test])
+
+
+def least_uncertain(uncertainties: Sequence[float], keep: int, drop_certain: int) -> list[int]:
+    """Choose `keep` indices in ascending order: the most certain, less the `drop_certain` first.
+
+    Equal values count in the order given. Raises ValueError unless
+    keep + drop_certain <= len(uncertainties).
+
+    Source: the original's DatasetDDPM, which sorts 50,000 synthetic images by uncertainty and drops
+    the first 30 and the last 4970.
+    """
+    if keep < 0 or drop_certain < 0 or keep + drop_certain > len(uncertainties):
+        raise ValueError(f"cannot keep {keep} of {len(uncertainties)} less {drop_certain}")
+    order = sorted(range(len(uncertainties)), key=lambda index: uncertainties[index])
+    return sorted(order[drop_certain : drop_certain + keep])

@@ -1,5 +1,6 @@
 """Predicted masks as files, and a contact sheet that shows at a glance what a head has learnt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,20 +84,25 @@ def heat(disagreement: NDArray[np.floating]) -> NDArray[np.uint8]:
     return (np.clip(share - np.array([0, 1, 2]), 0, 1) * 255).astype(np.uint8)
 
 
-def contact_sheet(rows: list[list[NDArray[np.uint8]]], classes: ClassTable) -> Image.Image:
-    """Rows of equally large pictures under `COLUMN_TITLES`, with the colours of the classes."""
+def contact_sheet(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    classes: ClassTable,
+    titles: Sequence[str] = COLUMN_TITLES,
+) -> Image.Image:
+    """Rows of equally large pictures under the titles of the columns, with the classes' colours."""
     size, gap, head = 192, 6, 22
     names = [(n, tuple(c)) for n, c in zip(classes.names, classes.palette.tolist(), strict=True)]
     line_height, legend_width = 18, 210
     height = max(head + len(rows) * (size + gap), head + line_height * len(names)) + gap
-    sheet = Image.new("RGB", (4 * (size + gap) + gap + legend_width, height), "white")
+    left = len(titles) * (size + gap) + gap
+    sheet = Image.new("RGB", (left + legend_width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(COLUMN_TITLES):
+    for column, title in enumerate(titles):
         draw.text((gap + column * (size + gap), 6), title, fill="black")
         for row, pictures in enumerate(rows):
             tile = Image.fromarray(pictures[column]).resize((size, size), Image.Resampling.NEAREST)
             sheet.paste(tile, (gap + column * (size + gap), head + row * (size + gap)))
-    left = 4 * (size + gap) + 2 * gap
+    left += gap
     for line, (name, colour) in enumerate(names):
         top = head + line * line_height
         draw.rectangle((left, top, left + 12, top + 12), fill=colour, outline="grey")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpmseg import ranks
 from ddpmseg.backbones.fast import speed_up
-from ddpmseg.backbones.unet import UNetFlags, build_unet, sampling_process
+from ddpmseg.backbones.unet import UNetFlags, build_unet
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import ImageSource
 from ddpmseg.errors import TrainingError
@@ -135,16 +135,3 @@ class AveragedWeights(WeightAveraging):
             yield
         finally:
             self._swap_models(module)
-
-
-@torch.inference_mode()
-def sample_images(
-    unet: torch.nn.Module, flags: UNetFlags, count: int, num_steps: int, seed: int
-) -> UInt8[Tensor, "n 3 s s"]:
-    """Draw `count` images with DDIM (eta 0) in `num_steps` steps; one seed, one result."""
-    device = next(unet.parameters()).device
-    shape = (count, 3, flags.image_size, flags.image_size)
-    noise = torch.randn(shape, generator=keyed_generator(seed, 2)).to(device)
-    process = sampling_process(flags, num_steps)
-    images = process.ddim_sample_loop(unet, shape, noise=noise, device=device)
-    return ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).cpu()

@@ -1,0 +1,144 @@
+"""Images of a diffusion model labelled by the ensemble of a finished run."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
+from ddpmseg.apps.load import load_config
+from ddpmseg.config import TrainConfig
+from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.data.convert import CLASSES
+from ddpmseg.data.images import fit_image, read_image
+from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.files import file_sha256, written_whole
+from ddpmseg.heads.export import load_head
+from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.tracking.pictures import contact_sheet, overlay
+from ddpmseg.tracking.samples import SampleFolder, name_of
+
+log = logging.getLogger(__name__)
+
+RECORD_EVERY = 512
+"""Images after which their uncertainties are recorded: as many are labelled again after a kill."""
+OVERVIEW = "overview/overlays.png"
+NUM_SHOWN = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Labeller:
+    """A finished run of `train.py` that segments other images: its head, features and classes."""
+
+    run: Path
+    config: TrainConfig
+    head: StackedMLP
+    classes: ClassTable
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the labels depend on. Plain JSON values."""
+        return {
+            "head_sha256": file_sha256(self.run / "head.safetensors"),
+            "vote": self.config.head.vote,
+        }
+
+
+def load_labeller(run: Path, image_size: int, dataset_root: Path) -> Labeller:
+    """The run in folder `run`, to label images of `image_size` pixels of the set in `dataset_root`.
+
+    Raises UserError where it is not finished, or works at another size or with other classes than
+    the set's `classes.yaml`, where there is one.
+    """
+    config = load_config(run)
+    head, facts = load_head(run / "head.safetensors")
+    says = f"`--labels {run}`: this run"
+    if config.dataset.image_size != image_size:
+        raise ConfigError(
+            f"{says} segments images of {config.dataset.image_size} pixels, the backbone draws "
+            f"{image_size}. Name a run of `dataset.image_size={image_size}`."
+        )
+    classes = load_class_table(config.dataset.classes)
+    if tuple(facts["class_names"]) != classes.names:
+        raise CheckpointError(
+            f"{says} was trained for the classes {_listed(facts['class_names'])}, its class table "
+            f"'{config.dataset.classes}' now has {_listed(classes.names)}. Restore the table."
+        )
+    table = dataset_root / CLASSES
+    if table.is_file():
+        wanted = load_class_table(str(table))
+        if wanted.names != classes.names:
+            raise ConfigError(
+                f"{says} knows the classes {_listed(classes.names)}, the set in '{dataset_root}' "
+                f"has {_listed(wanted.names)} ('{table}'). Name a run trained on that set, or an "
+                "`--output` elsewhere."
+            )
+    return Labeller(run, config, head, classes)
+
+
+def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator: str) -> None:
+    """Give the first `num` images of the folder their labels, where they have none.
+
+    As the original's DatasetDDPM: noise is added to a drawn image anew and the network reads it
+    like any other image. What is read is the stored image, of 8 bits per channel.
+    """
+    indices = folder.unlabelled(num)
+    if not indices:
+        return
+    config, device = labeller.config, choose_device(accelerator)
+    extractor = build_extractor(config, build_backbone(config.backbone, device))
+    reader = HeadReader(labeller.head.to(device), extractor.layout, extractor.backbone.dtype)
+    started, known = time.perf_counter(), folder.uncertainties()
+    for first in tqdm(
+        range(0, len(indices), RECORD_EVERY), "labelled", disable=not sys.stderr.isatty()
+    ):
+        some = indices[first : first + RECORD_EVERY]
+        for start in range(0, len(some), extractor.images_per_pass):
+            batch = some[start : start + extractor.images_per_pass]
+            images = torch.stack(
+                [_read(folder, index, extractor.layout.image_size) for index in batch]
+            )
+            maps = extractor(images, [f"sample/{name_of(index)}" for index in batch])
+            found = segment(reader, maps, config.head.vote)  # pyright: ignore[reportArgumentType]
+            masks = found.masks.cpu().numpy().astype(np.uint8)
+            for row, index in enumerate(batch):
+                folder.write_mask(index, masks[row], labeller.classes)
+                known[name_of(index)] = float(found.uncertainty[row])
+        folder.write_uncertainties(known)
+    log.info("%d images labelled in %.1f s", len(indices), time.perf_counter() - started)
+
+
+def write_overview(folder: SampleFolder, indices: Sequence[int], classes: ClassTable) -> None:
+    """A picture of some of these images over their labels, from the most certain to the least."""
+    known = folder.uncertainties()
+    ordered = sorted(indices, key=lambda index: known[name_of(index)])
+    steps = np.linspace(0, len(ordered) - 1, min(NUM_SHOWN, len(ordered))).round().astype(int)
+    shown = [ordered[step] for step in steps]
+    photos = [np.asarray(read_image(path, str(path))) for path in map(folder.image_path, shown)]
+    labels = [
+        overlay(photo, folder.mask(index), classes)
+        for photo, index in zip(photos, shown, strict=True)
+    ]
+    titles = [f"{name_of(index)}: {known[name_of(index)]:.3f}" for index in shown]
+    path = folder.folder / OVERVIEW
+    path.parent.mkdir(exist_ok=True)
+    with written_whole(path) as unfinished:
+        contact_sheet([photos, labels], classes, titles).save(unfinished, format="png")
+
+
+def _read(folder: SampleFolder, index: int, image_size: int) -> torch.Tensor:
+    path = folder.image_path(index)
+    return fit_image(read_image(path, str(path)), image_size, False, str(path))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return f"{shown}, ... ({len(names)})" if len(names) > 6 else shown

@@ -1,0 +1,45 @@
+"""`data write`: a dataset of the configuration as a folder."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from ddpmseg.apps.build import build_dataset
+from ddpmseg.apps.choice import check_choice, write_choice
+from ddpmseg.apps.convert import check_output
+from ddpmseg.config import DatasetConfig
+from ddpmseg.data.convert import CLASSES
+from ddpmseg.data.write import write_set
+from ddpmseg.errors import DataError
+from ddpmseg.files import folder_written_whole
+
+
+def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> list[str]:
+    """Write both splits of a dataset and its class table to `output`; returns lines to print.
+
+    The folder appears complete or not at all. Masks hold tiny annotations too: whoever reads them
+    applies `dataset.tiny_annotations` as ever. `config` becomes a choice `dataset=NAME` for the
+    folder. Raises ConfigError and DataError as the dataset does, DataError for an output folder
+    that is not empty.
+    """
+    check_output(output)
+    if config is not None:
+        check_choice(config, "dataset", "--config")
+    source = build_dataset(replace(dataset, tiny_annotations="keep"))
+    try:
+        with folder_written_whole(output) as folder:
+            lines = write_set(source, folder)
+    except OSError as error:
+        raise DataError(f"'{output}' could not be written: {error}.") from error
+    settings = {
+        "root": str(output),
+        "classes": str(output / CLASSES),
+        "image_size": dataset.image_size,
+    }
+    overrides = ["dataset=folder", *(f"dataset.{key}={value}" for key, value in settings.items())]
+    lines += [f"wrote {output}: use it with", f"  {shlex.join(overrides)}"]
+    if config is not None:
+        comments = [f"Written by `python -m ddpmseg data write {dataset.name}`."]
+        write_choice(config, comments, "folder_schema", settings)
+        lines.append(f"wrote {config}: or with `dataset={config.stem}`")
+    return lines

@@ -1,0 +1,198 @@
+"""A folder of drawn images and their labels, filled over any number of commands."""
+
+import csv
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ddpmseg.data.class_table import ClassTable
+from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.files import written_whole
+from ddpmseg.tracking.results import write_table
+
+SETTINGS = "samples.json"
+UNCERTAINTY = "uncertainty.csv"
+MASKS, LEFT_OUT = "masks", "left_out"
+COLUMNS = ("image", "uncertainty", "used")
+
+
+class SampleFolder:
+    """What `python -m ddpmseg sample` leaves, every file whole.
+
+    NAME.png and, once it is labelled, NAME.npy: pairs as `dataset=folder` reads them. Images that
+    `--keep` leaves out lie in `left_out/`, where no dataset finds them. Beside the pairs: the
+    labels in colours as masks/NAME.png, `uncertainty.csv`, and the settings in `samples.json`.
+    A name is the image's index in six digits, so that file order is the order of the indices.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def claim(self, sampling: Mapping[str, Any], labels: Mapping[str, Any] | None) -> None:
+        """Create the folder, or go on with one of the same settings.
+
+        Labels may be added to images that have none. Raises ConfigError for a folder that holds
+        something else, or images drawn or labelled with other settings.
+        """
+        path = self.folder / SETTINGS
+        earlier: dict[str, Any] = {"sampling": dict(sampling), "labels": None}
+        if path.is_file():
+            earlier = self._read_settings(path)
+            if not (self.folder / UNCERTAINTY).is_file():
+                earlier["labels"] = None  # none is finished
+        elif self.folder.exists() and (
+            not self.folder.is_dir()
+            or any(not entry.name.startswith(".") for entry in self.folder.iterdir())
+        ):
+            raise ConfigError(
+                f"'{self.folder}' exists and holds no images of `sample`; nothing is ever written "
+                "over it. Remove it, or name another `--output`."
+            )
+        wanted = {"sampling": dict(sampling), "labels": labels or earlier["labels"]}
+        for part, told in (("sampling", "drawn"), ("labels", "labelled")):
+            if earlier[part] and earlier[part] != wanted[part]:
+                raise ConfigError(
+                    f"'{self.folder}' holds images {told} with other settings "
+                    f"({_differences(earlier[part], wanted[part])}). Repeat those to go on with "
+                    f"it, remove the folder, or name another `--output`."
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as unfinished:
+            unfinished.write_text(json.dumps(wanted, indent=2) + "\n")
+
+    def num_images(self) -> int:
+        """One more than the largest index that was drawn."""
+        names = [path.stem for path in self._images()]
+        return 1 + max((int(name) for name in names), default=-1)
+
+    def lacking(self, num: int) -> list[int]:
+        """Which of the first `num` images are not there."""
+        there = {path.stem for path in self._images()}
+        return [index for index in range(num) if name_of(index) not in there]
+
+    def unlabelled(self, num: int) -> list[int]:
+        """Which of the first `num` images lack their mask or its uncertainty."""
+        known = self.uncertainties()
+        return [
+            index
+            for index in range(num)
+            if name_of(index) not in known or not self._place(name_of(index), ".npy").is_file()
+        ]
+
+    def image_path(self, index: int) -> Path:
+        return self._place(name_of(index), ".png")
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """The labels of an image that has some."""
+        return np.load(self._place(name_of(index), ".npy"), allow_pickle=False)
+
+    def write_image(self, index: int, image: UInt8[Tensor, "3 s s"]) -> None:
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        with written_whole(self.folder / f"{name_of(index)}.png") as unfinished:
+            Image.fromarray(pixels).save(unfinished, format="png")
+
+    def write_mask(self, index: int, mask: NDArray[np.uint8], classes: ClassTable) -> None:
+        """Beside its image as .npy, and in colours."""
+        (self.folder / MASKS).mkdir(exist_ok=True)
+        with written_whole(self.folder / MASKS / f"{name_of(index)}.png") as unfinished:
+            classes.indexed(mask).save(unfinished, format="png")
+        place = self.image_path(index).with_suffix(".npy")
+        with written_whole(place) as unfinished, unfinished.open("wb") as file:
+            np.save(file, mask)
+
+    def uncertainties(self) -> dict[str, float]:
+        """Name -> uncertainty of the labelled images; DataError for a damaged file."""
+        path = self.folder / UNCERTAINTY
+        if not path.is_file():
+            return {}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                return {row["image"]: float(row["uncertainty"]) for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise DataError(
+                f"'{path}' is damaged ({error}). Remove it: the images are labelled again."
+            ) from error
+
+    def write_uncertainties(self, values: Mapping[str, float]) -> None:
+        """All that are known, in the order of the names, and whether the image is in use."""
+        rows = [
+            {
+                "image": name,
+                "uncertainty": f"{values[name]:.9g}",
+                "used": int((self.folder / f"{name}.png").is_file()),
+            }
+            for name in sorted(values)
+        ]
+        write_table(self.folder / UNCERTAINTY, COLUMNS, rows)
+
+    def use(self, indices: Collection[int]) -> None:
+        """Put these images beside their masks into the folder, and the others into `left_out/`.
+
+        An image moves after its mask into the folder, and before it out: a stop between the two
+        leaves a mask without image, which nothing reads.
+        """
+        used = {name_of(index) for index in indices}
+        aside = self.folder / LEFT_OUT
+        for path in self._images():
+            if path.stem in used and path.parent == aside:
+                _move(path.with_suffix(".npy"), self.folder)
+                _move(path, self.folder)
+            elif path.stem not in used and path.parent == self.folder:
+                aside.mkdir(exist_ok=True)
+                _move(path, aside)
+                _move(path.with_suffix(".npy"), aside)
+        # What a stop left behind in an earlier call.
+        for name in used:
+            _move(aside / f"{name}.npy", self.folder)
+        self.write_uncertainties(self.uncertainties())
+
+    def _images(self) -> list[Path]:
+        folders = (self.folder, self.folder / LEFT_OUT)
+        found = [path for folder in folders for path in sorted(folder.glob("[0-9]*.png"))]
+        return [path for path in found if path.stem.isdigit()]
+
+    def _place(self, name: str, suffix: str) -> Path:
+        """Of a file of an image, wherever the image lies."""
+        aside = self.folder / LEFT_OUT / f"{name}{suffix}"
+        return aside if aside.is_file() else self.folder / f"{name}{suffix}"
+
+    def _read_settings(self, path: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_text())
+            return {"sampling": dict(content["sampling"]), "labels": content["labels"]}
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"'{path}' is damaged ({error}). Remove '{self.folder}', or name another `--output`"
+                "."
+            ) from error
+
+
+def name_of(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _move(path: Path, folder: Path) -> None:
+    if path.is_file():
+        path.replace(folder / path.name)
+
+
+def _differences(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Such as 'seed 0, not 1'."""
+    keys: Sequence[str] = [*earlier, *(key for key in wanted if key not in earlier)]
+    return ", ".join(
+        f"{key} {_short(earlier.get(key))}, not {_short(wanted.get(key))}"
+        for key in keys
+        if earlier.get(key) != wanted.get(key)
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
