@@ -11,15 +11,18 @@ from ddpmseg.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Condition:
-    """`key` has one of the `values`, each as an override would give it."""
+    """`key` has one of the `values`, each as an override would give it; or none, if `negated`."""
 
     key: str
     values: tuple[str, ...]
+    negated: bool = False
 
     def holds(self, run: Run) -> bool:
-        return any(_is(run, self.key, value) for value in self.values)
+        return any(_is(run, self.key, value) for value in self.values) != self.negated
 
     def __str__(self) -> str:
+        if self.negated:
+            return " and ".join(f"{self.key}!={value}" for value in self.values)
         return " or ".join(f"{self.key}={value}" for value in self.values)
 
 
@@ -43,21 +46,22 @@ def find_key(name: str, runs: Iterable[Run]) -> str:
 
 
 def find_conditions(texts: Sequence[str], runs: Sequence[Run]) -> tuple[Condition, ...]:
-    """Of 'key=value'; a key named again has either value.
+    """Of 'key=value', where a key named again has either value, and of 'key!=value'.
 
     Raises ConfigError for another form and for an unknown key, DataError for a value no run has.
     """
-    values: dict[str, list[str]] = {}
+    values: dict[tuple[str, bool], list[str]] = {}
     for text in texts:
         name, equals, value = text.partition("=")
+        negated, name = name.endswith("!"), name.removesuffix("!")
         if not equals or not name:
             raise ConfigError(f"'{text}' names no value. Write key=value, as head.members=10.")
         key = find_key(name, runs)
-        values.setdefault(key, []).append(value)
+        values.setdefault((key, negated), []).append(value)
         if not any(_is(run, key, value) for run in runs):
             there = ", ".join(sorted({run.text(key) for run in runs}))
             raise DataError(f"no run has {key}={value}; there are {there}.")
-    return tuple(Condition(key, tuple(some)) for key, some in values.items())
+    return tuple(Condition(key, tuple(some), not_) for (key, not_), some in values.items())
 
 
 def filtered(runs: Sequence[Run], conditions: Sequence[Condition]) -> list[Run]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ddpmseg.analysis.keys import filtered, find_conditions, find_key, series
@@ -16,14 +16,15 @@ from ddpmseg.errors import DataError
 class Choice:
     """Which runs: those in and below `paths` that have the settings `where`.
 
-    where: 'key=value', either value for a key named again. vary: only runs beside which there are
-    others that differ in these settings, else in nothing but seeds and what is averaged `over`.
+    where: 'key=value', either value for a key named again, or 'key!=value'. vary: only runs beside
+    which there are others that differ in these settings, else in nothing but seeds and what is
+    averaged `over`.
     """
 
     paths: Sequence[Path]
     where: Sequence[str] = ()
     vary: Sequence[str] = ()
-    over: Sequence[str] = field(default=())
+    over: Sequence[str] = ()
 
 
 def choose_runs(choice: Choice) -> list[Run]:

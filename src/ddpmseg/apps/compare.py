@@ -52,8 +52,10 @@ def compare(
     reference = find_conditions(against, runs)
     over = [find_key(name, runs) for name in over]
     group_by = list(dict.fromkeys(find_key(name, runs) for name in group_by))
-    if len({run.text(DATASET) for run in runs}) > 1 and not {DATASET, *over} & {DATASET, *group_by}:
+    if len({run.text(DATASET) for run in runs}) > 1 and DATASET not in group_by:
         group_by = [DATASET, *group_by]
+    if DATASET in group_by and DATASET in over:
+        raise ConfigError(f"scores of different datasets have no mean: leave out --over {DATASET}.")
     by = None if sort is None else find_key(sort, runs)
     ranking = rank(runs, metric, group_by, over, by, per_run)
     if reference and not any(reference_of(one, ranking, reference) for one in ranking.settings):

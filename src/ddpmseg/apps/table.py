@@ -37,6 +37,7 @@ def table(
     _check(by, figure)
     runs = choose_runs(Choice(paths, where, vary, over))
     by, over = ([find_key(name, runs) for name in names] for names in (by, over))
+    _check(by, figure)  # two names may mean one setting
     if by:
         made = cross_table(runs, metric, by[0], by[1] if len(by) > 1 else DATASET, over)
     else:

@@ -35,7 +35,7 @@ def add_choice_of_runs(command: argparse.ArgumentParser, style: str) -> None:
         "--metric", default="miou", choices=("miou", "miou_present", "pixel_accuracy")
     )
     command.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE",
+        "--where", action="append", default=[], metavar="KEY[!]=VALUE",
         help="only runs with this setting; either value where a key is named again",
     )  # fmt: skip
     command.add_argument(
