@@ -89,6 +89,10 @@ def test_single_runs_have_folders(runs: Path, capsys: Captured) -> None:
     for row in rows:
         assert float(row["mean"]) == pytest.approx(100 * score(runs, 2, int(row["seed"])), abs=1e-4)
         assert row["runs"] == ""
+    # On a terminal without what they have in common.
+    lines = printed(capsys, runs, "--per-run").splitlines()[2:6]
+    shown = {line.split()[3] for line in lines}
+    assert shown == {f"members{m}/seed{s}" for m in (1, 2) for s in (0, 1)}
 
 
 @pytest.mark.parametrize(("metric", "column"), [("miou", "iou"), ("miou_present", "iou_present")])

@@ -1,5 +1,6 @@
 """Any runs side by side: what differs, which is best, by how much over shared seeds, where."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -75,7 +76,9 @@ def compare(
         text += "\n" + "".join(f"{note}.\n" for note in notes)
     deliver(text, output, f"{len(runs)} runs")
     if figure is not None:
-        plot = of_classes(made, metric) if per_class else of_ranking(ranking, short)
+        shown = [setting for setting in ranking.settings if setting.rank == 1 or not best]
+        drawn = replace(ranking, settings=tuple(shown))
+        plot = of_classes(made, metric) if per_class else of_ranking(drawn, short)
         with place_of(figure):
             save_dots(plot, figure)
     return made
@@ -114,16 +117,22 @@ def _ranked(
 ) -> tuple[Table, list[str]]:
     """The table of settings, and sentences about its columns."""
     corrupted, kinds = read_corrupted(paths, runs, ranking.metric)
-    folders = {run.folder: run.folder for run in runs} if ranking.pairs is None else None
-    if names and folders:
-        folders = {folder: Path(folder).name for folder in folders}
+    folders = _folders(runs, bool(names)) if ranking.pairs is None else None
     made = ranking_table(ranking, CLASS_METRICS, against, corrupted, folders, names)
     if best:
-        first = [setting.rank == 1 for setting in ranking.settings]
-        rows = [row for row, is_first in zip(made.rows, first, strict=True) if is_first]
-        made = replace(made, rows=tuple(rows))
+        pairs = zip(made.rows, ranking.settings, strict=True)
+        made = replace(made, rows=tuple(row for row, setting in pairs if setting.rank == 1))
     notes = [f"severity: mean over {len(kinds)} types of corruption"] if corrupted else []
     return made, notes
+
+
+def _folders(runs: Sequence[Run], short: bool) -> dict[str, str]:
+    """Each run's folder as it is shown: without what all have in common, where it shall be short."""
+    folders = [run.folder for run in runs]
+    if not short:
+        return {folder: folder for folder in folders}
+    common = os.path.commonpath([Path(folder).absolute().parent for folder in folders])
+    return {folder: os.path.relpath(Path(folder).absolute(), common) for folder in folders}
 
 
 def _legend(
