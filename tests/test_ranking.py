@@ -266,7 +266,7 @@ def test_pairs_share_what_is_averaged_over() -> None:
     # Subset 1 of two members pairs with none: the difference is of subset 0 alone.
     runs[1] = some_run(0.4, head__members=1, dataset__subset_seed=5)
     ranking = rank(runs, "miou", over=["dataset.subset_seed"])
-    assert [row[3] for row in texts(ranking_table(ranking, []))] == ["", "-10.0 ± – (1)"]  # noqa: RUF001
+    assert [row[3] for row in texts(ranking_table(ranking, []))] == ["", "+10.0 ± – (1)"]  # noqa: RUF001
 
 
 # ---- classes
@@ -341,11 +341,11 @@ TABLE = Table(
 
 def test_text_is_aligned() -> None:
     assert as_text(TABLE).splitlines() == [
-        "                      head.members=1",
-        "rank  vote            miou    head.vote=soft",
-        "----  ----  --------------  ----------------",
-        "1     hard  51.0 ± 1.4 (2)                 –",  # noqa: RUF001
-        "2     soft    10.0 ± – (1)    -1.2 ± 0.5 (3)",  # noqa: RUF001
+        "                            head.members=1",
+        "rank  vote            miou  head.vote=soft",
+        "----  ----  --------------  --------------",
+        "1     hard  51.0 ± 1.4 (2)               –",  # noqa: RUF001
+        "2     soft    10.0 ± – (1)  -1.2 ± 0.5 (3)",  # noqa: RUF001
     ]
 
 

@@ -169,10 +169,10 @@ def ranking_table(
         difference = None
         if reference is not None and reference is not setting:
             difference = ranking.difference(setting, reference, first)
-        cells = [
+        means = [
             ranking.summary([run.scores[name] for run in setting.runs]) for name in (first, *others)
         ]
-        cells.insert(1, difference)
+        cells: list[Summary | None] = [means[0], difference, *means[1:]]
         for scores in (more or {}).values():
             there = [scores[run.folder] for run in setting.runs if run.folder in scores]
             cells.append(ranking.summary(there) if there else None)

@@ -127,7 +127,7 @@ def _ranked(
 
 
 def _folders(runs: Sequence[Run], short: bool) -> dict[str, str]:
-    """Each run's folder as it is shown: without what all have in common, where it shall be short."""
+    """Each run's folder as it is shown: `short` without what all have in common."""
     folders = [run.folder for run in runs]
     if not short:
         return {folder: folder for folder in folders}
