@@ -346,6 +346,19 @@ def test_table_of_real_runs(metric: str, runs: Path, capsys: pytest.CaptureFixtu
     assert captured.err == ""
 
 
+def test_table_of_chosen_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by = ["table", str(runs), "--by", "members", "--format", "text"]
+    assert main([*by, "--where", "seed=0", "--vary", "members"]) == 0
+    captured = capsys.readouterr()
+    header, _, *rows = captured.out.splitlines()
+    assert header.split() == ["head.members", "ponies"]
+    for members, row in zip((1, 2), rows, strict=True):
+        value = scores(runs / f"members{members}" / "seed0")["miou"]
+        assert row.split(maxsplit=1) == [str(members), str(Summary.of([value]))]
+    assert main([*by, "--where", "seed=0", "--vary", "vote"]) == 2
+    assert "no two of 2 runs differ in head.vote alone" in capsys.readouterr().err
+
+
 def test_paper_table_of_real_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Named twice, a run counts once.
     assert main(["table", str(runs), str(runs / "members1" / "seed0")]) == 0
