@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ddpmseg.analysis.ablation import TITLES
+from ddpmseg.analysis.ablation import TITLES, describe_runs
 from ddpmseg.analysis.canvas import (
     DARK,
     DPI,
@@ -83,8 +83,7 @@ def of_classes(table: Table, metric: str) -> DotPlot:
         means = {title: cell for title, cell in cells if cell is not None}
         rows.append(DotRow(row.labels[0], means))
     title = f"IoU of every class, and {TITLES[metric].removesuffix(' (%)')}"
-    most = max(cell.runs or 1 for row in rows for cell in row.means.values())
-    note = "one run each" if most == 1 else f"mean ± standard deviation over up to {most} runs"
+    note = describe_runs([cell for row in rows for cell in row.means.values()])
     order = f"by the difference of {titles[0]} to {titles[-1]}" if len(titles) > 1 else ""
     return DotPlot(title, f"{note}; {order}".rstrip("; "), "IoU (%)", rows, titles)
 
