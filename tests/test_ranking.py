@@ -13,7 +13,6 @@ from ddpmseg.analysis.keys import (
     filtered,
     find_conditions,
     find_key,
-    known_keys,
     series,
     short_keys,
     shortened,
@@ -407,4 +406,6 @@ def test_a_figure_of_classes() -> None:
     named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     assert [line.get_label() for line in named] == list(table.columns[1:-1])
     assert [line.get_xdata()[0] for line in named] == pytest.approx([42.5, 41, 32, 30.5])  # pyright: ignore
-    assert sorted(known_keys(votes())) == known_keys(votes())
+    assert "over 2 runs;" in figure.texts[1].get_text()
+    lone = class_rows(rank(votes((0,)), "miou"))
+    assert dots(of_classes(lone, "miou")).texts[1].get_text().startswith("one run each;")

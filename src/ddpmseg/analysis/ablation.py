@@ -127,7 +127,7 @@ def _set_x_axis(axes: Axes, places: dict[str, float]) -> float:
 def describe_runs(cells: Sequence[Summary]) -> str:
     """What the numbers of a figure are means of."""
     counts = [cell.runs or 0 for cell in cells]
-    if max(counts) == 1:
+    if max(counts) <= 1:
         return "one run each"
     upto = "up to " if len(set(counts)) > 1 else ""
     return f"mean ± standard deviation over {upto}{max(counts)} runs"
