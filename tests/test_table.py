@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_runs import members_by_seeds, some_run
 from PIL import Image
-from tiny_run import PRETRAIN, SEGMENT, composed, contents
+from tiny_run import PRETRAIN, composed, contents
 
 from ddpmseg.__main__ import main
 from ddpmseg.analysis.ablation import ablation
@@ -22,32 +23,9 @@ from ddpmseg.analysis.markup import as_csv, as_latex, as_markdown
 from ddpmseg.analysis.published import load_published
 from ddpmseg.analysis.runs import Run, Summary, in_order, variants, without_repeats
 from ddpmseg.analysis.tables import Row, Table, cross_table, paper_table
-from ddpmseg.apps.train import train
 from ddpmseg.tracking.results import claim_folder
 
 PUBLISHED = load_published()
-
-
-def some_run(miou: float = 0.5, **settings: Any) -> Run:
-    """A run of DDPM on Horse-21 but for these settings; `__` stands for the dot of a key."""
-    given = {key.replace("__", "."): value for key, value in settings.items()}
-    known: dict[str, Any] = {
-        "dataset.name": "horse_21",
-        "dataset.root": f"data/{given.get('dataset.name', 'horse_21')}",
-        "backbone.name": "ddpm_lsun_horse",
-        "backbone.checkpoint": "horse.pt",
-        "features.blocks": [5, 6, 7, 8, 12],
-        "features.timesteps": [50, 150, 250],
-        "head.members": 10,
-        "head.checkpoint": None,
-        "seed": 0,
-    }
-    known |= given
-    known["method"] = PUBLISHED.method_of(known)
-    scores = {"miou": miou, "miou_present": miou / 2, "pixel_accuracy": miou / 4}
-    return Run(f"runs/{sorted(given.items())}", known, scores)
-
-
 FRACTIONS = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
@@ -347,12 +325,7 @@ def test_lines_whose_names_are_cut_stay_two() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four finished runs of two members and two seeds."""
-    folder = tmp_path_factory.mktemp("runs")
-    for members, seed in product((1, 2), (0, 1)):
-        given = (f"head.members={members}", f"seed={seed}", "head.max_steps=2", "logger=csv")
-        train(composed(folder / f"members{members}" / f"seed{seed}", *SEGMENT, *given))
-    return folder
+    return members_by_seeds(tmp_path_factory.mktemp("runs"))
 
 
 def scores(folder: Path) -> dict[str, float]:
@@ -371,6 +344,19 @@ def test_table_of_real_runs(metric: str, runs: Path, capsys: pytest.CaptureFixtu
         values = [scores(runs / f"members{members}" / f"seed{seed}")[metric] for seed in (0, 1)]
         assert row == f"| {members} | {Summary.of(values)} |"
     assert captured.err == ""
+
+
+def test_table_of_chosen_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by = ["table", str(runs), "--by", "members", "--format", "text"]
+    assert main([*by, "--where", "seed=0", "--vary", "members"]) == 0
+    captured = capsys.readouterr()
+    header, _, *rows = captured.out.splitlines()
+    assert header.split() == ["head.members", "ponies"]
+    for members, row in zip((1, 2), rows, strict=True):
+        value = scores(runs / f"members{members}" / "seed0")["miou"]
+        assert row.split(maxsplit=1) == [str(members), str(Summary.of([value]))]
+    assert main([*by, "--where", "seed=0", "--vary", "vote"]) == 2
+    assert "no two of 2 runs differ in head.vote alone" in capsys.readouterr().err
 
 
 def test_paper_table_of_real_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -448,7 +434,10 @@ def test_files_are_written_whole(runs: Path, tmp_path: Path) -> None:
         (["--line", "seed", "--figure", "x.pdf"], "must end in .png or .svg"),
         (["--figure", "x.png"], "name it with --by"),
         (["--by", "head.memberz"], "Did you mean head.members"),
-        (["--by", "vote"], "Did you mean head.vote"),
+        (["--by", "vite"], "Did you mean head.vote"),
+        (["--by", "name"], "may mean backbone.name or dataset.name"),
+        (["--by", "seed", "--by", "seed"], "two different settings at most"),
+        (["--by", "vote", "--line", "head.vote"], "two different settings at most"),
         (["--over", "paths.output_dir"], "no run has the setting 'paths.output_dir'"),
     ],
 )

@@ -6,6 +6,7 @@ import sys
 
 from ddpmseg.commands import (
     check_backbone,
+    compare,
     data,
     export,
     plan,
@@ -24,6 +25,7 @@ COMMANDS = (
     plan,
     export,
     table,
+    compare,
     report,
     robustness,
     select,

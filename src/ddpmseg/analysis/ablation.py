@@ -51,7 +51,7 @@ def ablation(table: Table, metric: str) -> Figure:
     room = legend_room(names) + 0.15
     figure = paper(LEFT + width + 0.15 + room + MARGIN, HEAD + height + BELOW)
     cells = [cell for line in lines.values() for _, cell in line]
-    headline(figure, LEFT, f"{TITLES[metric].removesuffix(' (%)')} by {key}", _runs(cells))
+    headline(figure, LEFT, f"{TITLES[metric].removesuffix(' (%)')} by {key}", describe_runs(cells))
     axes = axes_at(figure, LEFT, HEAD, width, height)
     inch = _set_x_axis(axes, places)
     for index, (name, line) in enumerate(zip(names, lines.values(), strict=True)):
@@ -124,9 +124,10 @@ def _set_x_axis(axes: Axes, places: dict[str, float]) -> float:
     return float(inch)
 
 
-def _runs(cells: Sequence[Summary]) -> str:
+def describe_runs(cells: Sequence[Summary]) -> str:
+    """What the numbers of a figure are means of."""
     counts = [cell.runs or 0 for cell in cells]
-    if max(counts) == 1:
+    if max(counts) <= 1:
         return "one run each"
     upto = "up to " if len(set(counts)) > 1 else ""
     return f"mean ± standard deviation over {upto}{max(counts)} runs"

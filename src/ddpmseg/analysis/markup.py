@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable
 
 from ddpmseg.analysis.runs import DASH
@@ -19,7 +20,7 @@ def as_markdown(table: Table) -> str:
     lines = [
         [*table.stub, *table.columns],
         ["---"] * len(table.stub) + ["---:"] * len(table.columns),
-        *_texts(table.rows),
+        *row_texts(table.rows),
     ]
     cells = [[text.replace("|", "\\|") for text in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
@@ -28,8 +29,8 @@ def as_markdown(table: Table) -> str:
 def as_latex(table: Table) -> str:
     """The same as a tabular; it needs the package booktabs."""
     lines = [
-        " & ".join(text.translate(_LATEX) for text in line) + r" \\"
-        for line in [[*table.stub, *table.columns], *_texts(table.rows)]
+        " & ".join(_latex(text) for text in line) + r" \\"
+        for line in [[*table.stub, *table.columns], *row_texts(table.rows)]
     ]
     alignment = "l" * len(table.stub) + "r" * len(table.columns)
     body = [lines[0], r"\midrule", *lines[1:]]
@@ -61,7 +62,7 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 }
 
 
-def _texts(rows: Iterable[Row]) -> list[list[str]]:
+def row_texts(rows: Iterable[Row]) -> list[list[str]]:
     """Labels and numbers; a first label that the row above has too is not repeated."""
     texts, above = [], ""
     for row in rows:
@@ -70,3 +71,8 @@ def _texts(rows: Iterable[Row]) -> list[list[str]]:
         texts.append([shown, *rest, *(str(cell or DASH) for cell in row.cells)])
         above = first
     return texts
+
+
+def _latex(text: str) -> str:
+    """A minus before a number is one, and no hyphen."""
+    return re.sub(r"^-(?=\d)", "$-$", text.translate(_LATEX))

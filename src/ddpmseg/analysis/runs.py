@@ -34,13 +34,14 @@ class Summary:
     """Mean and sample standard deviation in percent, and over how many runs.
 
     deviation: None where it is unknown, as for a single run. runs: None for quoted numbers.
-    decimals: how many are shown.
+    decimals: how many are shown. signed: a difference, shown with its sign.
     """
 
     mean: float
     deviation: float | None
     runs: int | None = None
     decimals: int = 1
+    signed: bool = False
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> "Summary":
@@ -58,7 +59,7 @@ class Summary:
         return cls(float(value), float(deviation) if deviation else None, None, decimals)
 
     def __str__(self) -> str:
-        shown = f"{self.mean:.{self.decimals}f}"
+        shown = f"{self.mean:{'+' if self.signed else ''}.{self.decimals}f}"
         if self.deviation is not None:
             shown += f" ± {self.deviation:.{self.decimals}f}"
         elif self.runs:
@@ -70,15 +71,17 @@ Variant = tuple[tuple[str, str], ...]
 """Settings, by key and as text, that tell some runs from others; empty where nothing does."""
 
 
-def variants(runs: Iterable[Run], apart: Collection[str]) -> dict[Variant, list[Run]]:
-    """Runs by all that differs between them, beyond the settings `apart` and `REPEATS`.
+def variants(
+    runs: Iterable[Run], apart: Collection[str], repeats: Collection[str] = REPEATS
+) -> dict[Variant, list[Run]]:
+    """Runs by all that differs between them, beyond the settings `apart` and `repeats`.
 
     A dataset's or a backbone's own settings, and the ensemble of `head.checkpoint`, tell runs apart
     only where the name of dataset (and backbone) is the same, since the name does so already. Where
     methods are `apart`, or datasets, only runs of the same are compared. Ordered by their settings.
     """
     runs = list(runs)
-    keys = sorted({key for run in runs for key in run.settings} - {*apart, *REPEATS, METHOD})
+    keys = sorted({key for run in runs for key in run.settings} - {*apart, *repeats, METHOD})
     found: dict[str, dict[tuple[str, ...], set[str]]] = {key: {} for key in keys}
     for run in runs:
         for key in keys:
@@ -89,7 +92,7 @@ def variants(runs: Iterable[Run], apart: Collection[str]) -> dict[Variant, list[
         groups.setdefault(tuple((key, run.text(key)) for key in differing), []).append(run)
 
     def order(variant: Variant) -> list[tuple[str, tuple[int, Any]]]:
-        return [(key, _rank(groups[variant][0].settings.get(key))) for key, _ in variant]
+        return [(key, place(groups[variant][0].settings.get(key))) for key, _ in variant]
 
     return {variant: groups[variant] for variant in sorted(groups, key=order)}
 
@@ -120,14 +123,15 @@ def without_repeats(runs: Iterable[Run]) -> tuple[list[Run], dict[str, str]]:
 def in_order(runs: Iterable[Run], key: str) -> list[str]:
     """The values of a setting as text: null first, numbers and lists by size, then words."""
     values = {run.text(key): run.settings.get(key) for run in runs}
-    return sorted(values, key=lambda text: _rank(values[text]))
+    return sorted(values, key=lambda text: place(values[text]))
 
 
-def _rank(value: Any) -> tuple[int, Any]:
+def place(value: Any) -> tuple[int, Any]:
+    """Where a setting's value comes in order: null first, numbers and lists by size, then words."""
     if value is None:
         return 0, 0
     if isinstance(value, bool | int | float):
         return 1, value
     if isinstance(value, list):
-        return 2, [_rank(item) for item in value]
+        return 2, [place(item) for item in value]
     return 3, str(value)

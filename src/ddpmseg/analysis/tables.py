@@ -1,6 +1,6 @@
 """Tables of means over runs: beside the published numbers, and by the values of settings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ddpmseg.analysis.published import Published
@@ -86,6 +86,6 @@ def summaries(runs: Iterable[Run], key: str, values: Iterable[str], metric: str)
     return tuple(Summary.of(scores[value]) if value in scores else None for value in values)
 
 
-def describe(variant: Variant) -> str:
-    """Settings as overrides."""
-    return " ".join(f"{key}={text}" for key, text in variant)
+def describe(variant: Variant, names: Mapping[str, str] | None = None) -> str:
+    """Settings as overrides, with each key as `names` has it."""
+    return " ".join(f"{(names or {}).get(key, key)}={text}" for key, text in variant)

@@ -28,6 +28,29 @@ def add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config-dir", type=Path, default=Path("conf"))
 
 
+def add_choice_of_runs(command: argparse.ArgumentParser, style: str) -> None:
+    """Let the command take runs, what to choose of them, and the form of the table they become."""
+    command.add_argument("paths", nargs="+", type=Path, help="run folders, or folders above them")
+    command.add_argument(
+        "--metric", default="miou", choices=("miou", "miou_present", "pixel_accuracy")
+    )
+    command.add_argument(
+        "--where", action="append", default=[], metavar="KEY[!]=VALUE",
+        help="only runs with this setting; either value where a key is named again",
+    )  # fmt: skip
+    command.add_argument(
+        "--vary", action="append", default=[], metavar="KEY",
+        help="only runs beside others that differ in this setting and, but for seeds, nothing else",
+    )  # fmt: skip
+    command.add_argument(
+        "--over", action="append", default=[], metavar="KEY", help="average over this setting too"
+    )
+    command.add_argument(
+        "--format", dest="style", default=style, choices=("text", "md", "csv", "latex")
+    )
+    command.add_argument("--output", type=Path, help="a file instead of stdout")
+
+
 def typed(config_dir: Path, *overrides: str) -> "TrainConfig":
     """The configuration of these overrides, held against its types alone."""
     from ddpmseg.apps import checks, plan

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command
+from ddpmseg.commands.common import add_choice_of_runs, add_command
 
 
 def add(commands: Any) -> None:
@@ -14,18 +14,10 @@ def add(commands: Any) -> None:
         return 0
 
     command = add_command(commands, "table", run, "means over runs of train.py, beside the paper's")
-    command.add_argument("paths", nargs="+", type=Path, help="run folders, or folders above them")
-    command.add_argument(
-        "--metric", default="miou", choices=("miou", "miou_present", "pixel_accuracy")
-    )
+    add_choice_of_runs(command, "md")
     command.add_argument(
         "--by", action="append", default=[], metavar="KEY",
         help="rows are the values of this setting, as head.members; a second one makes columns",
     )  # fmt: skip
     command.add_argument("--line", metavar="KEY", help="columns and lines; else one per dataset")
-    command.add_argument(
-        "--over", action="append", default=[], metavar="KEY", help="average over this setting too"
-    )
-    command.add_argument("--format", dest="style", default="md", choices=("md", "csv", "latex"))
-    command.add_argument("--output", type=Path, help="a file instead of stdout")
     command.add_argument("--figure", type=Path, help="draw the means of --by as .png or .svg")
