@@ -19,7 +19,6 @@ from ddpmseg.config import (
     FeaturesConfig,
     GuidedDiffusionConfig,
     HeadConfig,
-    LoggerConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
@@ -62,7 +61,7 @@ def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) ->
         head=sweep.head,
         pretrain=PretrainConfig(),
         trainer=config.trainer,
-        logger=LoggerConfig(),
+        logger=config.logger,
         paths=config.paths,
     )
 
@@ -195,7 +194,7 @@ def trainer_precision(config: TrainConfig, device: torch.device) -> str:
 
 
 def trainer_arguments(
-    config: TrainConfig, folder: Path, logger: Logger | Literal[False]
+    config: TrainConfig, folder: Path, loggers: Sequence[Logger]
 ) -> dict[str, Any]:
     """What every Trainer is given that a rank uses by itself, besides its steps and callbacks."""
     device = choose_device(config.trainer.accelerator)
@@ -205,7 +204,7 @@ def trainer_arguments(
         "precision": trainer_precision(config, device),
         "log_every_n_steps": config.trainer.log_every_n_steps,
         "default_root_dir": folder,
-        "logger": logger,
+        "logger": list(loggers),
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "enable_progress_bar": ranks.is_first() and sys.stderr.isatty(),

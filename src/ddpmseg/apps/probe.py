@@ -54,7 +54,7 @@ def probe_timestep(
     advance("extract", 1.0)
 
     probes = build_probes(config, extractor.layout, dataset.classes.num_classes, seeds)
-    arguments = trainer_arguments(config, Path(config.paths.output_dir), False)
+    arguments = trainer_arguments(config, Path(config.paths.output_dir), [])
     arguments["enable_progress_bar"] = False
     if ranks.is_first():
         protocol = build_protocol(config.head)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ("block", "timestep", "seed", *METRICS, "miou_small", "miou_large", "seconds")
 
 
-def write_sweep_report(folder: Path) -> None:
+def write_sweep_report(folder: Path) -> Study:
     """Tables, figures and `report.html` of all finished cells of a sweep folder.
 
     Raises ConfigError where there is no sweep, DataError where no cell is finished or a record is
@@ -33,6 +33,7 @@ def write_sweep_report(folder: Path) -> None:
     study = read_study(store)
     with store.reporting(), told_when_full(folder):
         write_study(folder, study)
+    return study
 
 
 def read_study(store: CellStore) -> Study:

@@ -6,6 +6,8 @@ from ddpmseg.config.download import TRANSFER, DownloadConfig
 from ddpmseg.config.identity import (
     leave_out_how,
     multirun_key,
+    multirun_name,
+    request_key,
     run_key,
     run_request,
     sweep_key,
@@ -46,7 +48,9 @@ __all__ = [
     "TrainerConfig",
     "leave_out_how",
     "multirun_key",
+    "multirun_name",
     "register",
+    "request_key",
     "run_key",
     "run_request",
     "schema_of",
