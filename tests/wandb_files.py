@@ -25,7 +25,6 @@ class Recorded:
     name: str = ""
     sweep: str = ""
     notes: str = ""
-    resume: bool = False
     tags: set[str] = field(default_factory=set)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)

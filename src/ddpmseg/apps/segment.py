@@ -38,7 +38,7 @@ from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.pictures import PredictionWriter
 from ddpmseg.tracking.results import peak_rss_mb, write_per_class, write_results
-from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_results
+from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.head import HeadTesting, HeadTraining
 from ddpmseg.training.pixels import LabelledPixels
@@ -99,6 +99,8 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
         write_results(folder, row)
         if tracking.run:
             log_results(tracking.run, folder, row)
+            if config.logger.num_images:
+                log_picture(tracking.run, "examples/sheet", folder / "overlays.png")
             if config.logger.artifacts:
                 head_file, name = folder / "head.safetensors", config.dataset.name
                 log_artifacts(tracking.run, head_file, name, data_sha256, row)

@@ -84,12 +84,10 @@ class ExampleImages(Callback):
 
 
 def log_results(run: "Run", folder: Path, row: Mapping[str, object]) -> None:
-    """The scores, the table of classes, the confusion matrix and the sheet of a finished run.
+    """The scores, the table of classes and the confusion matrix of a finished run.
 
     They are those of the files in `folder`: `row` is that of `results.csv`.
     """
-    import wandb
-
     run.summary.update(
         {shown: float(str(row[name])) for name, shown in SUMMARY.items() if row[name] != ""}
     )
@@ -98,7 +96,6 @@ def log_results(run: "Run", folder: Path, row: Mapping[str, object]) -> None:
         {
             "test/per_class": table_of(folder / PER_CLASS),
             "test/confusion": confusion_chart(folder / CONFUSION),
-            "examples/sheet": wandb.Image(str(folder / "overlays.png")),
         }
     )
 
@@ -147,7 +144,7 @@ def table_of(path: Path) -> Any:
 
     with path.open(newline="") as file:
         columns, *rows = csv.reader(file)
-    return wandb.Table(columns=columns, data=[[_value(cell) for cell in row] for row in rows])
+    return wandb.Table(columns=[*columns], data=[[_value(cell) for cell in row] for row in rows])
 
 
 def confusion_chart(path: Path) -> Any:
@@ -164,7 +161,7 @@ def confusion_chart(path: Path) -> Any:
     ]
     return wandb.plot_table(
         vega_spec_name="wandb/confusion_matrix/v1",
-        data_table=wandb.Table(columns=columns, data=data),
+        data_table=wandb.Table(columns=[*columns], data=data),
         fields={name: name for name in columns},
         string_fields={"title": "Pixels by true and predicted class"},
     )

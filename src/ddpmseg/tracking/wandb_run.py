@@ -115,6 +115,7 @@ def plain_config(config: TrainConfig | SweepConfig) -> dict[str, Any]:
     if config.task == "pretrain":
         return plain | {"features": {}, "head": {}}
     features, head = config.features, config.head
+    del plain["pretrain"]
     plain["head"]["name"] = _head_name(head.hidden)
     plain["features"]["maps"] = f"b{_joined(features.blocks)}_t{_joined(features.timesteps)}"
     for axis, values in (("block", features.blocks), ("timestep", features.timesteps)):
@@ -139,6 +140,8 @@ def open_run(
     """
     import wandb  # takes a second that no other run should pay
 
+    # What it says of itself is said here, in a line; what goes wrong is raised.
+    wandb.setup(wandb.Settings(silent=True))
     earlier = recorded_runs(folder, identity.id)
     with _arguments_without_secrets():
         run = wandb.init(

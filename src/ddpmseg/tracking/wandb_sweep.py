@@ -28,7 +28,7 @@ def log_study(run: "Run", study: Study, folder: Path) -> None:
     run.define_metric(AXIS, hidden=True)
     run.define_metric("curve/*", step_metric=AXIS, summary="max")
     for row in curve_rows(study.grid):
-        run.log(row)
+        run.log(dict(row))
     shown: dict[str, Any] = {"sweep/cells": table_of(folder / "cells.csv")}
     if study.controls:
         shown["sweep/controls"] = table_of(folder / "controls.csv")
@@ -81,13 +81,10 @@ def _curves(study: Study) -> dict[str, np.ndarray]:
 def _chart(grid: CellGrid, mean: np.ndarray, name: str) -> Any:
     import wandb
 
-    there = [np.flatnonzero(~np.isnan(row)) for row in mean]
+    timesteps = np.array(grid.timesteps)
     return wandb.plot.line_series(
-        xs=[[grid.timesteps[column] for column in columns] for columns in there],
-        ys=[
-            [float(row[column]) for column in columns]
-            for row, columns in zip(mean, there, strict=True)
-        ],
+        xs=[timesteps[~np.isnan(row)].tolist() for row in mean],
+        ys=[row[~np.isnan(row)].tolist() for row in mean],
         keys=[f"block {block}" for block in grid.blocks],
         title=f"{name} over timesteps",
         xname=AXIS,
