@@ -59,13 +59,13 @@ class Upload:
             status = self._process.wait(self.timeout)
         except subprocess.TimeoutExpired:
             _end_group(self._process)
-            reason = f"not finished after logger.timeout={self.timeout:g} s"
+            reason = f"was not finished after logger.timeout={self.timeout:g} s"
         else:
             if not status:
                 return True
-            reason = f"failed: {self.last_words()}"
+            reason = f"failed ({self.last_words()})"
         log.warning(
-            "the upload to W&B was %s. All is recorded; upload it later with `wandb sync %s`. "
+            "the upload to W&B %s. All is recorded; upload it later with `wandb sync %s`. "
             "More in %s",
             reason,
             self.recorded[0] if len(self.recorded) == 1 else self.recorded[0].parent / PATTERN,
