@@ -14,8 +14,9 @@ from wandb_files import Recorded, read_run, recorded
 
 from ddpmseg.apps.sweep import sweep
 from ddpmseg.apps.train import train
-from ddpmseg.config import run_key
+from ddpmseg.config import LoggerConfig, run_key
 from ddpmseg.data.class_table import load_class_table
+from ddpmseg.tracking.wandb_run import Identity, open_run
 
 OFFLINE = ("logger=wandb", "logger.mode=offline", "logger.project=tests")
 SMALL = tuple(o for o in SEGMENT if not o.startswith(("features.blocks", "features.timesteps")))
@@ -352,3 +353,32 @@ def test_jobs_have_a_run_that_shows_them_all(jobs: Path) -> None:
     assert (part.job_type, part.group, part.id) == ("sweep", folder.name, f"multirun-{folder.name}")
     assert any("sweep/jobs/path" in row for row in part.history)
     assert "seed" not in part.config
+
+
+def test_the_sweep_of_the_docs_makes_overrides_of_its_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent's own code writes the command; what it chose composes, and its id is taken."""
+    import yaml
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    given = yaml.safe_load((ROOT / "docs" / "wandb_sweep.yaml").read_text())
+    assert given["program"] == "train.py"
+    assert given["command"][-1] == "${args_no_hyphens}"
+    chosen = {
+        key: {"value": parameter["values"][-1]} for key, parameter in given["parameters"].items()
+    }
+    overrides = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
+    assert overrides == ["features.blocks=[8]", "features.timesteps=[150]", "seed=2"]
+    fixed = [argument for argument in given["command"] if "=" in argument]
+    cfg = composed(tmp_path, *fixed, *overrides)
+    assert (cfg.features.blocks, cfg.seed, cfg.logger.wandb) == ([8], 2, True)
+
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent1")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    settings = LoggerConfig(mode="offline")
+    with open_run(settings, tmp_path, Identity("abc", "abc", "segment", {"seed": 0})):
+        pass
+    (part,) = recorded(tmp_path)
+    assert (part.id, part.sweep, part.project) == ("agent1", "sweep1", "theirs")

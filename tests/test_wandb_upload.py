@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def test_broken_servers_cost_the_timeout_and_nothing_else(
     }
     timeout, uploads = 6.0, {}
     with ExitStack() as until_done:
-        for name, server in servers.items():
+        for server in servers.values():
             until_done.enter_context(serving(server))
         addresses = {name: server.url for name, server in servers.items()}
         addresses["nobody"] = "http://127.0.0.1:9"
@@ -147,7 +147,7 @@ def test_a_failed_upload_is_told_while_the_run_goes_on(
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package `wandb` whose commands only note what they were asked, and sleep where live."""
     package = tmp_path / "packages" / "wandb"
     package.mkdir(parents=True)
@@ -160,7 +160,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
     source = str(Path(upload.__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), source]))
-    yield tmp_path / "asked"
+    return tmp_path / "asked"
 
 
 def test_a_killed_run_is_uploaded_as_far_as_it_got(stand_in: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_killed_run_is_uploaded_as_far_as_it_got(stand_in: Path) -> None:
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def wait_for(condition) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SLACK
     while not condition():
         assert time.monotonic() < deadline
