@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,12 +48,9 @@ def multirun(folder: Path, *overrides: str) -> int:
     before = (root.level, root.handlers[:])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(str(ROOT))
         patch.setattr(sys, "argv", ["train.py", "-m", *overrides])
-        import train as program
-
         try:
-            program.main()
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         except SystemExit as error:
             return int(error.code or 0)
         finally:
@@ -154,14 +152,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose command line and settings hold secrets."""
     folder = tmp_path_factory.mktemp("run") / "run"
     secrets = (
-        "+dataset_url=x",
         "dataset.url=https://me:hunter2@host/set.tar?sig=swordfish",
         "backbone.url=https://host/w.pt?sig=swordfish",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_API_KEY", "0123456789" * 4)
         patch.setattr(sys, "argv", ["train.py", *secrets])
-        given = (*SEGMENT, *OFFLINE, "logger.num_images=1", secrets[2])
+        quoted = secrets[-1].replace("=", "='", 1) + "'"
+        given = (*SEGMENT, *OFFLINE, "logger.num_images=1", quoted)
         train(composed(folder, *given))
         assert sys.argv == ["train.py", *secrets]
     return folder
@@ -359,6 +357,7 @@ def test_the_sweep_of_the_docs_makes_overrides_of_its_choices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent's own code writes the command; what it chose composes, and its id is taken."""
+    import wandb
     import yaml
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
@@ -374,11 +373,13 @@ def test_the_sweep_of_the_docs_makes_overrides_of_its_choices(
     cfg = composed(tmp_path, *fixed, *overrides)
     assert (cfg.features.blocks, cfg.seed, cfg.logger.wandb) == ([8], 2, True)
 
+    wandb.teardown()  # which has read the environment of this process already
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
     monkeypatch.setenv("WANDB_RUN_ID", "agent1")
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
     settings = LoggerConfig(mode="offline")
     with open_run(settings, tmp_path, Identity("abc", "abc", "segment", {"seed": 0})):
         pass
+    wandb.teardown()
     (part,) = recorded(tmp_path)
     assert (part.id, part.sweep, part.project) == ("agent1", "sweep1", "theirs")
