@@ -10,6 +10,9 @@ from ddpmseg.__main__ import main
 from ddpmseg.errors import ConfigError, TrackingError
 from ddpmseg.tracking import dashboard
 
+# wandb-workspaces is written for an older pydantic.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def view() -> dict[str, Any]:

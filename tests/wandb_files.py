@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ def records(path: Path) -> Iterator[Any]:
             continue
         checksum, size, kind = struct.unpack_from("<IHB", data, position)
         chunk = data[position + HEADER : position + HEADER + size]
+        if len(chunk) < size:
+            return  # still being written
         position += HEADER + size
         assert zlib.crc32(chunk, zlib.crc32(bytes([kind]))) == checksum
         whole += chunk
@@ -58,8 +61,15 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def read_run(folder: Path) -> Recorded:
-    """What an `offline-run-*` folder holds."""
+    """What an `offline-run-*` folder holds, once its end is written: a moment after `finish`."""
     (path,) = folder.glob("*.wandb")
+    deadline = time.monotonic() + 5
+    while (found := _read(path)).exit_code is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def _read(path: Path) -> Recorded:
     found = Recorded()
     for record in records(path):
         kind = record.WhichOneof("record_type")

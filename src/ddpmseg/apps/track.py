@@ -63,7 +63,7 @@ def log_multirun(config: TrainConfig, study: Study, place: Path, folder: Path) -
         return
     name = folder.name if place == folder else f"{folder.name}-{place.name}"
     with open_run(config.logger, place, multirun_identity(config, name)) as run:
-        log_study(run, study, place)
+        log_study(run, study, place, folder / "jobs.csv")
 
 
 def record_cells(config: SweepConfig) -> None:

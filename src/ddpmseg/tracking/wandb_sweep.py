@@ -17,11 +17,11 @@ AXIS = "timestep"
 """Of the curves in a run's history."""
 
 
-def log_study(run: "Run", study: Study, folder: Path) -> None:
+def log_study(run: "Run", study: Study, folder: Path, jobs: Path | None = None) -> None:
     """All that `report.html` in `folder` shows: tables, curves, figures, findings, the page itself.
 
     The curves come twice: as charts, and as history over `timestep` (`curve/block_06`), which
-    panels can compare between sweeps.
+    panels can compare between sweeps. `jobs` is the table of a multirun's jobs.
     """
     import wandb
 
@@ -32,8 +32,8 @@ def log_study(run: "Run", study: Study, folder: Path) -> None:
     shown: dict[str, Any] = {"sweep/cells": table_of(folder / "cells.csv")}
     if study.controls:
         shown["sweep/controls"] = table_of(folder / "controls.csv")
-    if (folder / "jobs.csv").is_file():  # of a multirun
-        shown["sweep/jobs"] = table_of(folder / "jobs.csv")
+    if jobs is not None:
+        shown["sweep/jobs"] = table_of(jobs)
     for name, values in _curves(study).items():
         shown[f"sweep/{name}"] = _chart(study.grid, values, name)
     for path in sorted((folder / "figures").glob("*.png")):
