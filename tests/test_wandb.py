@@ -185,13 +185,10 @@ def test_images_have_masks_to_switch(run: Path) -> None:
     assert set(layers) == {"prediction", "ground_truth"}
     for layer in layers.values():
         assert (media(run) / layer["path"]).is_file()
-    (labels,) = [
-        value
-        for key, value in part.config.items()
-        if "mask/class_labels" in key and key.endswith("prediction")
-    ] or [None]
     names = load_class_table("ponies").names
-    assert labels is None or labels["value"]["0"] == names[0]
+    told = part.config["_wandb"]["mask/class_labels"].values()
+    assert [labels["value"]["0"] for labels in told] == [names[0]] * 2
+    assert [labels["value"]["255"] for labels in told] == ["(ignored)"] * 2
 
 
 def test_masks_are_those_of_the_files(run: Path) -> None:
