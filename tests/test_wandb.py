@@ -13,6 +13,8 @@ import pytest
 from tiny_run import HARDWARE, PRETRAIN, ROOT, SEGMENT, composed, composed_sweep
 from wandb_files import Recorded, read_run, recorded
 
+from ddpmseg.analysis.study import Study
+from ddpmseg.apps import report
 from ddpmseg.apps.sweep import sweep
 from ddpmseg.apps.train import train
 from ddpmseg.config import LoggerConfig, run_key
@@ -40,6 +42,11 @@ def no_settings_of_mine() -> Iterator[None]:
         yield
 
 
+def no_figures(study: Study, folder: Path) -> list[str]:
+    """Drawing takes most of the time of a tiny run, and is tested elsewhere."""
+    return []
+
+
 def multirun(folder: Path, *overrides: str) -> int:
     """`python train.py -m ...` in an empty folder, in this process; its exit status."""
     root = logging.getLogger()
@@ -47,6 +54,7 @@ def multirun(folder: Path, *overrides: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["train.py", "-m", *overrides])
+        patch.setattr(report, "save_figures", no_figures)
         try:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         except SystemExit as error:
@@ -340,7 +348,10 @@ def test_cells_are_runs_on_request(swept: Path) -> None:
         assert {f"b{row['block']}", f"t{row['timestep']}"} < part.tags
 
 
-def test_a_sweep_that_goes_on_records_its_new_cells(swept: Path) -> None:
+def test_a_sweep_that_goes_on_records_its_new_cells(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "save_figures", no_figures)
     before = {path.name for path in (swept / "wandb").glob("offline-run-*")}
     sweep(composed_sweep(swept, *OFFLINE, "logger.runs=cell", "sweep.timesteps=[5,50,90]"))
     new = [read_run(p) for p in (swept / "wandb").glob("offline-run-*") if p.name not in before]
