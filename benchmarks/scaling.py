@@ -153,7 +153,7 @@ def _trained(config: TrainConfig, maps: NativeMaps, masks: Tensor, point: Point)
     head = StackedMLP(maps.layout.dim, point.classes, point.members, HIDDEN, config.seed)
     pixels = LabelledPixels(masks, ignore_label=255)
     module = HeadTraining(head, maps, pixels, build_protocol(config.head), config.seed)
-    arguments = trainer_arguments(config, Path(config.paths.output_dir), False, "fit")
+    arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
     arguments["enable_progress_bar"] = False
     pl.Trainer(**arguments, max_steps=module.num_steps).fit(module)
     return head.eval()

@@ -155,7 +155,7 @@ def _trained_probes(
     probes = build_probes(config, maps.layout, dataset.classes.num_classes, [config.seed])
     pixels = LabelledPixels(masks, dataset.classes.ignore_label)
     training = ProbeTraining(probes, maps, pixels, build_protocol(config.head), config.seed)
-    arguments = trainer_arguments(config, Path(config.paths.output_dir), False, "fit")
+    arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
     arguments["enable_progress_bar"] = False
     pl.Trainer(**arguments, max_steps=training.num_steps).fit(training)
     return ProbeReader(probes.eval(), maps.dtype)

@@ -22,7 +22,7 @@ def trained_head(
 ) -> StackedMLP:
     """Train as `train.py` does, in a folder that is thrown away."""
     with TemporaryDirectory() as folder:
-        head = train_head(config, maps, masks, dataset, Path(folder), False)
+        head = train_head(config, maps, masks, dataset, Path(folder))
     # Lightning's modules and trainers refer to each other, and with them to the maps.
     gc.collect()
     return head.eval().to(maps.device)

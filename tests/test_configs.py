@@ -133,7 +133,8 @@ def test_every_experiment_says_how_to_run_it(path: Path) -> None:
     assert re.search(rf"^# Run: +{command}", path.read_text(), re.M)
 
 
-@pytest.mark.parametrize("group", sorted(set(GROUPS) - {"dataset", "backbone"}))
+# Loggers add up, as [csv,wandb]: their one schema is that of the root, or the last would reset all.
+@pytest.mark.parametrize("group", sorted(set(GROUPS) - {"dataset", "backbone", "logger"}))
 def test_an_option_named_schema_exists_for_every_group(group: str, tmp_path: Path) -> None:
     """Without it in the defaults list, a typo in that group would go unnoticed."""
     for path in (CONF / group).rglob("*.yaml"):

@@ -1,13 +1,19 @@
 """Loggers beside `metrics.jsonl`, in real runs without a network."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
-from tiny_run import SEGMENT, composed
+import yaml
+from hydra.errors import HydraException
+from tiny_run import SEGMENT, SWEEP, composed, composed_sweep
 
-from ddpmseg.apps.train import train
+from ddpmseg.apps.checks import checked_config, checked_sweep
+from ddpmseg.apps.load import load_config
+from ddpmseg.apps.train import finished, train
 from ddpmseg.errors import ConfigError
+from ddpmseg.tracking import loggers
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -16,15 +22,72 @@ def test_csv(tmp_path: Path) -> None:
     assert any(row.get("test/miou") for row in rows)
 
 
-def test_wandb_offline_keeps_one_run_per_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for job in ("a", "b"):
-        train(composed(tmp_path / job, *SEGMENT, "logger=wandb", "logger.mode=offline"))
-        assert len(list((tmp_path / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
+def test_loggers_add_up(tmp_path: Path) -> None:
+    config = checked_config(composed(tmp_path, "logger=[csv,wandb]"))
+    assert (config.logger.csv, config.logger.wandb) == (True, True)
+    assert not config.logger.tensorboard
+    assert not checked_config(composed(tmp_path)).logger.csv
 
 
-def test_unknown_kind(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"`logger\.kind=tape`: must be one of none, csv, wandb"):
-        train(composed(tmp_path, *SEGMENT, "logger.kind=tape"))
+@pytest.mark.parametrize("root", ["train", "sweep"])
+def test_a_typo_is_noticed(tmp_path: Path, root: str) -> None:
+    with pytest.raises(HydraException, match="wandbb"):
+        composed(tmp_path, "logger.wandbb=true", root=root)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("logger.mode=later", r"`logger\.mode=later`: must be one of online, offline, disabled"),
+        ("logger.runs=all", r"`logger\.runs=all`: must be one of sweep, cell"),
+        ("logger.timeout=-1", r"`logger\.timeout=-1\.0`: must be at least 0 seconds"),
+        ("logger.num_images=25", r"`logger\.num_images=25`: must lie in 0\.\.24"),
+    ],
+)
+def test_settings_that_cannot_work(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        checked_config(composed(tmp_path, *SEGMENT, override))
+    with pytest.raises(ConfigError, match=message):
+        checked_sweep(composed_sweep(tmp_path, override))
+
+
+@pytest.mark.parametrize("logger", ["csv", "[csv,wandb]"])
+def test_a_sweep_has_nothing_for_a_csv_logger(tmp_path: Path, logger: str) -> None:
+    with pytest.raises(ConfigError, match=r"`logger\.csv=true`: a sweep always writes cells\.csv"):
+        checked_sweep(composed(tmp_path, *SWEEP, f"logger={logger}", root="sweep"))
+
+
+def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"neither .* tensorboard and tensorboardX .* installed"):
+        train(composed(tmp_path, *SEGMENT, "logger=tensorboard"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    if not any(map(loggers.find_spec, ("tensorboard", "tensorboardX"))):
+        pytest.skip("neither tensorboard nor tensorboardX is installed")
+    train(composed(tmp_path, *SEGMENT, "logger=tensorboard"))
+    (events,) = (tmp_path / "tensorboard").glob("events.*")
+    assert b"test/miou" in events.read_bytes()
+
+
+def test_loggers_decide_nothing(tmp_path: Path) -> None:
+    """A run that is repeated with another logger is the same run; older settings are no matter."""
+    score = train(composed(tmp_path, *SEGMENT))
+    assert finished(composed(tmp_path, *SEGMENT, "logger=csv")) == pytest.approx(score, abs=1e-6)
+    path = tmp_path / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["logger"] = {"kind": "none", "project": "mine"}
+    path.write_text(json.dumps(settings))
+    assert load_config(tmp_path).logger.project == "mine"
+    assert finished(composed(tmp_path, *SEGMENT)) == pytest.approx(score, abs=1e-6)
+
+
+def test_the_environment_of_wandb_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MODE", "offline"), ("PROJECT", "ours"), ("ENTITY", "us")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    logger = checked_config(composed(tmp_path, "logger=wandb")).logger
+    assert (logger.mode, logger.project, logger.entity) == ("offline", "ours", "us")
+    logger = checked_config(composed(tmp_path, "logger=wandb", "logger.mode=online")).logger
+    assert logger.mode == "online"

@@ -7,6 +7,7 @@ import sys
 from ddpmseg.commands import (
     check_backbone,
     compare,
+    dashboard,
     data,
     export,
     plan,
@@ -30,6 +31,7 @@ COMMANDS = (
     robustness,
     select,
     sample,
+    dashboard,
     data,
     weights,
     check_backbone,

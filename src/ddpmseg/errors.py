@@ -21,5 +21,9 @@ class DownloadError(UserError):
     """A file that cannot be fetched: no connection, no such address, no space for it."""
 
 
+class TrackingError(UserError):
+    """A server of experiments that cannot be reached, or refuses what it is given."""
+
+
 class TrainingError(UserError):
     """A training that cannot go on, such as a loss that is not a number."""

@@ -22,7 +22,6 @@ from ddpmseg.config import (
     DiffusersConfig,
     FeaturesConfig,
     HeadConfig,
-    LoggerConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
@@ -67,7 +66,7 @@ def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) ->
         head=sweep.head,
         pretrain=PretrainConfig(),
         trainer=config.trainer,
-        logger=LoggerConfig(),
+        logger=config.logger,
         paths=config.paths,
     )
 
@@ -228,10 +227,7 @@ def trainer_precision(config: TrainConfig, device: torch.device) -> str:
 
 
 def trainer_arguments(
-    config: TrainConfig,
-    folder: Path,
-    logger: Logger | Literal[False],
-    stage: Literal["fit", "test"],
+    config: TrainConfig, folder: Path, loggers: Sequence[Logger], stage: Literal["fit", "test"]
 ) -> dict[str, Any]:
     """What every Trainer is given that a rank uses by itself, besides its steps and callbacks.
 
@@ -245,7 +241,7 @@ def trainer_arguments(
         "precision": trainer_precision(config, device) if stage == "fit" else "32-true",
         "log_every_n_steps": config.trainer.log_every_n_steps,
         "default_root_dir": folder,
-        "logger": logger,
+        "logger": list(loggers),
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "enable_progress_bar": ranks.is_first() and sys.stderr.isatty(),

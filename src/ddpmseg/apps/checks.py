@@ -37,7 +37,7 @@ from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.heads.protocols import PROTOCOLS
 from ddpmseg.heads.segment import Vote
-from ddpmseg.tracking.loggers import KINDS
+from ddpmseg.tracking.loggers import check_loggers
 
 TASKS = ("segment", "pretrain")
 CONTROLS = ("pixels", "random")
@@ -66,8 +66,7 @@ def check_training(config: TrainConfig, files: bool = True) -> None:
     """The checks of `checked_config`; without `files` those of `planned_config`."""
     _one_of("task", config.task, TASKS)
     _one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
-    _one_of("logger.kind", config.logger.kind, KINDS)
-    _one_of("logger.mode", config.logger.mode, ("online", "offline", "disabled"))
+    check_loggers(config.logger)
     _at_least("trainer.log_every_n_steps", config.trainer.log_every_n_steps, 1)
     _check_devices(config)
     if config.task == "pretrain":
@@ -134,6 +133,12 @@ def checked_sweep(cfg: DictConfig) -> SweepConfig:
             f"`sweep.head.checkpoint={sweep.head.checkpoint}`: the probes of a sweep are trained, "
             "each on a single map. Test a finished ensemble with `train.py head.checkpoint=...`."
         )
+    for name in ("csv", "tensorboard"):
+        if getattr(config.logger, name):
+            raise ConfigError(
+                f"`logger.{name}=true`: a sweep always writes cells.csv and report.html, and has "
+                "nothing more for this logger. Use logger=wandb or logger=none."
+            )
     sweep.controls = list(dict.fromkeys(sweep.controls))
     try:
         check_training(as_training(config, sweep.blocks, sweep.timesteps[:1]))

@@ -1,13 +1,14 @@
 """The configuration that a run or a sweep left in its folder, as typed objects."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ddpmseg.config import SweepConfig, TrainConfig, schema_of
+from ddpmseg.config import LoggerConfig, SweepConfig, TrainConfig, schema_of
 from ddpmseg.errors import ConfigError
 from ddpmseg.tracking.results import CONFIG
 
@@ -31,6 +32,7 @@ def _load(folder: Path, root: type[Root], program: str) -> Root:
     try:
         loaded = OmegaConf.load(path)
         typed = OmegaConf.structured(root)
+        _forget_unknown_loggers(loaded)
         for group in ("dataset", "backbone"):
             typed[group] = OmegaConf.structured(schema_of(OmegaConf.select(loaded, group)._target_))
         config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
@@ -41,3 +43,10 @@ def _load(folder: Path, root: type[Root], program: str) -> Root:
         ) from error
     assert isinstance(config, root)
     return config
+
+
+def _forget_unknown_loggers(loaded: Any) -> None:
+    """Drop settings of loggers that another version had: no result depends on them."""
+    logger = OmegaConf.select(loaded, "logger") or {}
+    for key in set(logger) - {field.name for field in fields(LoggerConfig)}:
+        del logger[key]

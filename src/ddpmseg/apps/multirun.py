@@ -22,6 +22,7 @@ from ddpmseg.apps.load import load_config, load_sweep_config
 from ddpmseg.apps.report import network_record, write_study
 from ddpmseg.apps.setup import quiet_libraries
 from ddpmseg.apps.sweep import show
+from ddpmseg.apps.track import log_multirun, record_cells, sweep_run
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import UserError
@@ -93,7 +94,9 @@ def gather(folder: Path, command: str) -> int:
     succeeded = [job for job in jobs if job.state != "failed" and job.miou is not None]
     for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
         config = load_sweep_config(Path(sweep))
-        show(config, build_dataset(config.dataset))
+        with sweep_run(config) as run:
+            show(config, build_dataset(config.dataset), run)
+        record_cells(config)
     _report_runs([Path(job.folder) for job in succeeded if job.program == "train"], folder, command)
     return states["failed"]
 
@@ -123,7 +126,9 @@ def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
             number = list(groups).index(key)
             place = folder / f"{config.dataset.name}_{config.backbone.name}_{number}"
             place.mkdir(exist_ok=True)
-        write_study(place, _study(configs[key], cells.values(), command))
+        study = _study(configs[key], cells.values(), command)
+        write_study(place, study)
+        log_multirun(configs[key], study, place, folder)
 
 
 def _all_else(config: TrainConfig) -> str:

@@ -5,6 +5,7 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,7 +20,8 @@ from ddpmseg.backbones.sampling import Sampler
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
 from ddpmseg.files import file_sha256, written_whole
-from ddpmseg.tracking.loggers import Claim
+from ddpmseg.tracking.loggers import Claim, Tracking
+from ddpmseg.tracking.wandb_media import log_model, log_picture
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.pretrain import AveragedWeights, DiffusionPretraining
 
@@ -36,12 +38,13 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
     assert isinstance(config.backbone, GuidedDiffusionConfig)
     folder, flags, settings = Path(config.paths.output_dir), config.backbone.unet, config.pretrain
     source = image_source(settings, flags.image_size, config.seed)
-    logger = claim()
+    tracking = claim()
     module = DiffusionPretraining(flags, settings, source, config.seed)
     device = choose_device(config.trainer.accelerator)
     averaging = AveragedWeights(settings.ema_decay)
     checkpoint = folder / "last.ckpt"
     first = ranks.is_first()
+    samples = _Samples(folder, averaging, tracking)
     trainer = pl.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
@@ -52,12 +55,12 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=config.trainer.log_every_n_steps,
         default_root_dir=folder,
-        logger=logger,
+        logger=tracking.loggers,
         callbacks=[
             *([StopAtOnce()] if config.trainer.devices > 1 else []),
             averaging,
             Checkpoint(checkpoint, settings.checkpoint_every),
-            *([_Samples(folder, averaging), *progress_callbacks(folder)] if first else []),
+            *([samples, *progress_callbacks(folder)] if first else []),
         ],
         enable_checkpointing=False,
         enable_progress_bar=first and sys.stderr.isatty(),
@@ -68,7 +71,9 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
         log.info("resuming from %s", resume)
     trainer.fit(module, ckpt_path=resume, weights_only=True)
     if first:
-        _export(module, trainer, folder, config, command)
+        card = _export(module, trainer, folder, config, command)
+        if tracking.run and config.logger.artifacts:
+            log_model(tracking.run, "unet", folder / "unet.safetensors", card)
 
 
 def image_source(settings: PretrainConfig, image_size: int, seed: int) -> ImageSource:
@@ -84,8 +89,8 @@ def image_source(settings: PretrainConfig, image_size: int, seed: int) -> ImageS
 class _Samples(Callback):
     """Draw a few images now and then: the quickest way to see that a training goes well."""
 
-    def __init__(self, folder: Path, averaging: AveragedWeights) -> None:
-        self.folder, self.averaging = folder, averaging
+    def __init__(self, folder: Path, averaging: AveragedWeights, tracking: Tracking) -> None:
+        self.folder, self.averaging, self.tracking = folder, averaging, tracking
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
@@ -104,6 +109,8 @@ class _Samples(Callback):
         path = self.folder / f"samples_{trainer.global_step:08d}.png"
         with written_whole(path) as unfinished:
             save_image(images.float() / 255, unfinished, nrow=4, padding=2, format="png")
+        if self.tracking.run:
+            log_picture(self.tracking.run, "examples/samples", path)
 
 
 def _export(
@@ -112,8 +119,8 @@ def _export(
     folder: Path,
     config: TrainConfig,
     command: str,
-) -> None:
-    """The averaged weights in fp16, and a card that says what they are and where they come from."""
+) -> dict[str, Any]:
+    """Write the averaged weights in fp16, and a card that says what they are; returns the card."""
     path = folder / "unet.safetensors"
     state = module.unet.state_dict()
     with written_whole(path) as unfinished:
@@ -133,3 +140,4 @@ def _export(
     with written_whole(folder / "unet.json") as unfinished:
         unfinished.write_text(json.dumps(card, indent=2) + "\n")
     log.info("averaged weights in %s", path)
+    return card

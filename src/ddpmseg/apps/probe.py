@@ -55,7 +55,7 @@ def probe_timestep(
 
     probes = build_probes(config, extractor.layout, dataset.classes.num_classes, seeds)
     folder = Path(config.paths.output_dir)
-    fit, test = (trainer_arguments(config, folder, False, stage) for stage in ("fit", "test"))
+    fit, test = (trainer_arguments(config, folder, [], stage) for stage in ("fit", "test"))
     fit["enable_progress_bar"] = test["enable_progress_bar"] = False
     if ranks.is_first():
         protocol = build_protocol(config.head)

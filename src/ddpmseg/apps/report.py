@@ -35,7 +35,7 @@ def network_record(backbone: Backbone) -> dict[str, Any]:
     return Numbering(backbone.block_order, timeless, names).record()
 
 
-def write_sweep_report(folder: Path) -> None:
+def write_sweep_report(folder: Path) -> Study:
     """Tables, figures and `report.html` of all finished cells of a sweep folder.
 
     Raises ConfigError where there is no sweep, DataError where no cell is finished or a record is
@@ -45,6 +45,7 @@ def write_sweep_report(folder: Path) -> None:
     study = read_study(store)
     with store.reporting(), told_when_full(folder):
         write_study(folder, study)
+    return study
 
 
 def read_study(store: CellStore) -> Study:

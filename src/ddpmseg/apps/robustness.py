@@ -118,7 +118,7 @@ def _test(
     dataset.test = split
     vote = plan.config.head.vote
     testing = HeadTesting(head, extractor, plan.ignore_label, vote)  # pyright: ignore
-    arguments = trainer_arguments(plan.config, plan.folder, False, "test")
+    arguments = trainer_arguments(plan.config, plan.folder, [], "test")
     arguments["enable_progress_bar"] = False
     trainer = pl.Trainer(**arguments)
     trainer.test(testing, LabelledImages(dataset, extractor.images_per_pass), verbose=False)

@@ -2,9 +2,9 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -37,9 +37,10 @@ from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.export import save_head
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.metrics.segmentation import Scores
-from ddpmseg.tracking.loggers import Claim
+from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.pictures import PredictionWriter
 from ddpmseg.tracking.results import peak_rss_mb, write_per_class, write_results
+from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.head import HeadTesting, HeadTraining
 from ddpmseg.training.pixels import LabelledPixels
@@ -57,9 +58,10 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     """
     folder = Path(config.paths.output_dir)
     dataset = build_dataset(config.dataset)
+    data_sha256 = ""
     if ranks.is_first():
         check_shares(config.trainer.devices, dataset)
-        tell(config, dataset)
+        data_sha256 = tell(config, dataset)
     started = time.perf_counter()
     backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
     extractor = build_extractor(config, backbone, build_cache(config))
@@ -71,13 +73,13 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
         training_set = extract_training_set(extractor, images)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
-    logger = claim()
+    tracking = claim()
     started = time.perf_counter()
     if training_set is None:
         head = read_head(config, extractor.layout.dim, dataset.classes)
     elif ranks.is_first():
         with alone():
-            head = train_head(config, *training_set, dataset, folder, logger)
+            head = train_head(config, *training_set, dataset, folder, tracking.loggers)
     else:
         head = build_head(config, extractor.layout.dim, dataset.classes.num_classes)
     del training_set
@@ -90,13 +92,20 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     seconds["seconds_train"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    testing = test_head(config, head, extractor, images, folder, logger)
+    testing = test_head(config, head, extractor, images, folder, tracking)
     seconds["seconds_test"] = time.perf_counter() - started
     assert testing.scores is not None
     if ranks.is_first():
         write_per_class(folder, dataset.classes, testing.scores)
         row = _result_row(config, backbone, dataset, head, testing, seconds)
         write_results(folder, row)
+        if tracking.run:
+            log_results(tracking.run, folder, row)
+            if config.logger.num_images:
+                log_picture(tracking.run, "examples/sheet", folder / "overlays.png")
+            if config.logger.artifacts:
+                head_file, name = folder / "head.safetensors", config.dataset.name
+                log_artifacts(tracking.run, head_file, name, data_sha256, row)
         (folder / "last.ckpt").unlink(missing_ok=True)
     log.info(
         "miou %.4f  miou_present %.4f  pixel_accuracy %.4f  (%d test images; %s)",
@@ -121,13 +130,18 @@ def check_shares(devices: int, dataset: LabelledSet) -> None:
         )
 
 
-def tell(config: TrainConfig, dataset: LabelledSet) -> None:
-    """Say what the run will take and what its images lack; DataError for one that is damaged."""
+def tell(config: TrainConfig, dataset: LabelledSet) -> str:
+    """Say what the run will take and what its images lack; returns the digest of the images.
+
+    DataError for one that is damaged.
+    """
     num_train = num_training_images(config, dataset)
     for line in describe(config, planned_layout(config), num_train, len(dataset.test)):
         log.info(line)
-    for sentence in survey(dataset).warnings(dataset.classes):
+    found = survey(dataset)
+    for sentence in found.warnings(dataset.classes):
         log.warning(sentence)
+    return found.sha256
 
 
 def extract_training_set(
@@ -173,7 +187,7 @@ def train_head(
     masks: torch.Tensor,
     dataset: LabelledSet,
     folder: Path,
-    logger: Logger | Literal[False],
+    loggers: Sequence[Logger] = (),
 ) -> StackedMLP:
     """Train a fresh head on the labelled pixels, or go on from `last.ckpt`."""
     head = build_head(config, maps.layout.dim, dataset.classes.num_classes)
@@ -181,7 +195,7 @@ def train_head(
     module = HeadTraining(head, maps, pixels, build_protocol(config.head), config.seed)
     checkpoint = folder / "last.ckpt"
     trainer = pl.Trainer(
-        **trainer_arguments(config, folder, logger, "fit"),
+        **trainer_arguments(config, folder, loggers, "fit"),
         max_steps=module.num_steps,
         callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
     )
@@ -198,14 +212,17 @@ def test_head(
     extractor: FeatureExtractor,
     images: LabelledImages,
     folder: Path,
-    logger: Logger | Literal[False],
+    tracking: Tracking,
 ) -> HeadTesting:
     """Segment and score the test images as a stream; write masks and `overlays.png`."""
     classes = images.dataset.classes
     testing = HeadTesting(head, extractor, classes.ignore_label, config.head.vote)  # pyright: ignore
     told = progress_callbacks(folder) if ranks.is_first() else []
     writers = [PredictionWriter(folder, classes), *told]
-    trainer = pl.Trainer(**trainer_arguments(config, folder, logger, "test"), callbacks=writers)
+    if tracking.run:
+        writers.append(ExampleImages(tracking.run, classes, config.logger.num_images))
+    arguments = trainer_arguments(config, folder, tracking.loggers, "test")
+    trainer = pl.Trainer(**arguments, callbacks=writers)
     trainer.test(testing, images, verbose=False)
     return testing
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,6 +33,7 @@ from ddpmseg.apps.report import LAYERS, network_record, write_sweep_report
 from ddpmseg.apps.segment import check_shares
 from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.apps.show import write_clusters, write_examples
+from ddpmseg.apps.track import log_sweep, record_cells, sweep_run
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.config import BackboneConfig, SweepConfig, sweep_request
@@ -43,6 +44,9 @@ from ddpmseg.files import file_sha256
 from ddpmseg.metrics.functional import miou
 from ddpmseg.tracking.cells import CellStore, told_when_full
 from ddpmseg.tracking.results import peak_rss_mb
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +122,13 @@ def _lead(
         OmegaConf.to_yaml(cfg, resolve=True),
     )
     with log_file(store.folder / "sweep.log"):
-        _compute(config, store, dataset, backbone)
-        if not in_multirun:
-            show(config, dataset)
+        if in_multirun:
+            _compute(config, store, dataset, backbone)
+        else:
+            with sweep_run(config) as run:
+                _compute(config, store, dataset, backbone)
+                show(config, dataset, run)
+            record_cells(config)
         log.info("peak memory %.0f MB; all in %s", peak_rss_mb(), store.folder)
     return _best(store, config)
 
@@ -130,13 +138,15 @@ def _best(store: CellStore, config: SweepConfig) -> float:
     return max(float(miou(cell.counts, ignore_label)) for cell in store.read())
 
 
-def show(config: SweepConfig, dataset: LabelledSet) -> None:
-    """Write the pictures and the report of all cells that are done."""
+def show(config: SweepConfig, dataset: LabelledSet, run: "Run | None" = None) -> None:
+    """Write the pictures and the report of all cells that are done, to W&B's `run` as well."""
     store = CellStore(Path(config.paths.output_dir))
     with store.reporting(), told_when_full(store.folder):
         write_examples(store.folder, dataset, config.sweep.num_examples)
         write_clusters(store.folder, config, dataset)
-    write_sweep_report(store.folder)
+    study = write_sweep_report(store.folder)
+    if run is not None:
+        log_sweep(run, config, study)
 
 
 def _compute(

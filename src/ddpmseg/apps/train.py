@@ -3,10 +3,8 @@
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
 from ddpmseg.apps.build import cache_folder
@@ -17,7 +15,8 @@ from ddpmseg.apps.pretrain import run_pretraining
 from ddpmseg.apps.segment import run_segmentation
 from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.backbones.compiled import keep_kernels
-from ddpmseg.tracking.loggers import open_logger
+from ddpmseg.config import run_key
+from ddpmseg.tracking.loggers import Tracking, open_loggers
 from ddpmseg.tracking.results import check_claim, claim_folder, finished_miou
 
 
@@ -46,14 +45,14 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer), ExitStack() as until_done:
 
-        def claim() -> Logger | Literal[False]:
-            logger = False
+        def claim() -> Tracking:
+            tracking = Tracking()
             if ranks.is_first():
                 claim_folder(folder, cfg, config.paths.overwrite)
                 until_done.enter_context(log_file(folder / "train.log"))
-                logger = until_done.enter_context(open_logger(config, folder))
+                tracking = until_done.enter_context(open_loggers(config, folder, run_key(cfg)))
             ranks.wait_for_all()
-            return logger
+            return tracking
 
         if config.task == "pretrain":
             run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))

@@ -11,6 +11,8 @@ from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesCon
 from ddpmseg.config.identity import (
     leave_out_how,
     multirun_key,
+    multirun_name,
+    request_key,
     run_key,
     run_request,
     sweep_key,
@@ -57,7 +59,9 @@ __all__ = [
     "WeightsConfig",
     "leave_out_how",
     "multirun_key",
+    "multirun_name",
     "register",
+    "request_key",
     "run_key",
     "run_request",
     "schema_of",

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpmseg.data.download import TRANSFER
@@ -32,7 +36,7 @@ def run_request(cfg: DictConfig) -> dict[str, Any]:
 
 def run_key(_root_: DictConfig) -> str:
     """Eight hex digits that identify what a run computes, whatever its paths and loggers."""
-    return _digest(run_request(_root_))
+    return request_key(run_request(_root_))
 
 
 def leave_out_how(cfg: DictConfig) -> None:
@@ -55,12 +59,19 @@ def sweep_request(cfg: DictConfig) -> dict[str, Any]:
 
 def sweep_key(_root_: DictConfig) -> str:
     """Eight hex digits that identify what the cells of a sweep hold, whichever cells it has."""
-    return _digest(sweep_request(_root_))
+    return request_key(sweep_request(_root_))
 
 
 def multirun_key() -> str:
     """Eight hex digits of the command line: a repeated multirun finds its folder again."""
-    return _digest({"overrides": sorted(sys.argv[1:])})
+    return request_key({"overrides": sorted(sys.argv[1:])})
+
+
+def multirun_name() -> str | None:
+    """The folder's name of the multirun this process runs a job of; None outside one."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).name
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -69,5 +80,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key in tree for k, v in _flat(tree[key], f"{prefix}.{key}".strip(".")).items()}
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+def request_key(request: Mapping[str, Any]) -> str:
+    """Eight hex digits of a request."""
+    return hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()[:8]

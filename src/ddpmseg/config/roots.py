@@ -139,14 +139,33 @@ class TrainerConfig:
 
 @dataclass
 class LoggerConfig:
-    """Where Lightning's metrics go besides `metrics.jsonl`."""
+    """Where metrics go besides `metrics.jsonl`: any of three loggers, several at once."""
 
-    kind: str = "none"
-    """'none', 'csv' (csv/metrics.csv in the output folder) or 'wandb'."""
+    csv: bool = False
+    """csv/metrics.csv in the output folder."""
+    tensorboard: bool = False
+    """tensorboard/ in the output folder; needs the package tensorboard or tensorboardX."""
+    wandb: bool = False
+    """A run of Weights & Biases, recorded in wandb/ in the output folder. See docs/wandb.md."""
     project: str = "ddpmseg"
-    """W&B project."""
+    entity: str | None = None
+    """User or team the project belongs to; null: the account's default."""
+    group: str | None = None
+    """What is compared together; null: jobs of a multirun share its name, others have none."""
+    tags: list[str] = field(default_factory=list)
+    """Beside those every run has: dataset, backbone, head, b6, t50."""
     mode: str = "online"
-    """Of W&B: 'online', 'offline' (upload later with `wandb sync`) or 'disabled'."""
+    """Of W&B: 'online' (uploaded while it runs), 'offline' (`wandb sync` later) or 'disabled'.
+    Either way the run is recorded on disk first and never waits for the network."""
+    timeout: float = 30.0
+    """Seconds that a finished run waits for the rest of its upload; `wandb sync` does what is left
+    over."""
+    num_images: int = 8
+    """Test images shown with their masks, the first in file order; at most 24."""
+    artifacts: bool = True
+    """Record the head as an artifact, and images and weights by their digests."""
+    runs: str = "sweep"
+    """Of sweep.py: 'sweep' (one run for the whole grid) or 'cell' (one more for every cell)."""
 
 
 @dataclass
@@ -174,7 +193,7 @@ class TrainConfig:
     head: HeadConfig = MISSING
     pretrain: PretrainConfig = MISSING
     trainer: TrainerConfig = MISSING
-    logger: LoggerConfig = MISSING
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = MISSING
 
 
@@ -188,4 +207,5 @@ class SweepConfig:
     backbone: BackboneConfig = MISSING
     sweep: SweepSettings = MISSING
     trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = MISSING

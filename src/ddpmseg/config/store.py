@@ -10,11 +10,10 @@ from ddpmseg import backbones
 from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.backbones.timm_models import chosen_layers
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
-from ddpmseg.config.identity import multirun_key, run_key, sweep_key
+from ddpmseg.config.identity import multirun_key, multirun_name, run_key, sweep_key
 from ddpmseg.config.roots import (
     FeaturesConfig,
     HeadConfig,
-    LoggerConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
@@ -69,6 +68,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_key", sweep_key, replace=True)
     # Cached, so that jobs composed in another process inherit the folder of their multirun.
     OmegaConf.register_new_resolver("multirun_key", multirun_key, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("multirun_name", multirun_name, replace=True)
     # Cached, so that a run keeps its name whatever happens to the files while it lasts.
     OmegaConf.register_new_resolver(
         "ensemble_sha256", ensemble_sha256, replace=True, use_cache=True
@@ -85,7 +85,6 @@ def register() -> None:
         ("head", HeadConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")),
         ("pretrain", PretrainConfig),
         ("trainer", TrainerConfig),
-        ("logger", LoggerConfig),
         ("paths", PathsConfig),
     ):
         store.store(group=group, name="schema", node=node)

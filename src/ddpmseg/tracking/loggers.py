@@ -1,40 +1,74 @@
-"""Where Lightning's metrics go besides `metrics.jsonl`."""
+"""Where metrics go besides `metrics.jsonl`: the loggers of one run, opened and closed together."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import LoggerConfig, TrainConfig
+from ddpmseg.errors import ConfigError
+from ddpmseg.tracking.wandb_run import MODES, open_run, run_identity
 
-KINDS = ("none", "csv", "wandb")
-Claim = Callable[[], Logger | Literal[False]]
-"""Makes the output folder a run's own, once its input has been read, and opens its logger."""
+if TYPE_CHECKING:
+    from wandb import Run
+
+RUNS = ("sweep", "cell")
+MOST_IMAGES = 24
+"""Each is shown twice, and W&B takes under 50 at a time."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """The open loggers of a run; `run` is that of W&B, if it has one."""
+
+    loggers: list[Logger] = field(default_factory=list)
+    run: "Run | None" = None
+
+
+Claim = Callable[[], Tracking]
+"""Makes the output folder a run's own, once its input has been read, and opens its loggers."""
+
+
+def check_loggers(settings: LoggerConfig) -> None:
+    """ConfigError for settings that cannot work, or a logger that is not installed."""
+    for name, allowed in (("mode", MODES), ("runs", RUNS)):
+        given = getattr(settings, name)
+        if given not in allowed:
+            raise ConfigError(f"`logger.{name}={given}`: must be one of {', '.join(allowed)}.")
+    if not settings.timeout >= 0:  # NaN is not
+        raise ConfigError(f"`logger.timeout={settings.timeout}`: must be at least 0 seconds.")
+    if not 0 <= settings.num_images <= MOST_IMAGES:
+        raise ConfigError(
+            f"`logger.num_images={settings.num_images}`: must lie in 0..{MOST_IMAGES}."
+        )
+    if settings.tensorboard and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise ConfigError(
+            "`logger=tensorboard`: neither of the packages tensorboard and tensorboardX is "
+            "installed. `pip install tensorboard`, or choose another `logger`."
+        )
 
 
 @contextmanager
-def open_logger(config: TrainConfig, folder: Path) -> Iterator[Logger | Literal[False]]:
-    """The logger of `logger.kind`, closed when the block ends.
+def open_loggers(config: TrainConfig, folder: Path, key: str) -> Iterator[Tracking]:
+    """The loggers that `config.logger` asks for, closed when the block ends.
 
-    A W&B run is opened and finished here, so that each job of a multirun has its own, and one that
-    fails is marked as failed.
+    `key` is the run's `run_key`. A W&B run is opened and finished here, so that each job of a
+    multirun has its own, and one that fails is marked as failed.
     """
-    if config.logger.kind == "none":
-        yield False
-    elif config.logger.kind == "csv":
-        yield CSVLogger(folder, name="csv", version="")
-    else:
-        import wandb  # takes a second that no other run should pay
-
-        with wandb.init(
-            project=config.logger.project,
-            mode=config.logger.mode,  # pyright: ignore[reportArgumentType]
-            dir=folder,
-            name=folder.name,
-            job_type=config.task,
-            config=asdict(config),
-        ) as run:
-            yield WandbLogger(experiment=run)
+    settings = config.logger
+    with ExitStack() as until_done:
+        loggers: list[Logger] = []
+        if settings.csv:
+            loggers.append(CSVLogger(folder, name="csv", version=""))
+        if settings.tensorboard:
+            loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+        run = None
+        if settings.wandb:
+            identity = run_identity(config, key)
+            run = until_done.enter_context(open_run(settings, folder, identity))
+            loggers.append(WandbLogger(experiment=run))
+        yield Tracking(loggers, run)

@@ -1,12 +1,13 @@
 """The records of a run: its configuration, one row of results, a table of classes."""
 
 import csv
-import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ddpmseg.config import leave_out_how
@@ -17,6 +18,8 @@ from ddpmseg.metrics.segmentation import Scores
 
 RESULTS = "results.csv"
 CONFIG = "config.yaml"
+PER_CLASS = "per_class.csv"
+CONFUSION = "confusion.csv"
 FINISHED = (RESULTS, "unet.json")
 """What a finished run leaves last: `task=segment` and `task=pretrain`."""
 REPLACED = (*FINISHED, "last.ckpt", "metrics.jsonl", "head.safetensors", "unet.safetensors")
@@ -110,9 +113,16 @@ def _settings(cfg: DictConfig) -> str:
 
 
 def _same_settings(earlier: Path, cfg: DictConfig) -> bool:
-    """Whether a run was made with these settings; on how many devices does not matter."""
-    devices = re.compile(r"^  devices: .*$", re.MULTILINE)
-    return devices.sub("", earlier.read_text()) == devices.sub("", _settings(cfg))
+    """Whether a run was made with these settings; its devices and loggers do not matter."""
+    return _what_matters(earlier.read_text()) == _what_matters(_settings(cfg))
+
+
+def _what_matters(settings: str) -> Any:
+    found = yaml.safe_load(settings)
+    if isinstance(found, dict):
+        found.pop("logger", None)
+        found.get("trainer", {}).pop("devices", None)
+    return found
 
 
 def write_results(folder: Path, row: Mapping[str, object]) -> None:
@@ -136,14 +146,14 @@ def write_per_class(folder: Path, classes: ClassTable, scores: Scores) -> None:
         }
         for label, name in enumerate(classes.names)
     ]
-    write_table(folder / "per_class.csv", tuple(rows[0]), rows)
+    write_table(folder / PER_CLASS, tuple(rows[0]), rows)
     table = [
         {"true": name, **dict(zip(classes.names, counts, strict=True))}
         for name, counts in zip(
             [*classes.names, "(ignored)"], scores.confusion.tolist(), strict=True
         )
     ]
-    write_table(folder / "confusion.csv", ("true", *classes.names), table)
+    write_table(folder / CONFUSION, ("true", *classes.names), table)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
