@@ -4,10 +4,10 @@ import argparse
 import logging
 import sys
 
-from ddpmseg.commands import data, export, plan, predict, report, select, table, weights
+from ddpmseg.commands import data, export, jobs, plan, predict, report, select, table, weights
 from ddpmseg.errors import UserError
 
-COMMANDS = (predict, plan, export, table, report, select, data, weights)
+COMMANDS = (predict, plan, export, table, report, jobs, select, data, weights)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from ddpmseg.apps.build import (
 from ddpmseg.apps.checks import planned_layout
 from ddpmseg.apps.estimate import describe, forecast, num_training_images
 from ddpmseg.apps.launch import alone
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import CACHE, TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
@@ -80,8 +80,7 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
         head = build_head(config, extractor.layout.dim, dataset.classes.num_classes)
     del training_set
     if ranks.is_first():
-        features = asdict(config.features)
-        del features["cache_gb"]  # decides nothing
+        features = {k: v for k, v in asdict(config.features).items() if k not in CACHE}
         facts = {"class_names": dataset.classes.names, "features": features}
         save_head(head, folder / "head.safetensors", facts)
     ranks.share_state(head)
@@ -91,9 +90,14 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     testing = test_head(config, head, extractor, images, folder, logger)
     seconds["seconds_test"] = time.perf_counter() - started
     assert testing.scores is not None
+    counted = (("pairs_computed", extractor.computed_pairs), ("pairs_read", extractor.read_pairs))
+    pairs = {name: sum(ranks.gathered(count)) for name, count in counted}
     if ranks.is_first():
         write_per_class(folder, dataset.classes, testing.scores)
-        row = _result_row(config, backbone.checkpoint_sha256, dataset, head, testing, seconds)
+        pairs = (extractor.computed_pairs, extractor.read_pairs)
+        row = _result_row(
+            config, backbone.checkpoint_sha256, dataset, head, testing, seconds, pairs
+        )
         write_results(folder, row)
         (folder / "last.ckpt").unlink(missing_ok=True)
     log.info(

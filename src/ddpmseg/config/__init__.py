@@ -4,6 +4,7 @@ from ddpmseg.config.backbone import BackboneConfig, GuidedDiffusionConfig, Pixel
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.download import TRANSFER, DownloadConfig
 from ddpmseg.config.identity import (
+    CACHE,
     leave_out_how,
     multirun_key,
     run_key,
@@ -11,6 +12,7 @@ from ddpmseg.config.identity import (
     sweep_key,
     sweep_request,
 )
+from ddpmseg.config.multirun import RESUMES, MultirunConfig
 from ddpmseg.config.roots import (
     ClustersConfig,
     FeaturesConfig,
@@ -26,6 +28,8 @@ from ddpmseg.config.roots import (
 from ddpmseg.config.store import register, schema_of
 
 __all__ = [
+    "CACHE",
+    "RESUMES",
     "TRANSFER",
     "BackboneConfig",
     "ClustersConfig",
@@ -36,6 +40,7 @@ __all__ = [
     "GuidedDiffusionConfig",
     "HeadConfig",
     "LoggerConfig",
+    "MultirunConfig",
     "PathsConfig",
     "PixelsConfig",
     "PoniesConfig",

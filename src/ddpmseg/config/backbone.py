@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.flags import UNetFlags
 from ddpmseg.config.download import DownloadConfig
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from typing import Any
 
@@ -9,13 +10,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpmseg.config.download import TRANSFER
 
+CACHE = ("cache_gb", "cache_dir", "cache_blocks")
+"""Of `features`: where native maps are kept."""
 HOW = (
     *((group, key) for group in ("dataset", "backbone") for key in TRANSFER),
     ("backbone", "compile"),
-    ("features", "cache_gb"),
+    *(("features", key) for key in CACHE),
     ("paths", "cache_dir"),
 )
 """Keys that decide how something is computed, not what."""
+
+LAUNCHING = re.compile(r"(-m|--multirun)$|\+{0,2}(multirun|hydra/launcher|hydra\.launcher)\b")
+"""Arguments of a command line that say how jobs are run, not which."""
 
 
 def run_request(cfg: DictConfig) -> dict[str, Any]:
@@ -36,6 +42,8 @@ def run_key(_root_: DictConfig) -> str:
 
 def leave_out_how(cfg: DictConfig) -> None:
     """Delete the keys that decide no result."""
+    with open_dict(cfg):
+        cfg.pop("multirun", None)
     for group, key in HOW:
         if group in cfg:
             with open_dict(cfg[group]):
@@ -57,8 +65,11 @@ def sweep_key(_root_: DictConfig) -> str:
 
 
 def multirun_key() -> str:
-    """Eight hex digits of the command line: a repeated multirun finds its folder again."""
-    return _digest({"overrides": sorted(sys.argv[1:])})
+    """Eight hex digits of the command line: a repeated multirun finds its folder again.
+
+    How its jobs are run and launched is left out. The order counts, for it numbers the jobs.
+    """
+    return _digest({"overrides": [given for given in sys.argv[1:] if not LAUNCHING.match(given)]})
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

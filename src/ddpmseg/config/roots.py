@@ -6,6 +6,7 @@ from omegaconf import MISSING
 
 from ddpmseg.config.backbone import BackboneConfig
 from ddpmseg.config.dataset import DatasetConfig
+from ddpmseg.config.multirun import MultirunConfig
 
 
 @dataclass
@@ -25,6 +26,12 @@ class FeaturesConfig:
     """Keep native maps below `paths.cache_dir`, so that a later run of `train.py` over the same
     images, network and timesteps needs no forward passes; at most this many GB (10^9 bytes), the
     least recently used go first. 0: keep nothing. Results are the same, and so is the run's key."""
+    cache_dir: str | None = None
+    """Where, other than `maps/` below `paths.cache_dir`. A multirun sets this, and `cache_blocks`,
+    for its jobs."""
+    cache_blocks: list[int] = field(default_factory=list)
+    """Blocks to keep as well whenever a pass is computed, for other runs that will read them; those
+    the network has not are left out. Up to the deepest block a pass costs the same."""
 
 
 @dataclass
@@ -172,6 +179,7 @@ class TrainConfig:
     pretrain: PretrainConfig = MISSING
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = MISSING
+    multirun: MultirunConfig = field(default_factory=MultirunConfig)
     paths: PathsConfig = MISSING
 
 
@@ -185,4 +193,5 @@ class SweepConfig:
     backbone: BackboneConfig = MISSING
     sweep: SweepSettings = MISSING
     trainer: TrainerConfig = MISSING
+    multirun: MultirunConfig = field(default_factory=MultirunConfig)
     paths: PathsConfig = MISSING

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from ddpmseg.config.backbone import BackboneConfig, GuidedDiffusionConfig, PixelsConfig
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import multirun_key, run_key, sweep_key
+from ddpmseg.config.multirun import MultirunConfig
 from ddpmseg.config.roots import (
     FeaturesConfig,
     HeadConfig,
@@ -17,7 +18,6 @@ from ddpmseg.config.roots import (
     TrainerConfig,
 )
 from ddpmseg.errors import ConfigError
-from ddpmseg.heads.official import ensemble_sha256
 
 DATASETS = {"folder": FolderDatasetConfig, "ponies": PoniesConfig}
 BACKBONES = {"guided_diffusion": GuidedDiffusionConfig, "pixels": PixelsConfig}
@@ -35,6 +35,13 @@ def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     )
 
 
+def _ensemble_sha256(folder: str | None) -> str | None:
+    # With torch, which completing a command line must not wait for.
+    from ddpmseg.heads.official import ensemble_sha256
+
+    return ensemble_sha256(folder)
+
+
 def register() -> None:
     """Make the schemas available to the defaults lists in `conf/`."""
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
@@ -43,7 +50,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("multirun_key", multirun_key, replace=True, use_cache=True)
     # Cached, so that a run keeps its name whatever happens to the files while it lasts.
     OmegaConf.register_new_resolver(
-        "ensemble_sha256", ensemble_sha256, replace=True, use_cache=True
+        "ensemble_sha256", _ensemble_sha256, replace=True, use_cache=True
     )
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
@@ -57,6 +64,7 @@ def register() -> None:
         ("pretrain", PretrainConfig),
         ("trainer", TrainerConfig),
         ("logger", LoggerConfig),
+        ("multirun", MultirunConfig),
         ("paths", PathsConfig),
     ):
         store.store(group=group, name="schema", node=node)

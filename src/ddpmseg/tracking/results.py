@@ -41,6 +41,8 @@ COLUMNS = (
     "seconds_extract",
     "seconds_train",
     "seconds_test",
+    "pairs_computed",
+    "pairs_read",
     "peak_rss_mb",
 )
 
