@@ -44,7 +44,7 @@ def pieces_to_do(config: SweepConfig, store: CellStore) -> list[Piece]:
     holds never depends on which cells were done before.
     """
     pieces = []
-    for whole in _pieces(config):
+    for whole in pieces_of(config):
         done = store.done(whole.control)
         lacking = {key[2] for key in whole.keys if key not in done}
         if lacking:
@@ -55,7 +55,7 @@ def pieces_to_do(config: SweepConfig, store: CellStore) -> list[Piece]:
 def dry_run(config: SweepConfig, store: CellStore) -> list[str]:
     """A line for every cell of the request: whether it is done."""
     lines, finished = [], 0
-    for piece in _pieces(config):
+    for piece in pieces_of(config):
         done = store.done(piece.control)
         for block, timestep, seed in piece.keys:
             there = (block, timestep, seed) in done
@@ -66,7 +66,8 @@ def dry_run(config: SweepConfig, store: CellStore) -> list[str]:
     return [*lines, f"{len(lines)} cells, {finished} done, in '{store.folder}'"]
 
 
-def _pieces(config: SweepConfig) -> Iterator[Piece]:
+def pieces_of(config: SweepConfig) -> Iterator[Piece]:
+    """All pieces of the request, controls last."""
     sweep = config.sweep
     assert sweep.blocks is not None  # `checked_sweep` lists them
     for timestep in sweep.timesteps:

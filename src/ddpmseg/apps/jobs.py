@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ddpmseg.apps.gpus import take_gpu
 from ddpmseg.apps.records import Job, Plan, State, lock_of, stop, stopped_by
 from ddpmseg.apps.setup import log_file
+from ddpmseg.config import which_job
 from ddpmseg.errors import ConfigError, UserError
 from ddpmseg.locks import FolderLocks
 
@@ -55,7 +56,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     multirun, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
     job = Job(
         number=hydra.job.num,
-        overrides=list(hydra.overrides.task),
+        overrides=which_job(hydra.overrides.task),
         program=program.name,
         state=State.RUNNING,
         folder=str(OmegaConf.select(cfg, "paths.output_dir", throw_on_missing=False) or ""),

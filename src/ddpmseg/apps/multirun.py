@@ -14,12 +14,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg.apps import job_table
 from ddpmseg.apps.records import Job, Plan, State, begin, read_jobs
-from ddpmseg.config import RESUMES
+from ddpmseg.config import RESUMES, which_job
 from ddpmseg.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -92,20 +92,19 @@ class GatherJobs(Callback):
 def planned_jobs(config: DictConfig) -> list[list[str]]:
     """The overrides of every job, in the order in which the sweeper numbers them.
 
-    Empty for a sweeper other than Hydra's own, which decides as it goes.
+    Without those that say how jobs are run. Empty for a sweeper other than Hydra's own, which
+    decides as it goes.
     """
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
-    params = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=True)
-    assert isinstance(params, dict)
-    given = [f"{key}={value}" for key, value in params.items()]
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     given += list(config.hydra.overrides.task)
     try:
         parsed = OverridesParser.create().parse_overrides(given)
         ((*jobs,),) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         raise ConfigError(str(error)) from error
-    return jobs
+    return [which_job(job) for job in jobs]
 
 
 def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:

@@ -94,11 +94,8 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     pairs = {name: sum(ranks.gathered(count)) for name, count in counted}
     if ranks.is_first():
         write_per_class(folder, dataset.classes, testing.scores)
-        pairs = (extractor.computed_pairs, extractor.read_pairs)
-        row = _result_row(
-            config, backbone.checkpoint_sha256, dataset, head, testing, seconds, pairs
-        )
-        write_results(folder, row)
+        row = _result_row(config, backbone.checkpoint_sha256, dataset, head, testing, seconds)
+        write_results(folder, row | pairs)
         (folder / "last.ckpt").unlink(missing_ok=True)
     log.info(
         "miou %.4f  miou_present %.4f  pixel_accuracy %.4f  (%d test images; %s)",

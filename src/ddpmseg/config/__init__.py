@@ -11,6 +11,7 @@ from ddpmseg.config.identity import (
     run_request,
     sweep_key,
     sweep_request,
+    which_job,
 )
 from ddpmseg.config.multirun import RESUMES, MultirunConfig
 from ddpmseg.config.roots import (
@@ -57,4 +58,5 @@ __all__ = [
     "schema_of",
     "sweep_key",
     "sweep_request",
+    "which_job",
 ]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -69,7 +70,12 @@ def multirun_key() -> str:
 
     How its jobs are run and launched is left out. The order counts, for it numbers the jobs.
     """
-    return _digest({"overrides": [given for given in sys.argv[1:] if not LAUNCHING.match(given)]})
+    return _digest({"overrides": which_job(sys.argv[1:])})
+
+
+def which_job(arguments: Iterable[str]) -> list[str]:
+    """The arguments without those that say how jobs are run."""
+    return [given for given in arguments if not LAUNCHING.match(given)]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -36,7 +36,9 @@ def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
 
 
 def _ensemble_sha256(folder: str | None) -> str | None:
-    # With torch, which completing a command line must not wait for.
+    if folder is None:
+        return None
+    # With torch, for which help and completion must not wait.
     from ddpmseg.heads.official import ensemble_sha256
 
     return ensemble_sha256(folder)
