@@ -50,8 +50,9 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
 
     Where `head.checkpoint` gives a trained head, nothing is extracted or trained before the test.
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
-    the README, `results.csv` last. Each rank extracts and tests its share of the images; rank 0
-    trains the head and writes all but the masks of the others.
+    the README, `results.csv` last and still to be put in its place by `mark_finished`. Each rank
+    extracts and tests its share of the images; rank 0 trains the head and writes all but the masks
+    of the others.
     """
     folder = Path(config.paths.output_dir)
     dataset = build_dataset(config.dataset)

@@ -16,6 +16,7 @@ from ddpmseg.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
 
 RESULTS = "results.csv"
+PENDING = f".{RESULTS}.pending"
 CONFIG = "config.yaml"
 FINISHED = (RESULTS, "unet.json")
 """What a finished run leaves last: `task=segment` and `task=pretrain`."""
@@ -118,8 +119,17 @@ def _same_settings(earlier: Path, cfg: DictConfig) -> bool:
 
 
 def write_results(folder: Path, row: Mapping[str, object]) -> None:
-    """Write `results.csv`: a header and one row of `COLUMNS`; the mark of a finished run."""
-    write_table(folder / RESULTS, COLUMNS, [row])
+    """Write what `mark_finished` makes `results.csv`: a header and one row of `COLUMNS`."""
+    write_table(folder / PENDING, COLUMNS, [row])
+
+
+def mark_finished(folder: Path) -> None:
+    """Put `results.csv` in its place, the mark of a finished run.
+
+    To be called once all else is done, loggers included: a run that is killed before is not taken
+    for finished, and repeated.
+    """
+    (folder / PENDING).replace(folder / RESULTS)
 
 
 def write_per_class(folder: Path, classes: ClassTable, scores: Scores) -> None:
