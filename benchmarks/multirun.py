@@ -9,6 +9,7 @@ import csv
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -84,15 +85,13 @@ class Outcome:
         return [(int(row["block"]), int(row["timestep"]), int(row["seed"])) for row in rows]
 
     def wandb_runs(self) -> Counter[str]:
-        """Offline runs of W&B in the output folder of every job, those cut off included."""
-        return Counter(
-            {
-                job.folder: len(
-                    list((self.folder.parents[2] / job.folder).glob("wandb/offline-run-*"))
-                )
-                for job in self.jobs
-            }
-        )
+        """Offline runs of W&B that ended well, by the output folder of the job."""
+        place = self.folder.parents[2]
+        found: Counter[str] = Counter({job.folder: 0 for job in self.jobs})
+        for folder in found:
+            for path in (place / folder).glob("wandb/offline-run-*/*.wandb"):
+                found[folder] += 0 in exit_codes(path)
+        return found
 
 
 def killed_and_repeated(
@@ -162,6 +161,32 @@ def _num_finished(place: Path) -> int:
     return sum(job.state in (State.DONE, State.SKIPPED) for job in read_jobs(folder))
 
 
+def exit_codes(path: Path) -> list[int]:
+    """Of a file of W&B's: 0 for a run that ended well; nothing for one that was cut off.
+
+    The format is LevelDB's log, blocks of 32768 bytes, behind a header of seven.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, whole, found = path.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # padding
+            position += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, position)
+        whole += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if position > len(data):
+            break  # cut off while it was written
+        if kind in (1, 4):  # a whole record, or its last part
+            record = Record.FromString(whole)
+            whole = b""
+            if record.WhichOneof("record_type") == "exit":
+                found.append(record.exit.exit_code)
+    return found
+
+
 def main() -> int:
     """Exit status 1 where something was lost or came twice."""
     parser = argparse.ArgumentParser("python -m benchmarks.multirun", description=__doc__)
@@ -179,7 +204,7 @@ def main() -> int:
         len(outcome.passes),
         repeated,
     )
-    log.info("W&B runs of a job: %s", dict(Counter(runs.values())))
+    log.info("finished W&B runs of a job: %s", dict(Counter(runs.values())))
     whole = len(cells) == len(outcome.jobs) == 24 and set(cells.values()) == {1}
     return 0 if whole and min(runs.values()) >= 1 else 1
 

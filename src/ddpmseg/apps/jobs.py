@@ -63,8 +63,6 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     )
     started = time.perf_counter()
     with log_file(folder / LOG), _alone(multirun, job):
-        # Before anything asks for a GPU: CUDA looks at its environment once.
-        take_gpu(cfg.trainer.accelerator)
         if Job.is_there(folder):
             job = replace(job, broke=Job.read(folder).has_failed)
         job.write(folder)
@@ -98,6 +96,8 @@ class _Told:
 
 def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path) -> _Told:
     try:
+        # Before anything asks for a GPU: CUDA looks at its environment once.
+        take_gpu(cfg.trainer.accelerator)
         if cfg.multirun.resume == "rerun":
             cfg.paths.overwrite = True
         finished = program.finished(cfg)

@@ -85,6 +85,8 @@ class GatherJobs(Callback):
         if self._ended:
             return
         jobs = read_jobs(folder)
+        if all(job.state is State.WAITING for job in jobs):
+            return  # a mistake in the command, which Hydra has told
         job_table.tell(jobs, folder)
         log.warning("the multirun broke off; repeat the command to go on: %s", _command())
 
@@ -108,7 +110,10 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
 
 
 def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:
-    """Log what is known of every job, and where its results are or will be."""
+    """Log what is known of every job, and where its results are or will be.
+
+    'skipped' is also a job whose results another command has left.
+    """
     if not plan.jobs:
         raise ConfigError(
             "`multirun.dry_run=true`: this sweeper decides on its jobs as it goes, so that nobody "
@@ -126,15 +131,19 @@ def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:
 
 def _foreseen(number: int, plan: Plan, known: Job | None, config_name: str) -> Job:
     """A job as it is, with the output folder its settings give it."""
+    from ddpmseg.tracking.results import finished_miou  # with torch
+
     overrides: Sequence[str] = plan.jobs[number]
     try:
-        folder = compose(config_name, list(overrides)).paths.output_dir
+        cfg = compose(config_name, list(overrides))
+        folder = cfg.paths.output_dir
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         raise ConfigError(f"job {number} ({' '.join(overrides)}): {cause}") from error
-    state, score = State.WAITING, None
-    if known is not None:
-        state, score = known.state, known.miou
+    state, score = (known.state, known.miou) if known is not None else (State.WAITING, None)
+    if state is State.WAITING and plan.program == "train":
+        score = finished_miou(Path(folder), cfg)
+        state = State.WAITING if score is None else State.SKIPPED
     return Job(number, list(overrides), plan.program, state, folder, score)
 
 
@@ -146,6 +155,10 @@ def _check(config: DictConfig) -> None:
         )
     if not config.multirun.share_gb >= 0:  # NaN is not
         raise ConfigError(f"`multirun.share_gb={config.multirun.share_gb}`: must be at least 0.")
+    if config.trainer.devices > 1:
+        from ddpmseg.apps.checks import check_alone
+
+        check_alone(config.trainer, in_multirun=True)
     target = config.hydra.launcher._target_
     for module, remedy in LAUNCHERS.items():
         if target.startswith(module) and not _is_installed(module):

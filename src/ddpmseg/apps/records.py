@@ -6,7 +6,7 @@ nothing that could mislead the next command. Nothing here imports torch.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -103,11 +103,9 @@ class Plan:
         So one pass serves them all, however they come one after the other.
         """
         wanted = _decides_passes(overrides)
-        found: set[int] = set()
-        for job in self.jobs:
-            if _decides_passes(job) == wanted:
-                found.update(*(_numbers(given) for given in job if given.startswith(BLOCKS)))
-        return sorted(found)
+        beside = [job for job in self.jobs if _decides_passes(job) == wanted]
+        given = {override for job in beside for override in job if override.startswith(BLOCKS)}
+        return sorted({number for override in given for number in _numbers(override)})
 
 
 def _decides_passes(overrides: Sequence[str]) -> list[str]:
@@ -135,7 +133,7 @@ def read_jobs(multirun: Path) -> list[Job]:
     for path in multirun.glob(f"*/{JOB}"):
         job = Job.read(path.parent)
         if job.state is State.RUNNING and not _is_alive(multirun, job):
-            job = Job(**(asdict(job) | {"state": State.CUT_OFF}))
+            job = replace(job, state=State.CUT_OFF)
         found[job.number] = job
     return [found[number] for number in sorted(found)]
 
