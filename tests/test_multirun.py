@@ -203,7 +203,10 @@ def test_a_dry_run_needs_a_multirun(hydra_job, capsys: pytest.CaptureFixture[str
     assert "add `-m`" in capsys.readouterr().err
 
 
-def test_two_processes_never_run_one_job(hydra_job, tmp_path: Path) -> None:
+def test_two_processes_never_run_one_job(
+    hydra_job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     holder = "from ddpmseg.locks import FolderLocks; from pathlib import Path; import sys, time\n"
     holder += "with FolderLocks(Path(sys.argv[1])).alone('job4'):\n"
     holder += "    print('held', flush=True); time.sleep(0.5)"

@@ -34,14 +34,18 @@ def write(jobs: Sequence[Job], multirun: Path) -> None:
             writer.writerow((job.number, " ".join(job.overrides), *told))
 
 
-def lines(jobs: Sequence[Job], multirun: Path) -> list[str]:
-    """State, score and own overrides of every job; under it what failed, or why it was left out."""
+def lines(jobs: Sequence[Job], multirun: Path, folders: bool = False) -> list[str]:
+    """State, score and own overrides of every job; under it what failed, or why it was left out.
+
+    With `folders` also where its results are or will be.
+    """
     same = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     found = []
     for job in jobs:
         own = " ".join(override for override in job.overrides if override not in same)
         score = "" if job.miou is None else f"{job.miou:.6f}"
-        found.append(f"{job.number:>3}  {job.state:<8} {score:<9} {own}".rstrip())
+        place = f"  -> {job.folder}" if folders else ""
+        found.append(f"{job.number:>3}  {job.state:<8} {score:<9} {own}{place}".rstrip())
         if job.state is State.FAILED:
             log_path = multirun / str(job.number) / "job.log"
             found.append(f"     {job.error} (see {log_path})")

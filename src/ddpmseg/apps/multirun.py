@@ -58,6 +58,10 @@ class GatherJobs(Callback):
         except OSError as error:
             sys.stderr.write(f"error: '{folder}' cannot be written to ({error.strerror}).\n")
             sys.exit(2)
+        except Exception:
+            # Hydra would turn it into a warning, and start jobs even where none shall be.
+            log.exception("the jobs could not be planned")
+            sys.exit(1)
         # Hydra calls `on_multirun_end` only where nothing was raised.
         atexit.register(self._tell_if_broken_off, folder)
 
@@ -124,8 +128,8 @@ def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:
     jobs = [
         _foreseen(number, plan, known.get(number), config_name) for number in range(len(plan.jobs))
     ]
-    for job, line in zip(jobs, job_table.lines(jobs, multirun), strict=True):
-        log.info("%s  -> %s", line, job.folder)
+    for line in job_table.lines(jobs, multirun, folders=True):
+        log.info(line)
     log.info("%s; nothing was started. Folder: %s", job_table.counted(jobs), multirun)
 
 
@@ -144,7 +148,8 @@ def _foreseen(number: int, plan: Plan, known: Job | None, config_name: str) -> J
     if state is State.WAITING and plan.program == "train":
         score = finished_miou(Path(folder), cfg)
         state = State.WAITING if score is None else State.SKIPPED
-    return Job(number, list(overrides), plan.program, state, folder, score)
+    error = "" if known is None else known.error
+    return Job(number, list(overrides), plan.program, state, folder, score, error=error)
 
 
 def _check(config: DictConfig) -> None:
