@@ -382,6 +382,19 @@ def test_jobs_of_a_sweep_are_reported_in_its_folder(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "multi").iterdir()} == {"0", "1", "jobs.csv"}
 
 
+def test_a_sweep_job_that_begins_anew_keeps_the_cells_of_others(tmp_path: Path) -> None:
+    for timestep in (5, 50):
+        sweep(composed_sweep(tmp_path, f"sweep.timesteps=[{timestep}]"), True)
+    paths = {path.name: path for path in (tmp_path / "cells").iterdir()}
+    before = {name: path.stat().st_mtime_ns for name, path in paths.items()}
+    sweep(composed_sweep(tmp_path, "sweep.timesteps=[50]", "paths.overwrite=true"), True)
+    after = {name: path.stat().st_mtime_ns for name, path in paths.items()}
+    assert {name for name in before if before[name] != after[name]} == {
+        name for name in before if "_t0050_" in name
+    }
+    assert len(before) == 4
+
+
 def launched(program: str, cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """A multirun in an empty folder, so that all its paths are the default ones."""
     command = [sys.executable, str(ROOT / program), "-m", *overrides]
