@@ -166,7 +166,7 @@ def exit_codes(path: Path) -> list[int]:
 
     The format is LevelDB's log, blocks of 32768 bytes, behind a header of seven.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     data, position, whole, found = path.read_bytes(), 7, b"", []
     while position + 7 <= len(data):
