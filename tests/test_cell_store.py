@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -281,6 +283,22 @@ def test_a_timestep_is_held_by_one(store: CellStore) -> None:
             pass
     with other.held([5, 50]):
         pass
+
+
+def test_a_timestep_is_waited_for_in_a_multirun(store: CellStore) -> None:
+    taken: list[str] = []
+
+    def wait() -> None:
+        with CellStore(store.folder).held([50, 5], wait=True):
+            taken.append("second")
+
+    other = threading.Thread(target=wait)
+    with store.held([5]):
+        other.start()
+        time.sleep(0.1)
+        taken.append("first")
+    other.join(timeout=5)
+    assert taken == ["first", "second"]
 
 
 def test_a_timestep_is_free_after_an_error(store: CellStore) -> None:

@@ -124,6 +124,23 @@ def test_a_second_run_reads_what_the_first_computed(
     assert str(cache) == f"12 of 12 (image, t) pairs read from '{cache.folder}', 0 computed"
 
 
+def test_blocks_kept_for_others_cost_them_no_pass(
+    network: GuidedDiffusionBackbone, cache: MapCache
+) -> None:
+    shallow = extractor(network, cache, blocks=[1], kept_blocks=[3, 0, 99])
+    assert_equal(shallow(IMAGES, NAMED), extractor(network, blocks=[1])(IMAGES, NAMED))
+    assert (shallow.num_passes, shallow.computed_pairs, shallow.read_pairs) == (2, 6, 0)
+    others = extractor(network, again(cache), blocks=[0, 3])
+    assert_equal(others(IMAGES, NAMED), extractor(network, blocks=[0, 3])(IMAGES, NAMED))
+    assert (others.num_passes, others.computed_pairs, others.read_pairs) == (0, 0, 6)
+    # Nobody asked for block 2, and without a cache nobody gains by more blocks.
+    assert extractor(network, again(cache), blocks=[2]).num_missing(IMAGES, NAMED) == 6
+    assert_equal(
+        extractor(network, blocks=[1], kept_blocks=[3])(IMAGES, NAMED),
+        extractor(network, blocks=[1])(IMAGES, NAMED),
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"seed": 1}, {"timesteps": [6, 51]}, {"hook": "input"}]

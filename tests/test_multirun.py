@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from omegaconf import DictConfig, open_dict
 from tiny_run import CONF, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.jobs import Job, Program, run
-from ddpmseg.apps.multirun import gather
+from ddpmseg.__main__ import main
+from ddpmseg.apps.gather import gather
+from ddpmseg.apps.job_records import Job, Plan, State, begin, read_jobs
+from ddpmseg.apps.jobs import Program, run, share_passes
 from ddpmseg.apps.sweep import sweep
 from ddpmseg.apps.train import finished, train
 from ddpmseg.errors import ConfigError
@@ -33,19 +36,24 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def hydra_job(tmp_path: Path) -> Iterator[Callable[[int | None], DictConfig]]:
-    """What Hydra hands to an entry point: a job of a multirun with this number, or a single run."""
+def hydra_job(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
+    """What Hydra hands to an entry point: a job of a multirun with this number, or a single run.
 
-    def prepare(number: int | None) -> DictConfig:
+    The multirun has the folder `multi`.
+    """
+
+    def prepare(number: int | None, *overrides: str) -> DictConfig:
         schemas.register()
-        given = [*SMALL, f"paths.output_dir={tmp_path / 'run'}"]
+        given = [*SMALL, f"paths.output_dir={tmp_path / 'run'}", *overrides]
         if number is not None:
             given.append(f"+hydra.job.num={number}")
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", given, return_hydra_config=True)
-        (tmp_path / "job").mkdir(exist_ok=True)
+        folder = tmp_path / "multi" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
         with open_dict(cfg):
-            cfg.hydra.runtime.output_dir = str(tmp_path / "job")
+            cfg.hydra.runtime.output_dir = str(folder)
+            cfg.hydra.sweep.dir = str(tmp_path / "multi")
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
@@ -73,7 +81,7 @@ def test_single_run_hides_no_bug(hydra_job, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         run(program(lambda cfg, in_multirun: 1 / 0), hydra_job(None))
     assert run(program(lambda cfg, in_multirun: 0.25), hydra_job(None)) == 0.25
-    assert not list((tmp_path / "job").iterdir())
+    assert not list((tmp_path / "multi" / "None").iterdir())
 
 
 def test_job_that_succeeds(hydra_job, tmp_path: Path) -> None:
@@ -83,7 +91,7 @@ def test_job_that_succeeds(hydra_job, tmp_path: Path) -> None:
         return 0.25
 
     assert run(program(work), hydra_job(3)) == 0.25
-    job = Job.read(tmp_path / "job" / "job.json")
+    job = Job.read(tmp_path / "multi" / "3")
     assert (job.number, job.program, job.state, job.miou, job.error) == (
         3,
         "train",
@@ -93,7 +101,7 @@ def test_job_that_succeeds(hydra_job, tmp_path: Path) -> None:
     )
     assert job.folder == str(tmp_path / "run")
     assert "backbone=random" in job.overrides
-    assert "WARNING at work" in (tmp_path / "job" / "job.log").read_text()
+    assert "WARNING at work" in (tmp_path / "multi" / "3" / "job.log").read_text()
 
 
 @pytest.mark.parametrize("error", [ConfigError("no such block"), RuntimeError("out of memory")])
@@ -104,10 +112,10 @@ def test_job_that_fails_leaves_its_traceback(hydra_job, tmp_path: Path, error: E
     score = run(program(work), hydra_job(0))
     assert score is not None
     assert score != score
-    job = Job.read(tmp_path / "job" / "job.json")
+    job = Job.read(tmp_path / "multi" / "0")
     assert (job.state, job.miou) == ("failed", None)
     assert job.error == f"{type(error).__name__}: {error}"
-    log = (tmp_path / "job" / "job.log").read_text()
+    log = (tmp_path / "multi" / "0" / "job.log").read_text()
     assert "Traceback (most recent call last)" in log
     assert log.rstrip().endswith(f"{type(error).__name__}: {error}") or str(error) in log
 
@@ -117,17 +125,161 @@ def test_job_that_is_finished_is_skipped(hydra_job, tmp_path: Path) -> None:
         pytest.fail("this must not be reached")
 
     assert run(program(work, done=0.5), hydra_job(1)) == 0.5
-    job = Job.read(tmp_path / "job" / "job.json")
+    job = Job.read(tmp_path / "multi" / "1")
     assert (job.state, job.miou) == ("skipped", 0.5)
 
 
-def test_job_that_was_interrupted_leaves_no_record(hydra_job, tmp_path: Path) -> None:
+def test_job_that_was_interrupted_is_cut_off(hydra_job, tmp_path: Path) -> None:
     def work(cfg: DictConfig, in_multirun: bool) -> None:
+        assert [job.state for job in read_jobs(tmp_path / "multi")] == [State.RUNNING]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(program(work), hydra_job(1))
-    assert not (tmp_path / "job" / "job.json").exists()
+    assert [job.state for job in read_jobs(tmp_path / "multi")] == [State.CUT_OFF]
+
+
+def attempted(hydra_job, tmp_path: Path, number: int, *overrides: str, fails: bool = False) -> Job:
+    """The record of a job after an attempt that fails or not; 'done' only where it was run."""
+
+    def work(cfg: DictConfig, in_multirun: bool) -> float:
+        if fails:
+            raise RuntimeError("out of memory")
+        return 0.25
+
+    run(program(work), hydra_job(number, *overrides))
+    return Job.read(tmp_path / "multi" / str(number))
+
+
+def test_only_failed_runs_what_failed_or_was_cut_off(hydra_job, tmp_path: Path) -> None:
+    def killed(cfg: DictConfig, in_multirun: bool) -> None:
+        raise KeyboardInterrupt
+
+    only = "multirun.resume=only_failed"
+    attempted(hydra_job, tmp_path, 0)
+    attempted(hydra_job, tmp_path, 1, fails=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(program(killed), hydra_job(2))
+    states = {n: attempted(hydra_job, tmp_path, n, only).state for n in range(4)}
+    assert states == {0: "left out", 1: "done", 2: "done", 3: "left out"}
+    assert "only_failed" in Job.read(tmp_path / "multi" / "3").error
+
+
+def test_a_failed_job_that_is_left_out_counts_as_failed_still(hydra_job, tmp_path: Path) -> None:
+    attempted(hydra_job, tmp_path, 1, fails=True)
+    begin(tmp_path / "multi", Plan())
+    attempted(hydra_job, tmp_path, 0, "multirun.fail_fast=true", fails=True)
+    left_out = attempted(hydra_job, tmp_path, 1, "multirun.fail_fast=true")
+    assert (left_out.state, left_out.error) == (
+        "left out",
+        "job 0 failed, and `multirun.fail_fast=true`",
+    )
+    begin(tmp_path / "multi", Plan())
+    assert attempted(hydra_job, tmp_path, 1, "multirun.resume=only_failed").state == "done"
+
+
+def test_without_fail_fast_others_run_and_the_next_command_begins_anew(
+    hydra_job, tmp_path: Path
+) -> None:
+    attempted(hydra_job, tmp_path, 0, fails=True)
+    assert attempted(hydra_job, tmp_path, 1).state == "done"
+    attempted(hydra_job, tmp_path, 0, "multirun.fail_fast=true", fails=True)
+    begin(tmp_path / "multi", Plan())
+    assert attempted(hydra_job, tmp_path, 1, "multirun.fail_fast=true").state == "done"
+
+
+def test_rerun_replaces_results(hydra_job) -> None:
+    def finished_unless_overwritten(cfg: DictConfig) -> float | None:
+        return None if cfg.paths.overwrite else 0.5
+
+    rerun = Program("train", lambda cfg, _: float(cfg.paths.overwrite), finished_unless_overwritten)
+    assert run(rerun, hydra_job(0)) == 0.5
+    assert run(rerun, hydra_job(0, "multirun.resume=rerun")) == 1.0
+
+
+def test_a_dry_run_needs_a_multirun(hydra_job, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(program(lambda cfg, _: pytest.fail("ran")), hydra_job(None, "multirun.dry_run=true"))
+    assert "add `-m`" in capsys.readouterr().err
+
+
+def test_two_processes_never_run_one_job(
+    hydra_job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    holder = "from ddpmseg.locks import FolderLocks; from pathlib import Path; import sys, time\n"
+    holder += "with FolderLocks(Path(sys.argv[1])).alone('job4'):\n"
+    holder += "    print('held', flush=True); time.sleep(0.5)"
+    (tmp_path / "multi").mkdir()
+    command = [sys.executable, "-c", holder, str(tmp_path / "multi")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+
+        def work(cfg: DictConfig, in_multirun: bool) -> float:
+            # Its lock went with it, or a moment before.
+            assert process.wait(timeout=5) == 0
+            return time.monotonic() - started
+
+        started = time.monotonic()
+
+        waited = run(program(work), hydra_job(4))
+        assert waited is not None
+        assert waited > 0.3
+    assert "waits for another process" in (tmp_path / "multi" / "4" / "job.log").read_text()
+
+
+PLAN = Plan(
+    "train",
+    "python train.py -m",
+    [
+        ["seed=0", "features.blocks=[3]", "features.timesteps=[50]", "head=linear"],
+        ["seed=0", "features.blocks=[5,6]", "features.timesteps=[50]", "head.members=2"],
+        ["seed=0", "features.blocks=[7]", "features.timesteps=[150]"],
+        ["seed=1", "features.blocks=[8]", "features.timesteps=[50]"],
+        ["seed=0", "features.timesteps=[50]"],
+    ],
+)
+
+
+def test_jobs_that_read_the_same_passes_keep_each_others_blocks(hydra_job, tmp_path: Path) -> None:
+    beside = [PLAN.blocks_beside(job) for job in PLAN.jobs]
+    assert beside == [[3, 5, 6], [3, 5, 6], [7], [8], [3, 5, 6]]
+    assert Plan.read(tmp_path) == Plan()
+    PLAN.write(tmp_path)
+    assert Plan.read(tmp_path) == PLAN
+    job = Job(0, PLAN.jobs[0], "train", State.RUNNING)
+    for given, expected in (
+        ((), (5.0, str(tmp_path / "maps"), [3, 5, 6])),
+        (("multirun.share_gb=0",), (0.0, None, [])),
+        (("features.cache_gb=2",), (2.0, None, [3, 5, 6])),
+        (("features.cache_gb=2", "features.cache_blocks=[1]"), (2.0, None, [1])),
+    ):
+        cfg = hydra_job(0, *given)
+        share_passes(cfg, job, tmp_path)
+        features = cfg.features
+        assert (features.cache_gb, features.cache_dir, features.cache_blocks) == expected
+
+
+def test_records_of_another_plan_go(hydra_job, tmp_path: Path) -> None:
+    begin(tmp_path / "multi", PLAN)
+    attempted(hydra_job, tmp_path, 0)
+    begin(tmp_path / "multi", PLAN)
+    assert [job.state for job in read_jobs(tmp_path / "multi")] == ["done"] + 4 * ["waiting"]
+    begin(tmp_path / "multi", Plan("train", "", [*PLAN.jobs, ["seed=2"]]))
+    assert [job.state for job in read_jobs(tmp_path / "multi")] == 6 * ["waiting"]
+
+
+def test_jobs_are_listed_at_any_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert main(["jobs", str(tmp_path)]) == 2
+    begin(tmp_path, PLAN)
+    jobs_of(tmp_path, ("done", None), ("failed", None))
+    before = contents(tmp_path)
+    assert main(["jobs", str(tmp_path)]) == 0
+    assert "  0  done     0.500000" in caplog.text
+    assert "5 jobs: 1 done, 0 skipped, 1 failed, 3 waiting" in caplog.text
+    assert contents(tmp_path) == before
 
 
 def test_finished_run_is_recognised_by_its_settings(tmp_path: Path) -> None:
@@ -162,7 +314,8 @@ def jobs_of(folder: Path, *found: tuple[str, Path | None], program: str = "train
         overrides = ["backbone=random", f"features.blocks=[{number}]"]
         error = "ConfigError: no block 9" if state == "failed" else ""
         miou = None if state == "failed" else 0.5
-        Job(number, overrides, program, state, str(run_folder), miou, 1.5, error).write(place)
+        job = Job(number, overrides, program, State(state), str(run_folder), miou, 1.5, error)
+        job.write(place)
 
 
 def test_jobs_are_told_and_their_cells_reported(
@@ -229,10 +382,23 @@ def test_jobs_of_a_sweep_are_reported_in_its_folder(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "multi").iterdir()} == {"0", "1", "jobs.csv"}
 
 
+def test_a_sweep_job_that_begins_anew_keeps_the_cells_of_others(tmp_path: Path) -> None:
+    for timestep in (5, 50):
+        sweep(composed_sweep(tmp_path, f"sweep.timesteps=[{timestep}]"), True)
+    paths = {path.name: path for path in (tmp_path / "cells").iterdir()}
+    before = {name: path.stat().st_mtime_ns for name, path in paths.items()}
+    sweep(composed_sweep(tmp_path, "sweep.timesteps=[50]", "paths.overwrite=true"), True)
+    after = {name: path.stat().st_mtime_ns for name, path in paths.items()}
+    assert {name for name in before if before[name] != after[name]} == {
+        name for name in before if "_t0050_" in name
+    }
+    assert len(before) == 4
+
+
 def launched(program: str, cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """A multirun in an empty folder, so that all its paths are the default ones."""
     command = [sys.executable, str(ROOT / program), "-m", *overrides]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DDPMSEG_CACHE": str(cwd / "cache")}
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
@@ -266,6 +432,39 @@ def test_multirun_with_a_bad_block(tmp_path: Path) -> None:
     assert states == ["skipped", "skipped", "failed", "failed"]
     assert rows(folder / "cells.csv") == cells
     assert contents(tmp_path / "outputs" / "segment") == kept
+    assert not (tmp_path / "cache").exists()
+
+    before = contents(tmp_path)
+    listed = launched("train.py", tmp_path, *command, "multirun.dry_run=true")
+    assert listed.returncode == 0, listed.stderr
+    assert "4 jobs: 2 skipped, 2 failed; nothing was started" in listed.stderr.replace(
+        "0 done, ", ""
+    )
+    assert f"-> outputs/segment/ponies_random_{schemas_key(kept)}" in listed.stderr
+    assert contents(tmp_path) == before
+
+
+def schemas_key(kept: dict[str, bytes]) -> str:
+    """The key in the name of the first run's folder."""
+    return next(iter(kept)).split("/")[0].rpartition("_")[2]
+
+
+@pytest.mark.timeout(400)
+def test_jobs_under_submitit(tmp_path: Path) -> None:
+    choices = ("features.blocks=[1],[2]", "features.timesteps=[5]")
+    command = (*SMALL, *LONE, *choices, "hydra/launcher=submitit_local")
+    done = launched("train.py", tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "multirun").iterdir()
+    assert [job["state"] for job in rows(folder / "jobs.csv")] == ["done", "done"]
+    assert [row["block"] for row in rows(folder / "cells.csv")] == ["1", "2"]
+    found = [
+        rows(Path(tmp_path, job["folder"], "results.csv"))[0] for job in rows(folder / "jobs.csv")
+    ]
+    # Both jobs ran at once: five images at one timestep, by whichever came first.
+    assert sum(int(row["pairs_computed"]) for row in found) == 5
+    assert sum(int(row["pairs_read"]) for row in found) == 5
+    assert not (folder / "maps").exists()
 
 
 @pytest.mark.timeout(400)

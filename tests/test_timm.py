@@ -19,9 +19,10 @@ from ddpmseg.apps.get import get_weights
 from ddpmseg.apps.plan import blocks, estimate
 from ddpmseg.apps.predict import predict
 from ddpmseg.apps.train import train
-from ddpmseg.backbones.timm import TimmBackbone, TimmConfig
+from ddpmseg.backbones.timm import TimmBackbone
 from ddpmseg.backbones.timm_models import chosen_layers, layer_numbers, layers_of
 from ddpmseg.backbones.timm_weights import hub_file
+from ddpmseg.config import TimmConfig
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import CheckpointError, ConfigError
 

@@ -24,7 +24,14 @@ from ddpmseg.tracking.results import COLUMNS
 from ddpmseg.training.callbacks import Checkpoint
 from ddpmseg.training.head import HeadTraining
 
-MEASURED = ("seconds_extract", "seconds_train", "seconds_test", "peak_rss_mb")
+MEASURED = (
+    "seconds_extract",
+    "seconds_train",
+    "seconds_test",
+    "pairs_computed",
+    "pairs_read",
+    "peak_rss_mb",
+)
 
 
 def row_of(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ddpmseg.commands import (
     dashboard,
     data,
     export,
+    jobs,
     plan,
     predict,
     report,
@@ -35,6 +36,7 @@ COMMANDS = (
     data,
     weights,
     check_backbone,
+    jobs,
 )
 
 

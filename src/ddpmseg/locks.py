@@ -38,6 +38,17 @@ class FolderLocks:
                     fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def is_held(self, name: str) -> bool:
+        """Whether a process holds the lock of that name now. Raises OSError as `alone`."""
+        if not (self.folder / ".locks" / name).exists():
+            return False
+        with self.file(name) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def file(self, name: str) -> IO[str]:
         """The lock file `name`, open at its start and not locked."""
         folder = self.folder / ".locks"

@@ -130,6 +130,7 @@ def build_extractor(
         seed=config.seed,
         batch_size=config.features.batch_size,
         cache=cache,
+        kept_blocks=config.features.cache_blocks,
     )
 
 
@@ -139,11 +140,18 @@ def cache_folder(
     return Path(paths.cache_dir).expanduser() / kind
 
 
+def maps_folder(config: TrainConfig) -> Path:
+    """Where the files of `build_cache` lie."""
+    if config.features.cache_dir is None:
+        return cache_folder(config.paths, "maps")
+    return Path(config.features.cache_dir).expanduser()
+
+
 def build_cache(config: TrainConfig) -> MapCache | None:
     """Where a run keeps its maps for later ones; None where it shall not."""
     if not config.features.cache_gb:
         return None
-    return MapCache(cache_folder(config.paths, "maps"), config.features.cache_gb * 1e9)
+    return MapCache(maps_folder(config), config.features.cache_gb * 1e9)
 
 
 def build_head(config: TrainConfig, dim: int, num_classes: int) -> StackedMLP:

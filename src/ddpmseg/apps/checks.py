@@ -13,6 +13,7 @@ from ddpmseg.apps.build import (
     build_backbone_without_weights,
     build_protocol,
     choose_device,
+    maps_folder,
     read_head,
     weight_file,
 )
@@ -219,7 +220,8 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     if not features.cache_gb >= 0:  # NaN is not
         raise ConfigError(f"`features.cache_gb={features.cache_gb}`: must be at least 0.")
     if features.cache_gb:
-        _check_folder("paths.cache_dir", Path(config.paths.cache_dir).expanduser() / "maps")
+        key = "paths.cache_dir" if features.cache_dir is None else "features.cache_dir"
+        _check_folder(key, maps_folder(config))
     _at_least("head.members", head.members, 1)
     _one_of("head.vote", head.vote, get_args(Vote))
     _one_of("head.protocol", head.protocol, tuple(PROTOCOLS))

@@ -72,7 +72,7 @@ def forecast(config: TrainConfig, extractor: FeatureExtractor, images: LabelledI
         if needed > cache.max_bytes:
             log.warning(
                 "the maps of this run take %.3g GB, `features.cache_gb` is %.3g: the next run will "
-                "compute most of them again",
+                "compute most of them again. Raise it, or in a multirun `multirun.share_gb`.",
                 *(needed / 1e9, cache.max_bytes / 1e9),
             )
     # Timed without the cache, which has no use for maps of an empty image.

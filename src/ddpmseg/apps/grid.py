@@ -43,7 +43,7 @@ def pieces_to_do(config: SweepConfig, store: CellStore) -> list[Piece]:
     holds never depends on which cells were done before.
     """
     pieces = []
-    for whole in _pieces(config):
+    for whole in pieces_of(config):
         done = store.done(whole.control)
         lacking = {key[2] for key in whole.keys if key not in done}
         if lacking:
@@ -57,7 +57,7 @@ def dry_run(config: SweepConfig, store: CellStore, timeless: bool = False) -> li
     `timeless`: of a network without timesteps.
     """
     lines, finished = [], 0
-    for piece in _pieces(config):
+    for piece in pieces_of(config):
         done = store.done(piece.control)
         shown = NO_TIMESTEP if timeless else piece.timestep
         for block, timestep, seed in piece.keys:
@@ -69,7 +69,8 @@ def dry_run(config: SweepConfig, store: CellStore, timeless: bool = False) -> li
     return [*lines, f"{len(lines)} cells, {finished} done, in '{store.folder}'"]
 
 
-def _pieces(config: SweepConfig) -> Iterator[Piece]:
+def pieces_of(config: SweepConfig) -> Iterator[Piece]:
+    """All pieces of the request, controls last."""
     sweep = config.sweep
     assert sweep.blocks is not None  # `checked_sweep` lists them
     assert sweep.timesteps is not None

@@ -1,55 +1,79 @@
-"""After the last job of a multirun: one table, one report, and an exit status that tells."""
+"""Before the first job of a multirun and after the last: its plan, its table, its exit status."""
 
-import csv
+import atexit
 import logging
+import shutil
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from ddpmseg.analysis.cells import Cell, CellGrid
-from ddpmseg.analysis.numbering import Numbering
-from ddpmseg.analysis.study import Study
-from ddpmseg.apps.build import build_backbone_without_weights, build_dataset
-from ddpmseg.apps.jobs import JOB, Job
-from ddpmseg.apps.load import load_config, load_sweep_config
-from ddpmseg.apps.report import network_record, write_study
-from ddpmseg.apps.setup import quiet_libraries
-from ddpmseg.apps.sweep import show
-from ddpmseg.apps.track import log_multirun, record_cells, sweep_run
-from ddpmseg.config import TrainConfig
-from ddpmseg.data.class_table import load_class_table
-from ddpmseg.errors import UserError
-from ddpmseg.tracking.results import RESULTS, write_table
+from ddpmseg.apps import job_table
+from ddpmseg.apps.job_records import Job, Plan, State, begin, read_jobs
+from ddpmseg.config import RESUMES, which_job
+from ddpmseg.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
-COLUMNS = ("job", "overrides", "state", "miou", "seconds", "folder", "error")
+MAPS = "maps"
+"""Folder of the maps that the jobs share, while the multirun lasts."""
+LAUNCHERS = {
+    "hydra_plugins.hydra_joblib_launcher": "pip install 'ddpmseg[launchers]'",
+    "hydra_plugins.hydra_submitit_launcher": "pip install 'ddpmseg[launchers]'",
+}
 
 
 class GatherJobs(Callback):
-    """Hydra callback. Tells which jobs are done, skipped or failed and reports their cells.
+    """Hydra callback. Plans the jobs, tells what became of each, and reports their cells.
 
-    In the folder of the multirun: `jobs.csv`, and for jobs of `train.py` the cells and the report
-    of those that read out a single (block, timestep). Jobs of `sweep.py` share the folder of their
-    sweep, and the report is made there. The exit status is 1 when a job failed.
+    In the folder of the multirun: `multirun.json`, its plan; `jobs.csv`; and what
+    `ddpmseg.apps.gather` makes of the jobs' results. The exit status is 1 when a job failed. With
+    `multirun.dry_run` the jobs are listed and nothing else happens.
     """
 
+    def __init__(self) -> None:
+        self._ended = False
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        for path in _records(Path(config.hydra.sweep.dir)):
-            path.unlink()
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            _check(config)
+            plan = Plan(config.hydra.job.name, _command(), planned_jobs(config))
+            if config.multirun.dry_run:
+                dry_run(plan, folder, config.hydra.job.config_name)
+                sys.exit(0)
+            begin(folder, plan)
+        except UserError as error:
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(2)
+        except OSError as error:
+            sys.stderr.write(f"error: '{folder}' cannot be written to ({error.strerror}).\n")
+            sys.exit(2)
+        except Exception:
+            # Hydra would turn it into a warning, and start jobs even where none shall be.
+            log.exception("the jobs could not be planned")
+            sys.exit(1)
+        # Hydra calls `on_multirun_end` only where nothing was raised.
+        atexit.register(self._tell_if_broken_off, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from ddpmseg.apps.gather import gather  # with torch, for which jobs need not wait
+
         folder = Path(config.hydra.sweep.dir)
+        self._ended = True
         # After each job Hydra goes back to the logging of its own lines.
         configure_log(config.hydra.job_logging, config.hydra.verbose)
         try:
-            failed = gather(folder, "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+            failed = gather(folder, _command())
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
@@ -59,106 +83,101 @@ class GatherJobs(Callback):
             sys.exit(1)
         if failed:
             sys.exit(1)
+        shutil.rmtree(folder / MAPS, ignore_errors=True)
+
+    def _tell_if_broken_off(self, folder: Path) -> None:
+        if self._ended:
+            return
+        jobs = read_jobs(folder)
+        if all(job.state is State.WAITING for job in jobs):
+            return  # a mistake in the command, which Hydra has told
+        job_table.tell(jobs, folder)
+        log.warning("the multirun broke off; repeat the command to go on: %s", _command())
 
 
-def gather(folder: Path, command: str) -> int:
-    """Tell of the jobs below `folder` and report what they found; returns how many failed."""
-    jobs = sorted((Job.read(path) for path in _records(folder)), key=lambda job: job.number)
-    rows = [
-        {
-            "job": job.number,
-            "overrides": " ".join(job.overrides),
-            "state": job.state,
-            "miou": "" if job.miou is None else f"{job.miou:.6f}",
-            "seconds": job.seconds,
-            "folder": job.folder,
-            "error": job.error,
-        }
-        for job in jobs
+def planned_jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of every job, in the order in which the sweeper numbers them.
+
+    Without those that say how jobs are run. Empty for a sweeper other than Hydra's own, which
+    decides as it goes.
+    """
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    given += list(config.hydra.overrides.task)
+    try:
+        parsed = OverridesParser.create().parse_overrides(given)
+        ((*jobs,),) = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+    return [which_job(job) for job in jobs]
+
+
+def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:
+    """Log what is known of every job, and where its results are or will be.
+
+    'skipped' is also a job whose results another command has left.
+    """
+    if not plan.jobs:
+        raise ConfigError(
+            "`multirun.dry_run=true`: this sweeper decides on its jobs as it goes, so that nobody "
+            "can list them. Leave out `hydra/sweeper=...`."
+        )
+    same_plan = Plan.read(multirun).jobs in ([], plan.jobs)
+    known = {job.number: job for job in read_jobs(multirun)} if same_plan else {}
+    jobs = [
+        _foreseen(number, plan, known.get(number), config_name) for number in range(len(plan.jobs))
     ]
-    write_table(folder / "jobs.csv", COLUMNS, rows)
-    same = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    for job, row in zip(jobs, rows, strict=True):
-        own = " ".join(override for override in job.overrides if override not in same)
-        log.info("%3s  %-8s %-9s %s", row["job"], row["state"], row["miou"], own)
-        if row["error"]:
-            log.info("     %s (see %s)", row["error"], folder / str(row["job"]) / "job.log")
-    states = Counter(job.state for job in jobs)
-    log.info(
-        "%d jobs: %s; %s",
-        len(jobs),
-        ", ".join(f"{states[state]} {state}" for state in ("done", "skipped", "failed")),
-        folder / "jobs.csv",
-    )
-    quiet_libraries()
-    succeeded = [job for job in jobs if job.state != "failed" and job.miou is not None]
-    for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
-        config = load_sweep_config(Path(sweep))
-        with sweep_run(config) as run:
-            show(config, build_dataset(config.dataset), run)
-        record_cells(config)
-    _report_runs([Path(job.folder) for job in succeeded if job.program == "train"], folder, command)
-    return states["failed"]
+    for line in job_table.lines(jobs, multirun, folders=True):
+        log.info(line)
+    log.info("%s; nothing was started. Folder: %s", job_table.counted(jobs), multirun)
 
 
-def _records(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"*/{JOB}"))
+def _foreseen(number: int, plan: Plan, known: Job | None, config_name: str) -> Job:
+    """A job as it is, with the output folder its settings give it."""
+    from ddpmseg.tracking.results import finished_miou  # with torch
+
+    overrides: Sequence[str] = plan.jobs[number]
+    try:
+        cfg = compose(config_name, list(overrides))
+        folder = cfg.paths.output_dir
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"job {number} ({' '.join(overrides)}): {cause}") from error
+    state, score = (known.state, known.miou) if known is not None else (State.WAITING, None)
+    if state is State.WAITING and plan.program == "train":
+        score = finished_miou(Path(folder), cfg)
+        state = State.WAITING if score is None else State.SKIPPED
+    error = "" if known is None else known.error
+    return Job(number, list(overrides), plan.program, state, folder, score, error=error)
 
 
-def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
-    """A report for every set of runs that differ in block, timestep and seed alone."""
-    groups: dict[str, dict[tuple[int, int, int], Cell]] = defaultdict(dict)
-    configs: dict[str, TrainConfig] = {}
-    for run in dict.fromkeys(runs):
-        config = load_config(run)
-        blocks, timesteps = config.features.blocks, config.features.timesteps
-        if len(blocks) > 1 or len(timesteps) > 1:
-            log.info("'%s' reads out several maps at once: it is in no curve", run)
-            continue
-        key = _all_else(config)
-        configs[key] = config
-        cell = Cell(blocks[0], timesteps[0], config.seed, *_counts_and_seconds(run))
-        groups[key][cell.key] = cell
-    for key, cells in groups.items():
-        place = folder
-        if len(groups) > 1:
-            config = configs[key]
-            number = list(groups).index(key)
-            place = folder / f"{config.dataset.name}_{config.backbone.name}_{number}"
-            place.mkdir(exist_ok=True)
-        study = _study(configs[key], cells.values(), command)
-        write_study(place, study)
-        log_multirun(configs[key], study, place, folder)
+def _check(config: DictConfig) -> None:
+    """What is wrong with the settings of the multirun itself."""
+    if config.multirun.resume not in RESUMES:
+        raise ConfigError(
+            f"`multirun.resume={config.multirun.resume}`: must be one of {', '.join(RESUMES)}."
+        )
+    if not config.multirun.share_gb >= 0:  # NaN is not
+        raise ConfigError(f"`multirun.share_gb={config.multirun.share_gb}`: must be at least 0.")
+    if config.trainer.devices > 1:
+        from ddpmseg.apps.checks import check_alone
+
+        check_alone(config.trainer, in_multirun=True)
+    target = config.hydra.launcher._target_
+    for module, remedy in LAUNCHERS.items():
+        if target.startswith(module) and not _is_installed(module):
+            raise ConfigError(f"`hydra/launcher` needs {module}, which is not installed: {remedy}.")
 
 
-def _all_else(config: TrainConfig) -> str:
-    """The settings of a run but for its block, timestep, seed, logger and paths."""
-    features = config.features
-    fixed = (features.hook, features.noise, config.trainer.precision)
-    return repr((config.dataset, config.backbone, config.head, fixed))
+def _is_installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
-def _counts_and_seconds(run: Path) -> tuple[torch.Tensor, float]:
-    with (run / "confusion.csv").open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    with (run / RESULTS).open(newline="") as file:
-        row = next(csv.DictReader(file))
-    seconds = sum(float(value) for key, value in row.items() if key.startswith("seconds_"))
-    return torch.tensor([[int(number) for number in row[1:]] for row in rows]), seconds
-
-
-def _study(config: TrainConfig, cells: Iterable[Cell], command: str) -> Study:
-    classes = load_class_table(config.dataset.classes)
-    network = network_record(build_backbone_without_weights(config.backbone))
-    return Study(
-        dataset=config.dataset.name,
-        backbone=config.backbone.name,
-        classes=classes,
-        grid=CellGrid(cells, classes.ignore_label, Numbering.read(network)),
-        command=command,
-        settings={
-            "image size": f"{config.dataset.image_size} pixels",
-            "head": f"{config.head.members} members, protocol {config.head.protocol}",
-            "features": f"block {config.features.hook}s, noise {config.features.noise}",
-        },
-    )
+def _command() -> str:
+    return "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -27,7 +27,7 @@ from ddpmseg.apps.checks import planned_layout
 from ddpmseg.apps.estimate import describe, forecast, num_training_images
 from ddpmseg.apps.launch import alone
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import CACHE, TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
@@ -53,8 +53,9 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
 
     Where `head.checkpoint` gives a trained head, nothing is extracted or trained before the test.
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
-    the README, `results.csv` last. Each rank extracts and tests its share of the images; rank 0
-    trains the head and writes all but the masks of the others.
+    the README, `results.csv` last and still to be put in its place by `mark_finished`. Each rank
+    extracts and tests its share of the images; rank 0 trains the head and writes all but the masks
+    of the others.
     """
     folder = Path(config.paths.output_dir)
     dataset = build_dataset(config.dataset)
@@ -84,8 +85,7 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
         head = build_head(config, extractor.layout.dim, dataset.classes.num_classes)
     del training_set
     if ranks.is_first():
-        features = asdict(config.features)
-        del features["cache_gb"]  # decides nothing
+        features = {k: v for k, v in asdict(config.features).items() if k not in CACHE}
         facts = {"class_names": dataset.classes.names, "features": features}
         save_head(head, folder / "head.safetensors", facts)
     ranks.share_state(head)
@@ -95,10 +95,12 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     testing = test_head(config, head, extractor, images, folder, tracking)
     seconds["seconds_test"] = time.perf_counter() - started
     assert testing.scores is not None
+    counted = (("pairs_computed", extractor.computed_pairs), ("pairs_read", extractor.read_pairs))
+    pairs = {name: sum(ranks.gathered(count)) for name, count in counted}
     if ranks.is_first():
         write_per_class(folder, dataset.classes, testing.scores)
         row = _result_row(config, backbone, dataset, head, testing, seconds)
-        write_results(folder, row)
+        write_results(folder, row | pairs)
         if tracking.run:
             log_results(tracking.run, folder, row)
             if config.logger.num_images:

@@ -25,7 +25,7 @@ from ddpmseg.apps.build import (
 from ddpmseg.apps.checks import CONTROLS, check_alone, checked_sweep
 from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
 from ddpmseg.apps.get import comes_at_first_use, fetch_missing
-from ddpmseg.apps.grid import Piece, dry_run, pieces_to_do
+from ddpmseg.apps.grid import Piece, dry_run, pieces_of, pieces_to_do
 from ddpmseg.apps.launch import processes
 from ddpmseg.apps.probe import Probed, probe_timestep
 from ddpmseg.apps.progress import Progress, duration
@@ -108,7 +108,7 @@ def _lead(
         # Now, so that weights that cannot be used cost nothing of what the folder holds.
         backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
     if config.paths.overwrite:
-        store.clear()
+        _begin_anew(config, store, in_multirun)
     store.claim(
         identity
         | {
@@ -123,14 +123,27 @@ def _lead(
     )
     with log_file(store.folder / "sweep.log"):
         if in_multirun:
-            _compute(config, store, dataset, backbone)
+            _compute(config, store, dataset, backbone, in_multirun)
         else:
             with sweep_run(config) as run:
-                _compute(config, store, dataset, backbone)
+                _compute(config, store, dataset, backbone, in_multirun)
                 show(config, dataset, run)
             record_cells(config)
         log.info("peak memory %.0f MB; all in %s", peak_rss_mb(), store.folder)
     return _best(store, config)
+
+
+def _begin_anew(config: SweepConfig, store: CellStore, in_multirun: bool) -> None:
+    """Delete what the folder holds; in a multirun, whose jobs may share it, only the own cells."""
+    if not in_multirun:
+        store.clear()
+        return
+    if not store.folder.exists():
+        return
+    pieces = list(pieces_of(config))
+    with store.held(_timesteps(pieces), wait=True):
+        for piece in pieces:
+            store.drop(piece.keys, piece.control)
 
 
 def _best(store: CellStore, config: SweepConfig) -> float:
@@ -150,11 +163,16 @@ def show(config: SweepConfig, dataset: LabelledSet, run: "Run | None" = None) ->
 
 
 def _compute(
-    config: SweepConfig, store: CellStore, dataset: LabelledSet, backbone: Backbone | None
+    config: SweepConfig,
+    store: CellStore,
+    dataset: LabelledSet,
+    backbone: Backbone | None,
+    wait: bool,
 ) -> None:
     """Compute all cells without a record, one timestep after the other.
 
-    `backbone` is that of the sweep, if it is loaded already.
+    `backbone` is that of the sweep, if it is loaded already; `wait` for other processes that
+    compute the same timesteps.
     """
     for control in ("", *CONTROLS):
         for sentence in store.drop_damaged(control):
@@ -162,7 +180,7 @@ def _compute(
     pieces = pieces_to_do(config, store)
     _tell_grid(config, pieces)
     with ExitStack() as until_done:
-        until_done.enter_context(store.held(_timesteps(pieces)))
+        until_done.enter_context(store.held(_timesteps(pieces), wait))
         # What another process finished since, it need not do again.
         pieces = pieces_to_do(config, store)
         progress: Progress | None = None

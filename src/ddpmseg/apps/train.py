@@ -17,7 +17,7 @@ from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.config import run_key
 from ddpmseg.tracking.loggers import Tracking, open_loggers
-from ddpmseg.tracking.results import check_claim, claim_folder, finished_miou
+from ddpmseg.tracking.results import check_claim, claim_folder, finished_miou, mark_finished
 
 
 def finished(cfg: DictConfig) -> float | None:
@@ -57,4 +57,8 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
         if config.task == "pretrain":
             run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))
             return None
-        return float(run_segmentation(config, claim).miou)
+        scores = run_segmentation(config, claim)
+        until_done.close()  # loggers first: what counts as finished has been logged whole
+        if ranks.is_first():
+            mark_finished(folder)
+        return float(scores.miou)

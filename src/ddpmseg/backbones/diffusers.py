@@ -1,12 +1,11 @@
 """Any unconditional `UNet2DModel` of the diffusers library, read out at its decoder blocks."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from omegaconf import MISSING
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
@@ -14,7 +13,6 @@ from ddpmseg.backbones.compiled import Compiled
 from ddpmseg.backbones.fast import use_native_norms
 from ddpmseg.backbones.model_folder import ModelFolder, find_model, read_json
 from ddpmseg.backbones.noise_schedule import NoiseSchedule, chosen_schedule, read_schedule
-from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.backbones.unet2d import (
     UNet2D,
     build_unet2d,
@@ -29,28 +27,6 @@ from ddpmseg.backbones.unet2d_layers import resample, run_middle, run_stage
 from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.data.origin import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
-
-
-@dataclass
-class DiffusersConfig(BackboneConfig):
-    """Any unconditional UNet2DModel of the diffusers library."""
-
-    _target_: str = "ddpmseg.backbones.diffusers.DiffusersBackbone"
-    checkpoint: str = MISSING
-    """A folder as `save_pretrained` writes it, of the network or of a DDPM pipeline, or a model of
-    the Hugging Face hub, OWNER/NAME."""
-    noise_schedule: str | None = None
-    """'linear', 'scaled_linear' or 'squaredcos_cap_v2', each of 1000 steps; null: that of the
-    checkpoint's scheduler_config.json."""
-    untrained: bool = False
-    """Leave out the weights: a control. Of the checkpoint only config.json is read."""
-    seed: int = 0
-    """Draws the weights of an untrained network."""
-    precision: str = "auto"
-    compile: bool = False
-    """These two as for guided_diffusion."""
-    download: bool = False
-    """Fetch a model of the hub that the hub's cache lacks."""
 
 
 class DiffusersBackbone(Backbone):

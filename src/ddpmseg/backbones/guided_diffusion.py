@@ -1,18 +1,16 @@
 """Any UNet of openai/guided-diffusion, read out at its decoder blocks."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from omegaconf import MISSING
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import Compiled
 from ddpmseg.backbones.fast import speed_up
-from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.backbones.unet import (
     UNetFlags,
     build_unet,
@@ -23,19 +21,6 @@ from ddpmseg.backbones.unet import (
 from ddpmseg.backbones.weights import PRECISIONS, RANDOM, load_weights, resolve_checkpoint
 from ddpmseg.data.origin import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
-
-
-@dataclass
-class GuidedDiffusionConfig(WeightsConfig):
-    """Any UNet of guided_diffusion."""
-
-    _target_: str = "ddpmseg.backbones.guided_diffusion.GuidedDiffusionBackbone"
-    checkpoint: str = MISSING
-    """A .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'."""
-    compile: bool = False
-    """Run the network through torch.compile: faster passes for a minute or more of compiling, once
-    per network and machine. Pays from about a thousand passes on a CPU."""
-    unet: UNetFlags = field(default_factory=UNetFlags)
 
 
 class GuidedDiffusionBackbone(Backbone):

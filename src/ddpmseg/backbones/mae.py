@@ -1,7 +1,6 @@
 """The vision transformers that masked autoencoders pretrained on the paper's image domains."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isqrt
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.backbones.describe import Shapes
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.pretrained import Encoder
-from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -43,23 +41,6 @@ MAE = Encoder(
     dropped=("mask_token", "decoder_"),
     settings=mae_settings,
 )
-
-
-@dataclass
-class MaeConfig(WeightsConfig):
-    """The vision transformer of a masked autoencoder; its file is one of MAE, or a bare state dict.
-    Needs the extra 'networks'."""
-
-    _target_: str = "ddpmseg.backbones.mae.MaeBackbone"
-    image_size: int = 256
-    """Side of the images it was trained on. `dataset.image_size` may be another: positions are
-    stretched over it."""
-    patch_size: int = 8
-    embed_dim: int = 1024
-    depth: int = 24
-    num_heads: int = 16
-    """Of every attention layer; leaves no trace in the file."""
-    mlp_ratio: float = 4.0
 
 
 class MaeBackbone(EncoderBackbone):

@@ -1,22 +1,12 @@
 """A control: the image itself as the only feature."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, BlockSpec, Hook
-from ddpmseg.backbones.settings import BackboneConfig
-
-
-@dataclass
-class PixelsConfig(BackboneConfig):
-    """The image itself as the only feature: a control."""
-
-    _target_: str = "ddpmseg.backbones.pixels.PixelsBackbone"
-    image_size: int = 64
 
 
 class PixelsBackbone(Backbone):

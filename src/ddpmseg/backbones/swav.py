@@ -1,7 +1,6 @@
 """The ResNets that SwAV pretrained on the paper's image domains, read out at their bottlenecks."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.pretrained import Encoder
 from ddpmseg.backbones.resnet import ResNet, resnet_settings
-from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.errors import ConfigError
 
 SWAV = Encoder(
@@ -19,17 +17,6 @@ SWAV = Encoder(
 )
 IMAGE_SIZE = 256
 """Side of the crops in most of the trainings; the network takes any multiple of its stride."""
-
-
-@dataclass
-class SwavConfig(WeightsConfig):
-    """A ResNet of bottlenecks; its file is one of SwAV, or a bare state dict."""
-
-    _target_: str = "ddpmseg.backbones.swav.SwavBackbone"
-    channels: int = 64
-    """Of the stem, to which all others are proportional: 64 for RN50, 128 for RN50w2."""
-    stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
-    """Bottlenecks of each stage."""
 
 
 class SwavBackbone(EncoderBackbone):

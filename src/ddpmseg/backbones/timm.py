@@ -1,7 +1,6 @@
 """Any network of the timm library whose layers can be read: DINOv2, ConvNeXt, ResNet, ..."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.backbones.timm_models import (
     build_network,
     intermediates,
@@ -23,25 +21,6 @@ from ddpmseg.backbones.timm_weights import hub_file, network_from_file
 from ddpmseg.backbones.weights import HUB, PRECISIONS, RANDOM, resolve_checkpoint
 from ddpmseg.data.origin import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
-
-
-@dataclass
-class TimmConfig(WeightsConfig):
-    """Any network of timm; `name` is the library's, as in vit_small_patch14_dinov2.lvd142m."""
-
-    _target_: str = "ddpmseg.backbones.timm.TimmBackbone"
-    checkpoint: str = "hub"
-    """A .safetensors or .pth file, 'hub' (the library's published file), or 'random'."""
-    image_size: int = 64
-    """Side of the images that are given, in pixels."""
-    input_size: int | None = None
-    """Side, in pixels, that they are resized to for the network, a multiple of its patch or largest
-    stride; null: `image_size` rounded up to the next one. Twice the side has four times the detail
-    in its maps, at four times the cost."""
-    layers: Any = None
-    """Which layers are meant where no blocks are chosen: a list, 'lastN', or null for all."""
-    norm: bool = True
-    """Pass the maps of a transformer through its final normalisation, as DINO's evaluations do."""
 
 
 class TimmBackbone(Backbone):

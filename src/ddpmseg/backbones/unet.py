@@ -4,7 +4,7 @@ This is the only module that imports the package.
 """
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import cast
 
 import torch
@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     )
 
 from ddpmseg.backbones.base import BlockSpec
+from ddpmseg.backbones.flags import UNetFlags
 from ddpmseg.errors import ConfigError
 
 __all__ = [
@@ -43,33 +44,6 @@ __all__ = [
     "timestep_embedding",
     "use_half",
 ]
-
-
-@dataclass
-class UNetFlags:
-    """Flags of a guided_diffusion network, named as in its `create_model_and_diffusion`.
-
-    They are not stored in a checkpoint. Flags that differ from those of the training fail to load
-    or, for `num_head_channels` and `use_new_attention_order`, load and give noise.
-    """
-
-    image_size: int = 64
-    num_channels: int = 128
-    num_res_blocks: int = 2
-    channel_mult: str = ""
-    """Comma-separated multipliers of `num_channels`, one per level; empty: the default."""
-    num_heads: int = 4
-    num_head_channels: int = -1
-    num_heads_upsample: int = -1
-    attention_resolutions: str = "16,8"
-    dropout: float = 0.0
-    use_scale_shift_norm: bool = True
-    resblock_updown: bool = False
-    use_new_attention_order: bool = False
-    learn_sigma: bool = False
-    diffusion_steps: int = 1000
-    noise_schedule: str = "linear"
-    rescale_timesteps: bool = False
 
 
 def build_unet(flags: UNetFlags) -> tuple[UNetModel, GaussianDiffusion]:

@@ -1,14 +1,17 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
-from ddpmseg.backbones.diffusers import DiffusersConfig
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionConfig
-from ddpmseg.backbones.mae import MaeConfig
-from ddpmseg.backbones.pixels import PixelsConfig
 from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
-from ddpmseg.backbones.swav import SwavConfig
-from ddpmseg.backbones.timm import TimmConfig
+from ddpmseg.config.backbone import (
+    DiffusersConfig,
+    GuidedDiffusionConfig,
+    MaeConfig,
+    PixelsConfig,
+    SwavConfig,
+    TimmConfig,
+)
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import (
+    CACHE,
     leave_out_how,
     multirun_key,
     multirun_name,
@@ -17,7 +20,9 @@ from ddpmseg.config.identity import (
     run_request,
     sweep_key,
     sweep_request,
+    which_job,
 )
+from ddpmseg.config.multirun import RESUMES, MultirunConfig
 from ddpmseg.config.roots import (
     ClustersConfig,
     FeaturesConfig,
@@ -34,6 +39,8 @@ from ddpmseg.config.store import register, schema_of
 from ddpmseg.data.download import TRANSFER, DownloadConfig
 
 __all__ = [
+    "CACHE",
+    "RESUMES",
     "TRANSFER",
     "BackboneConfig",
     "ClustersConfig",
@@ -46,6 +53,7 @@ __all__ = [
     "HeadConfig",
     "LoggerConfig",
     "MaeConfig",
+    "MultirunConfig",
     "PathsConfig",
     "PixelsConfig",
     "PoniesConfig",
@@ -67,4 +75,5 @@ __all__ = [
     "schema_of",
     "sweep_key",
     "sweep_request",
+    "which_job",
 ]

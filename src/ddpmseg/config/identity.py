@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpmseg.data.download import TRANSFER
 
+CACHE = ("cache_gb", "cache_dir", "cache_blocks")
+"""Of `features`: where native maps are kept."""
 HOW = (
     *((group, key) for group in ("dataset", "backbone") for key in TRANSFER),
     ("backbone", "compile"),
     ("backbone", "layers"),
-    ("features", "cache_gb"),
+    *(("features", key) for key in CACHE),
     ("paths", "cache_dir"),
 )
 """Keys that decide how something is computed, not what."""
+
+LAUNCHING = re.compile(r"(-m|--multirun)$|\+{0,2}(multirun|hydra/launcher|hydra\.launcher)\b")
+"""Arguments of a command line that say how jobs are run, not which."""
 
 
 def run_request(cfg: DictConfig) -> dict[str, Any]:
@@ -42,6 +48,8 @@ def run_key(_root_: DictConfig) -> str:
 def leave_out_how(cfg: DictConfig) -> None:
     """Resolve `cfg` and delete the keys that decide no result."""
     OmegaConf.resolve(cfg)  # others may be given by these
+    with open_dict(cfg):
+        cfg.pop("multirun", None)
     for group, key in HOW:
         if group in cfg:
             with open_dict(cfg[group]):
@@ -63,8 +71,16 @@ def sweep_key(_root_: DictConfig) -> str:
 
 
 def multirun_key() -> str:
-    """Eight hex digits of the command line: a repeated multirun finds its folder again."""
-    return request_key({"overrides": sorted(sys.argv[1:])})
+    """Eight hex digits of the command line: a repeated multirun finds its folder again.
+
+    How its jobs are run and launched is left out. The order counts, for it numbers the jobs.
+    """
+    return request_key({"overrides": which_job(sys.argv[1:])})
+
+
+def which_job(arguments: Iterable[str]) -> list[str]:
+    """The arguments without those that say how jobs are run."""
+    return [given for given in arguments if not LAUNCHING.match(given)]
 
 
 def multirun_name() -> str | None:

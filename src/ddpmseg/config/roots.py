@@ -6,6 +6,7 @@ from omegaconf import MISSING
 
 from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.config.dataset import DatasetConfig
+from ddpmseg.config.multirun import MultirunConfig
 
 
 @dataclass
@@ -25,6 +26,12 @@ class FeaturesConfig:
     """Keep native maps below `paths.cache_dir`, so that a later run of `train.py` over the same
     images, network and timesteps needs no forward passes; at most this many GB (10^9 bytes), the
     least recently used go first. 0: keep nothing. Results are the same, and so is the run's key."""
+    cache_dir: str | None = None
+    """Where, other than `maps/` below `paths.cache_dir`. A multirun sets this, and `cache_blocks`,
+    for its jobs."""
+    cache_blocks: list[int] = field(default_factory=list)
+    """Blocks to keep as well whenever a pass is computed, for other runs that will read them; those
+    the network has not are left out. Up to the deepest block a pass costs the same."""
 
 
 @dataclass
@@ -194,6 +201,7 @@ class TrainConfig:
     pretrain: PretrainConfig = MISSING
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    multirun: MultirunConfig = field(default_factory=MultirunConfig)
     paths: PathsConfig = MISSING
 
 
@@ -208,4 +216,5 @@ class SweepConfig:
     sweep: SweepSettings = MISSING
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    multirun: MultirunConfig = field(default_factory=MultirunConfig)
     paths: PathsConfig = MISSING

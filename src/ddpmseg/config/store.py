@@ -1,16 +1,21 @@
 """The schemas made known to Hydra."""
 
+import re
+from collections.abc import Sequence
 from importlib import import_module
-from pkgutil import iter_modules
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import ModuleInfo, iter_modules
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from ddpmseg import backbones
 from ddpmseg.backbones.settings import BackboneConfig
-from ddpmseg.backbones.timm_models import chosen_layers
+from ddpmseg.config.backbone import BACKBONES
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import multirun_key, multirun_name, run_key, sweep_key
+from ddpmseg.config.multirun import MultirunConfig
 from ddpmseg.config.roots import (
     FeaturesConfig,
     HeadConfig,
@@ -21,20 +26,21 @@ from ddpmseg.config.roots import (
     TrainerConfig,
 )
 from ddpmseg.errors import ConfigError
-from ddpmseg.heads.official import ensemble_sha256
 
 DATASETS = {"folder": FolderDatasetConfig, "ponies": PoniesConfig}
 """By the name of the schema in a defaults list, less its `_schema`."""
 
 
 def backbone_schemas() -> dict[str, type[BackboneConfig]]:
-    """The dataclass of every module of `ddpmseg.backbones` that has one, by the module's name.
+    """The package's own, and the dataclass of every module of `ddpmseg.backbones` that has one.
 
-    Found by looking: who adds a backbone has no list to add it to. Raises ConfigError for a module
-    with two of them.
+    By the module's name. Found by looking: who adds a backbone has no list to add it to. Imported
+    are only modules that speak of settings. Raises ConfigError for a module with two of them.
     """
-    found: dict[str, type[BackboneConfig]] = {}
+    found = dict(BACKBONES)
     for info in iter_modules(backbones.__path__):
+        if info.name in BACKBONES or not _may_hold_settings(info):
+            continue
         module = import_module(f"{backbones.__name__}.{info.name}")
         for value in vars(module).values():
             if not isinstance(value, type) or not issubclass(value, BackboneConfig):
@@ -51,6 +57,13 @@ def backbone_schemas() -> dict[str, type[BackboneConfig]]:
     return found
 
 
+def _may_hold_settings(info: ModuleInfo) -> bool:
+    spec = find_spec(f"{backbones.__name__}.{info.name}")
+    if spec is None or spec.origin is None:
+        return False
+    return re.search(r"\((Backbone|Weights)Config\)", Path(spec.origin).read_text()) is not None
+
+
 def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     """The dataclass under the group that builds `target`; ConfigError where there is none."""
     schemas = (*DATASETS.values(), *backbone_schemas().values())
@@ -62,6 +75,21 @@ def schema_of(target: str) -> type[DatasetConfig] | type[BackboneConfig]:
     )
 
 
+def _ensemble_sha256(folder: str | None) -> str | None:
+    if folder is None:
+        return None
+    # With torch, for which help and completion must not wait.
+    from ddpmseg.heads.official import ensemble_sha256
+
+    return ensemble_sha256(folder)
+
+
+def _timm_layers(name: str, layers: Sequence[int] | str | None) -> list[int]:
+    from ddpmseg.backbones.timm_models import chosen_layers  # likewise
+
+    return chosen_layers(name, layers)
+
+
 def register() -> None:
     """Make the schemas available to the defaults lists in `conf/`."""
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
@@ -71,9 +99,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("multirun_name", multirun_name, replace=True)
     # Cached, so that a run keeps its name whatever happens to the files while it lasts.
     OmegaConf.register_new_resolver(
-        "ensemble_sha256", ensemble_sha256, replace=True, use_cache=True
+        "ensemble_sha256", _ensemble_sha256, replace=True, use_cache=True
     )
-    OmegaConf.register_new_resolver("timm_layers", chosen_layers, replace=True)
+    OmegaConf.register_new_resolver("timm_layers", _timm_layers, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="sweep_schema", node=SweepConfig)
@@ -85,6 +113,7 @@ def register() -> None:
         ("head", HeadConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")),
         ("pretrain", PretrainConfig),
         ("trainer", TrainerConfig),
+        ("multirun", MultirunConfig),
         ("paths", PathsConfig),
     ):
         store.store(group=group, name="schema", node=node)

@@ -100,7 +100,7 @@ class MapCache:
             if not self._told_too_large:
                 log.warning(
                     "maps of a single image (%.3f GB) do not fit into '%s' within %.3f GB: they "
-                    "are not kept. Raise `features.cache_gb`.",
+                    "are not kept. Raise `features.cache_gb` (in a multirun `multirun.share_gb`).",
                     *(len(content) / 1e9, self.folder, self.max_bytes / 1e9),
                 )
             self._told_too_large = True

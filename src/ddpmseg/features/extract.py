@@ -29,9 +29,13 @@ class FeatureExtractor:
         image_size: side of the images, in pixels.
         batch_size: (image, timestep) pairs per forward pass.
         cache: where maps are kept from one run to the next; not for a network without identity.
+        kept_blocks: what the cache keeps of a computed pair besides `blocks`; those the network has
+            not are left out.
 
     Attributes:
         num_passes: forward passes so far.
+        computed_pairs, read_pairs: (image, timestep) pairs that took part in them, and those that
+            came from the cache.
 
     Raises ConfigError when the backbone has no such block or timestep.
     """
@@ -48,6 +52,7 @@ class FeatureExtractor:
         seed: int = 0,
         batch_size: int = 16,
         cache: MapCache | None = None,
+        kept_blocks: Sequence[int] = (),
     ) -> None:
         self.backbone = backbone
         self.blocks = sorted(blocks)
@@ -60,7 +65,11 @@ class FeatureExtractor:
         self.cache = None if network is None else cache
         noisy = backbone.num_timesteps is not None
         self._map_names = MapNames(network or {}, hook, self.noise if noisy else None)
-        self.num_passes = 0
+        self._computed_blocks = self.blocks
+        if self.cache is not None:
+            known = {block.index for block in backbone.blocks}
+            self._computed_blocks = sorted({*self.blocks, *(known & set(kept_blocks))})
+        self.num_passes = self.computed_pairs = self.read_pairs = 0
 
     @property
     def images_per_pass(self) -> int:
@@ -132,8 +141,9 @@ class FeatureExtractor:
         times = torch.tensor([t for _, t in pairs], device=images.device)
         x_t = self.backbone.add_noise(images[[i for i, _ in pairs]], times, noise)
         self.num_passes += 1
+        self.computed_pairs += len(pairs)
         with _all_of_float32():
-            return self.backbone.native_maps(x_t, times, self.blocks, self.hook)
+            return self.backbone.native_maps(x_t, times, self._computed_blocks, self.hook)
 
     def _write(
         self,
@@ -147,8 +157,8 @@ class FeatureExtractor:
         channels_last = {block: value.permute(0, 2, 3, 1) for block, value in found.items()}
         for images, timestep, columns in _runs(pairs):
             rows = slice(first + images.start, first + images.stop)
-            for block, value in channels_last.items():
-                maps.map(self._index(timestep, block))[rows] = value[columns]
+            for block in self.blocks:
+                maps.map(self._index(timestep, block))[rows] = channels_last[block][columns]
         if self.cache is not None:
             for column, pair in enumerate(pairs):
                 one = {block: value[column] for block, value in channels_last.items()}
@@ -166,6 +176,7 @@ class FeatureExtractor:
             if found is None:
                 missing.append((image, timestep))
                 continue
+            self.read_pairs += 1
             for block, value in found.items():
                 maps.map(self._index(timestep, block))[first + image] = value
         return missing

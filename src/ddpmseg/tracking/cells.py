@@ -123,12 +123,17 @@ class CellStore:
                 for path in self.folder.glob(pattern):
                     path.unlink()
 
-    def held(self, timesteps: Iterable[int]) -> AbstractContextManager[None]:
+    def drop(self, keys: Iterable[Key], control: str = "") -> None:
+        """Delete the records of these cells; the others stay."""
+        for key in keys:
+            self._path(key, control).unlink(missing_ok=True)
+
+    def held(self, timesteps: Iterable[int], wait: bool = False) -> AbstractContextManager[None]:
         """Keep other processes from these timesteps until the block ends, however it ends.
 
-        Raises ConfigError when one does so now.
+        When one does so now, raises ConfigError or, with `wait`, waits for it.
         """
-        return self._locks.held(timesteps)
+        return self._locks.held(timesteps, wait)
 
     def reporting(self) -> AbstractContextManager[None]:
         """Wait until no other process writes the report, then keep others waiting."""

@@ -17,6 +17,7 @@ from ddpmseg.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
 
 RESULTS = "results.csv"
+PENDING = f".{RESULTS}.pending"
 CONFIG = "config.yaml"
 PER_CLASS = "per_class.csv"
 CONFUSION = "confusion.csv"
@@ -44,6 +45,8 @@ COLUMNS = (
     "seconds_extract",
     "seconds_train",
     "seconds_test",
+    "pairs_computed",
+    "pairs_read",
     "peak_rss_mb",
 )
 
@@ -126,8 +129,17 @@ def _what_matters(settings: str) -> Any:
 
 
 def write_results(folder: Path, row: Mapping[str, object]) -> None:
-    """Write `results.csv`: a header and one row of `COLUMNS`; the mark of a finished run."""
-    write_table(folder / RESULTS, COLUMNS, [row])
+    """Write what `mark_finished` makes `results.csv`: a header and one row of `COLUMNS`."""
+    write_table(folder / PENDING, COLUMNS, [row])
+
+
+def mark_finished(folder: Path) -> None:
+    """Put `results.csv` in its place, the mark of a finished run.
+
+    To be called once all else is done, loggers included: a run that is killed before is not taken
+    for finished, and repeated.
+    """
+    (folder / PENDING).replace(folder / RESULTS)
 
 
 def write_per_class(folder: Path, classes: ClassTable, scores: Scores) -> None:

@@ -1,0 +1,105 @@
+"""After the last job of a multirun: what all of them found, in one report."""
+
+import csv
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from ddpmseg.analysis.cells import Cell, CellGrid
+from ddpmseg.analysis.numbering import Numbering
+from ddpmseg.analysis.study import Study
+from ddpmseg.apps.build import build_backbone_without_weights, build_dataset
+from ddpmseg.apps.job_records import State, read_jobs
+from ddpmseg.apps.job_table import tell
+from ddpmseg.apps.load import load_config, load_sweep_config
+from ddpmseg.apps.report import network_record, write_study
+from ddpmseg.apps.setup import quiet_libraries
+from ddpmseg.apps.sweep import show
+from ddpmseg.apps.track import log_multirun, record_cells, sweep_run
+from ddpmseg.config import TrainConfig
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.tracking.results import RESULTS
+
+log = logging.getLogger(__name__)
+
+
+def gather(folder: Path, command: str) -> int:
+    """Tell of the jobs of a multirun and report what they found; returns how many failed.
+
+    Leaves in `folder` `jobs.csv`, and for jobs of `train.py` the cells and the report of those that
+    read out a single (block, timestep). Jobs of `sweep.py` share the folder of their sweep, and the
+    report is made there.
+    """
+    jobs = read_jobs(folder)
+    tell(jobs, folder)
+    quiet_libraries()
+    succeeded = [job for job in jobs if job.miou is not None]
+    for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
+        config = load_sweep_config(Path(sweep))
+        with sweep_run(config) as run:
+            show(config, build_dataset(config.dataset), run)
+        record_cells(config)
+    _report_runs([Path(job.folder) for job in succeeded if job.program == "train"], folder, command)
+    return sum(job.state in (State.FAILED, State.CUT_OFF) for job in jobs)
+
+
+def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
+    """A report for every set of runs that differ in block, timestep and seed alone."""
+    groups: dict[str, dict[tuple[int, int, int], Cell]] = defaultdict(dict)
+    configs: dict[str, TrainConfig] = {}
+    for run in dict.fromkeys(runs):
+        config = load_config(run)
+        blocks, timesteps = config.features.blocks, config.features.timesteps
+        if len(blocks) > 1 or len(timesteps) > 1:
+            log.info("'%s' reads out several maps at once: it is in no curve", run)
+            continue
+        key = _all_else(config)
+        configs[key] = config
+        cell = Cell(blocks[0], timesteps[0], config.seed, *_counts_and_seconds(run))
+        groups[key][cell.key] = cell
+    for key, cells in groups.items():
+        place = folder
+        if len(groups) > 1:
+            config = configs[key]
+            number = list(groups).index(key)
+            place = folder / f"{config.dataset.name}_{config.backbone.name}_{number}"
+            place.mkdir(exist_ok=True)
+        study = _study(configs[key], cells.values(), command)
+        write_study(place, study)
+        log_multirun(configs[key], study, place, folder)
+
+
+def _all_else(config: TrainConfig) -> str:
+    """The settings of a run but for its block, timestep, seed, logger and paths."""
+    features = config.features
+    fixed = (features.hook, features.noise, config.trainer.precision)
+    return repr((config.dataset, config.backbone, config.head, fixed))
+
+
+def _counts_and_seconds(run: Path) -> tuple[torch.Tensor, float]:
+    with (run / "confusion.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    with (run / RESULTS).open(newline="") as file:
+        row = next(csv.DictReader(file))
+    seconds = sum(float(value) for key, value in row.items() if key.startswith("seconds_"))
+    return torch.tensor([[int(number) for number in row[1:]] for row in rows]), seconds
+
+
+def _study(config: TrainConfig, cells: Iterable[Cell], command: str) -> Study:
+    classes = load_class_table(config.dataset.classes)
+    network = network_record(build_backbone_without_weights(config.backbone))
+    return Study(
+        dataset=config.dataset.name,
+        backbone=config.backbone.name,
+        classes=classes,
+        grid=CellGrid(cells, classes.ignore_label, Numbering.read(network)),
+        command=command,
+        settings={
+            "image size": f"{config.dataset.image_size} pixels",
+            "head": f"{config.head.members} members, protocol {config.head.protocol}",
+            "features": f"block {config.features.hook}s, noise {config.features.noise}",
+        },
+    )

@@ -1,0 +1,176 @@
+"""What a multirun leaves on disk about itself: its plan, and a record of every job.
+
+All is written whole by one process each and read by many, so that a kill at any moment leaves
+nothing that could mislead the next command. Nothing here imports torch.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from ddpmseg.files import written_whole
+from ddpmseg.locks import FolderLocks
+
+JOB, PLAN, STOP = "job.json", "multirun.json", "stopped"
+BLOCKS = "features.blocks="
+INDIFFERENT = (BLOCKS, "head=", "head.", "logger=", "logger.")
+"""Beginnings of overrides in which jobs may differ that read the same forward passes."""
+
+
+class State(StrEnum):
+    """Of a job. Only the first four are ever written."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    """Finished before."""
+    FAILED = "failed"
+    LEFT_OUT = "left out"
+    """By `multirun.resume` or `multirun.fail_fast`."""
+    RUNNING = "running"
+    """What a job writes when it begins."""
+    CUT_OFF = "cut off"
+    """Begun by a process that is gone: killed, or out of memory."""
+    WAITING = "waiting"
+    """Not begun."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What became of one job.
+
+    folder: its output folder. error: what failed, or why it was left out. broke: whether the last
+    attempt at it, if it is not this one, failed or was cut off.
+    """
+
+    number: int
+    overrides: list[str]
+    program: str
+    state: State
+    folder: str = ""
+    miou: float | None = None
+    seconds: float = 0.0
+    error: str = ""
+    broke: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Into Hydra's folder for the job."""
+        with written_whole(folder / JOB) as unfinished:
+            unfinished.write_text(json.dumps(asdict(self)))
+
+    @staticmethod
+    def is_there(folder: Path) -> bool:
+        return (folder / JOB).is_file()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last attempt failed or was cut off, as seen by the next."""
+        return self.state in (State.FAILED, State.RUNNING, State.CUT_OFF) or self.broke
+
+    @classmethod
+    def read(cls, folder: Path) -> "Job":
+        found = json.loads((folder / JOB).read_text())
+        return cls(**(found | {"state": State(found["state"])}))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a multirun by number, each as its overrides."""
+
+    program: str = ""
+    command: str = ""
+    jobs: list[list[str]] = field(default_factory=list)
+
+    def write(self, multirun: Path) -> None:
+        multirun.mkdir(parents=True, exist_ok=True)
+        with written_whole(multirun / PLAN) as unfinished:
+            unfinished.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, multirun: Path) -> "Plan":
+        """An empty plan where there is none."""
+        if not (multirun / PLAN).is_file():
+            return cls()
+        return cls(**json.loads((multirun / PLAN).read_text()))
+
+    def blocks_beside(self, overrides: Sequence[str]) -> list[int]:
+        """Blocks read by all jobs that need the same forward passes as the one with `overrides`.
+
+        So one pass serves them all, however they come one after the other.
+        """
+        wanted = _decides_passes(overrides)
+        beside = [job for job in self.jobs if _decides_passes(job) == wanted]
+        given = {override for job in beside for override in job if override.startswith(BLOCKS)}
+        return sorted({number for override in given for number in _numbers(override)})
+
+
+def _decides_passes(overrides: Sequence[str]) -> list[str]:
+    return [given for given in overrides if not given.startswith(INDIFFERENT)]
+
+
+def _numbers(override: str) -> list[int]:
+    """The value of an override that is a list of numbers; empty for anything else."""
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return []
+    if not isinstance(value, list):
+        return []
+    return [number for number in value if isinstance(number, int)]
+
+
+def read_jobs(multirun: Path) -> list[Job]:
+    """All jobs, by number, as they are now: with those that run, wait, or were cut off."""
+    plan = Plan.read(multirun)
+    found = {
+        number: Job(number, overrides, plan.program, State.WAITING)
+        for number, overrides in enumerate(plan.jobs)
+    }
+    for path in multirun.glob(f"*/{JOB}"):
+        job = Job.read(path.parent)
+        if job.state is State.RUNNING and not _is_alive(multirun, job):
+            job = replace(job, state=State.CUT_OFF)
+        found[job.number] = job
+    return [found[number] for number in sorted(found)]
+
+
+def lock_of(number: int) -> str:
+    """Name of the lock that a process holds while it runs a job."""
+    return f"job{number}"
+
+
+def _is_alive(multirun: Path, job: Job) -> bool:
+    try:
+        return FolderLocks(multirun).is_held(lock_of(job.number))
+    except OSError:
+        return True  # a disk without locks cannot tell
+
+
+def begin(multirun: Path, plan: Plan) -> None:
+    """Prepare the folder for a command. What is known of its jobs stays.
+
+    Records of another plan go: their numbers would mean other jobs.
+    """
+    if Plan.read(multirun).jobs not in ([], plan.jobs):
+        for path in multirun.glob(f"*/{JOB}"):
+            path.unlink()
+    (multirun / STOP).unlink(missing_ok=True)
+    plan.write(multirun)
+
+
+def stop(multirun: Path, number: int) -> None:
+    """Begin no further job, for this one has failed."""
+    with written_whole(multirun / STOP) as unfinished:
+        unfinished.write_text(str(number))
+
+
+def stopped_by(multirun: Path) -> int | None:
+    """The job because of which none is begun any more."""
+    try:
+        return int((multirun / STOP).read_text())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,61 @@
+"""The jobs of a multirun as a table: on the screen and in `jobs.csv`. Imports no torch."""
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpmseg.apps.job_records import Job, State
+from ddpmseg.files import written_whole
+
+log = logging.getLogger(__name__)
+TABLE = "jobs.csv"
+COLUMNS = ("job", "overrides", "state", "miou", "seconds", "folder", "error")
+ALWAYS_COUNTED = (State.DONE, State.SKIPPED, State.FAILED)
+
+
+def tell(jobs: Sequence[Job], multirun: Path) -> None:
+    """Log a line about every job and how many are in which state, and write `jobs.csv`."""
+    write(jobs, multirun)
+    for line in lines(jobs, multirun):
+        log.info(line)
+    log.info("%s; %s", counted(jobs), multirun / TABLE)
+
+
+def write(jobs: Sequence[Job], multirun: Path) -> None:
+    """Write `jobs.csv`: a header and a row of `COLUMNS` for every job."""
+    with written_whole(multirun / TABLE) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for job in jobs:
+            score = "" if job.miou is None else f"{job.miou:.6f}"
+            told = (job.state, score, job.seconds, job.folder, job.error)
+            writer.writerow((job.number, " ".join(job.overrides), *told))
+
+
+def lines(jobs: Sequence[Job], multirun: Path, folders: bool = False) -> list[str]:
+    """State, score and own overrides of every job; under it what failed, or why it was left out.
+
+    With `folders` also where its results are or will be.
+    """
+    same = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    found = []
+    for job in jobs:
+        own = " ".join(override for override in job.overrides if override not in same)
+        score = "" if job.miou is None else f"{job.miou:.6f}"
+        place = f"  -> {job.folder}" if folders else ""
+        found.append(f"{job.number:>3}  {job.state:<8} {score:<9} {own}{place}".rstrip())
+        if job.state is State.FAILED:
+            log_path = multirun / str(job.number) / "job.log"
+            found.append(f"     {job.error} (see {log_path})")
+        elif job.error:
+            found.append(f"     {job.error}")
+    return found
+
+
+def counted(jobs: Sequence[Job]) -> str:
+    """'24 jobs: 20 done, 3 skipped, 1 failed', with other states where there are any."""
+    states = Counter(job.state for job in jobs)
+    shown = [state for state in State if states[state] or state in ALWAYS_COUNTED]
+    return f"{len(jobs)} jobs: {', '.join(f'{states[state]} {state}' for state in shown)}"

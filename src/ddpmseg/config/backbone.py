@@ -1,0 +1,115 @@
+"""The settings of the package's own backbones, one class for each family of networks.
+
+They stand here and not beside their networks so that completing a command line on the shell needs
+no torch. A backbone that is added holds its settings in its own module: see
+`ddpmseg.config.store.backbone_schemas`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from ddpmseg.backbones.flags import UNetFlags
+from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
+
+
+@dataclass
+class GuidedDiffusionConfig(WeightsConfig):
+    """Any UNet of guided_diffusion."""
+
+    _target_: str = "ddpmseg.backbones.guided_diffusion.GuidedDiffusionBackbone"
+    checkpoint: str = MISSING
+    """A .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'."""
+    compile: bool = False
+    """Run the network through torch.compile: faster passes for a minute or more of compiling, once
+    per network and machine. Pays from about a thousand passes on a CPU."""
+    unet: UNetFlags = field(default_factory=UNetFlags)
+
+
+@dataclass
+class DiffusersConfig(BackboneConfig):
+    """Any unconditional UNet2DModel of the diffusers library."""
+
+    _target_: str = "ddpmseg.backbones.diffusers.DiffusersBackbone"
+    checkpoint: str = MISSING
+    """A folder as `save_pretrained` writes it, of the network or of a DDPM pipeline, or a model of
+    the Hugging Face hub, OWNER/NAME."""
+    noise_schedule: str | None = None
+    """'linear', 'scaled_linear' or 'squaredcos_cap_v2', each of 1000 steps; null: that of the
+    checkpoint's scheduler_config.json."""
+    untrained: bool = False
+    """Leave out the weights: a control. Of the checkpoint only config.json is read."""
+    seed: int = 0
+    """Draws the weights of an untrained network."""
+    precision: str = "auto"
+    compile: bool = False
+    """These two as for guided_diffusion."""
+    download: bool = False
+    """Fetch a model of the hub that the hub's cache lacks."""
+
+
+@dataclass
+class SwavConfig(WeightsConfig):
+    """A ResNet of bottlenecks; its file is one of SwAV, or a bare state dict."""
+
+    _target_: str = "ddpmseg.backbones.swav.SwavBackbone"
+    channels: int = 64
+    """Of the stem, to which all others are proportional: 64 for RN50, 128 for RN50w2."""
+    stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
+    """Bottlenecks of each stage."""
+
+
+@dataclass
+class MaeConfig(WeightsConfig):
+    """The vision transformer of a masked autoencoder; its file is one of MAE, or a bare state dict.
+    Needs the extra 'networks'."""
+
+    _target_: str = "ddpmseg.backbones.mae.MaeBackbone"
+    image_size: int = 256
+    """Side of the images it was trained on. `dataset.image_size` may be another: positions are
+    stretched over it."""
+    patch_size: int = 8
+    embed_dim: int = 1024
+    depth: int = 24
+    num_heads: int = 16
+    """Of every attention layer; leaves no trace in the file."""
+    mlp_ratio: float = 4.0
+
+
+@dataclass
+class TimmConfig(WeightsConfig):
+    """Any network of timm; `name` is the library's, as in vit_small_patch14_dinov2.lvd142m."""
+
+    _target_: str = "ddpmseg.backbones.timm.TimmBackbone"
+    checkpoint: str = "hub"
+    """A .safetensors or .pth file, 'hub' (the library's published file), or 'random'."""
+    image_size: int = 64
+    """Side of the images that are given, in pixels."""
+    input_size: int | None = None
+    """Side, in pixels, that they are resized to for the network, a multiple of its patch or largest
+    stride; null: `image_size` rounded up to the next one. Twice the side has four times the detail
+    in its maps, at four times the cost."""
+    layers: Any = None
+    """Which layers are meant where no blocks are chosen: a list, 'lastN', or null for all."""
+    norm: bool = True
+    """Pass the maps of a transformer through its final normalisation, as DINO's evaluations do."""
+
+
+@dataclass
+class PixelsConfig(BackboneConfig):
+    """The image itself as the only feature: a control."""
+
+    _target_: str = "ddpmseg.backbones.pixels.PixelsBackbone"
+    image_size: int = 64
+
+
+BACKBONES: dict[str, type[BackboneConfig]] = {
+    "guided_diffusion": GuidedDiffusionConfig,
+    "diffusers": DiffusersConfig,
+    "swav": SwavConfig,
+    "mae": MaeConfig,
+    "timm": TimmConfig,
+    "pixels": PixelsConfig,
+}
+"""By the name of the schema in a defaults list, less its `_schema`."""

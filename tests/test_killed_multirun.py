@@ -1,0 +1,36 @@
+"""A multirun by two workers, killed twice and repeated: nothing is lost or computed twice."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tiny_run import ROOT, SEGMENT
+
+from benchmarks.multirun import killed_and_repeated
+from ddpmseg.apps.job_records import State
+
+JOBS = (
+    *(o for o in SEGMENT if not o.startswith(("features.blocks", "features.timesteps", "head."))),
+    "head.members=1",
+    "head.hidden=[8]",
+    "head.max_steps=3",
+    "features.batch_size=2",
+    "features.timesteps=[5],[50],[500]",
+    "features.blocks=[1],[2],[3]",
+    "hydra/launcher=joblib",
+    "hydra.launcher.n_jobs=2",
+)
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_and_nothing_computed_twice(tmp_path: Path) -> None:
+    found = killed_and_repeated(ROOT / "train.py", JOBS, tmp_path / "place", (2, 5))
+    assert Counter(job.state for job in found.jobs).keys() <= {State.DONE, State.SKIPPED}
+    assert [job.number for job in found.jobs] == list(range(9))
+    assert sorted(found.cells()) == [(b, t, 0) for b in (1, 2, 3) for t in (5, 50, 500)]
+    assert (found.folder / "report.html").is_file()
+    # One pass gives the maps of all three blocks: (3 + 2 images) x 3 timesteps.
+    assert len(found.passes) == 15
+    # Only what two workers had in flight at two kills, two pairs each, may be begun again.
+    assert found.passes.total() - len(found.passes) <= 8
+    assert not (found.folder / "maps").exists()
