@@ -1,4 +1,4 @@
-"""Small commands beside the programs: python -m ddpmseg {predict,report,select,data,...}."""
+"""Small commands beside the programs: python -m ddpmseg {predict,compare,report,data,...}."""
 
 import argparse
 import logging
