@@ -54,7 +54,7 @@ def records(path: Path) -> Iterator[Any]:
         assert zlib.crc32(chunk, zlib.crc32(bytes([kind]))) == checksum
         whole += chunk
         if kind in (FULL, LAST):
-            record = pb.Record()
+            record = pb.Record()  # pyright: ignore[reportAttributeAccessIssue]
             record.ParseFromString(whole)
             whole = b""
             yield record
