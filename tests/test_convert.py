@@ -426,7 +426,7 @@ def test_a_folder_that_fills_meanwhile_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = save_coco(tmp_path / "in")
-    monkeypatch.setattr("ddpmseg.apps.convert._check_output", lambda folder: None)
+    monkeypatch.setattr("ddpmseg.apps.convert.check_output", lambda folder: None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("x")
     with pytest.raises(DataError, match="out' could not be written"):

@@ -68,8 +68,9 @@ def test_tensorboard(tmp_path: Path) -> None:
     if not any(map(loggers.find_spec, ("tensorboard", "tensorboardX"))):
         pytest.skip("neither tensorboard nor tensorboardX is installed")
     train(composed(tmp_path, *SEGMENT, "logger=tensorboard"))
-    (events,) = (tmp_path / "tensorboard").glob("events.*")
-    assert b"test/miou" in events.read_bytes()
+    events = [path.read_bytes() for path in (tmp_path / "tensorboard").glob("events.*")]
+    # tensorboardX names its files by the second: that of so short a training may be overwritten.
+    assert any(b"test/miou" in content for content in events)
 
 
 def test_loggers_decide_nothing(tmp_path: Path) -> None:

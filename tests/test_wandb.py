@@ -173,7 +173,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WANDB_API_KEY", "0123456789" * 4)
         patch.setattr(sys, "argv", ["train.py", *secrets])
         quoted = secrets[-1].replace("=", "='", 1) + "'"
-        given = (*SEGMENT, *OFFLINE, "logger.num_images=1", quoted)
+        # Two passes of one image each, of which one is shown.
+        small = ("logger.num_images=1", "features.batch_size=2")
+        given = (*SEGMENT, *OFFLINE, *small, quoted)
         train(composed(folder, *given))
         assert sys.argv == ["train.py", *secrets]
     return folder
@@ -287,6 +289,19 @@ def test_the_id_is_that_of_the_content(tmp_path: Path) -> None:
     assert run_key(first) == run_key(composed(tmp_path / "x", *SEGMENT))
 
 
+def test_a_run_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+    import wandb
+
+    theirs = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
+    settings = LoggerConfig(mode="offline")
+    with open_run(settings, tmp_path, Identity("abc", "abc", "segment", {"seed": 0})) as ours:
+        assert ours.id == "abc" != theirs.id
+    theirs.log({"still": "open"})
+    theirs.finish()
+    ours, other = sorted(recorded(tmp_path), key=lambda part: part.id != "abc")
+    assert (len(ours.history), len(other.history)) == (0, 1)
+
+
 def test_disabled(tmp_path: Path) -> None:
     train(composed(tmp_path, *SEGMENT, "logger=wandb", "logger.mode=disabled"))
     assert not (tmp_path / "wandb").exists()
@@ -372,9 +387,10 @@ def test_the_sweep_of_the_docs_makes_overrides_of_its_choices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent's own code writes the command; what it chose composes, and its id is taken."""
-    import wandb
     import yaml
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    import wandb
 
     given = yaml.safe_load((ROOT / "docs" / "wandb_sweep.yaml").read_text())
     assert given["program"] == "train.py"

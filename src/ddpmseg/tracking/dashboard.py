@@ -54,6 +54,7 @@ def save(workspace: "Workspace") -> str:
 
 def _sections() -> "list[Section]":
     from wandb_workspaces.reports import v2 as wr
+    from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
     from wandb_workspaces.workspaces import Section
 
     block, timestep = wr.Config("features.block"), wr.Config("features.timestep")
@@ -64,8 +65,7 @@ def _sections() -> "list[Section]":
         (wr.Config("seed"), "seed"),
         (score, "mIoU"),
     ]
-    column = wr.ParallelCoordinatesPlotColumn  # pyright: ignore[reportPrivateImportUsage]
-    columns = [column(metric, display_name=name) for metric, name in axes]
+    columns = [ParallelCoordinatesPlotColumn(metric, display_name=n) for metric, n in axes]
 
     def pictures(title: str, *keys: str) -> wr.MediaBrowser:
         return wr.MediaBrowser(title=title, media_keys=list(keys), num_columns=4)
