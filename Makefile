@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench bench-full
+.PHONY: setup demo test test-all check bench bench-full
 
 setup: .venv/.complete
 
@@ -16,8 +16,13 @@ demo: setup
 	$(BIN)/python sweep.py experiment=sweep/demo
 
 # One process per core, with a thread each: many small tensors gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-all: setup
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ CHECKED = ("analysis", "backbones", "data", "features", "heads", "metrics", "ran
 jaxtyping.install_import_hook([f"ddpmseg.{name}" for name in CHECKED], "typecheck.checked")
 
 # How long an example takes depends on what else the machine does.
-settings.register_profile("ddpmseg", deadline=None)
+settings.register_profile("ddpmseg", deadline=None, max_examples=50)
 settings.load_profile("ddpmseg")
 
 

@@ -448,6 +448,7 @@ SMALLEST = replace(TINY, channel_mult="1", attention_resolutions="16")
 """Compiling takes long."""
 
 
+@pytest.mark.slow
 def test_compiled_maps_equal_those_of_the_plain_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from tiny_run import CONF, ROOT, composed
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.checks import checked_sweep, planned_layout
+from ddpmseg.apps.checks import planned_layout
+from ddpmseg.apps.checks_sweep import checked_sweep
 from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.config import TrainConfig
 from ddpmseg.config.store import backbone_schemas

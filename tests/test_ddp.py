@@ -46,6 +46,7 @@ def rows(path: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in timed} for row in table]
 
 
+@pytest.mark.slow
 def test_segmentation_equals_that_of_one_process(tmp_path: Path) -> None:
     # Three and five forward passes of one image each, so that both have whole ones, unequally many.
     given = (*SEGMENT, "features.batch_size=2", "dataset.num_test=5")
@@ -65,6 +66,7 @@ def test_segmentation_equals_that_of_one_process(tmp_path: Path) -> None:
     assert "sync_dist" not in done.stderr
 
 
+@pytest.mark.slow
 def test_sweep_equals_that_of_one_process(tmp_path: Path) -> None:
     given = ("sweep.batch_size=1", "sweep.num_examples=2")
     sweep(composed_sweep(tmp_path / "one", *given))
@@ -98,6 +100,7 @@ class _PowerCutError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_with_another_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,7 @@ def test_pretraining_goes_on_with_another_number_of_processes(
     torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_all(tmp_path: Path) -> None:
     """One of the eight images is damaged: the last of the first batch, which is that of rank 1."""
     photos = tmp_path / "photos"

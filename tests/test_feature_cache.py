@@ -20,7 +20,8 @@ from tiny_run import SEGMENT, composed, composed_sweep, contents
 from torch import Tensor
 
 from ddpmseg.apps.build import as_training, build_cache
-from ddpmseg.apps.checks import checked_config, checked_sweep
+from ddpmseg.apps.checks import checked_config
+from ddpmseg.apps.checks_sweep import checked_sweep
 from ddpmseg.apps.load import load_config
 from ddpmseg.apps.train import train
 from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
@@ -503,6 +504,7 @@ print(cache.read_pairs, cache.computed_pairs)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_compute_each_pair_once(
     checkpoints: list[Path], network: GuidedDiffusionBackbone, tmp_path: Path
 ) -> None:

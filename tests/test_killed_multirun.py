@@ -22,6 +22,7 @@ JOBS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_and_nothing_computed_twice(tmp_path: Path) -> None:
     found = killed_and_repeated(ROOT / "train.py", JOBS, tmp_path / "place", (1, 2))

@@ -404,6 +404,7 @@ def launched(program: str, cwd: Path, *overrides: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_multirun_with_a_bad_block(tmp_path: Path) -> None:
     choices = ("features.blocks=[1],[9]", "features.timesteps=[5],[50]")
@@ -449,6 +450,7 @@ def schemas_key(kept: dict[str, bytes]) -> str:
     return next(iter(kept)).split("/")[0].rpartition("_")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_jobs_under_submitit(tmp_path: Path) -> None:
     choices = ("features.blocks=[1],[2]", "features.timesteps=[5]")
@@ -467,6 +469,7 @@ def test_jobs_under_submitit(tmp_path: Path) -> None:
     assert not (folder / "maps").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_multirun_of_a_sweep_ends_in_one_report(tmp_path: Path) -> None:
     given = [override for override in SWEEP if not override.startswith("sweep.timesteps")]

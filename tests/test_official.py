@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ddpmseg.__main__ import main
 from ddpmseg.apps import segment as program
-from ddpmseg.apps.checks import checked_sweep
+from ddpmseg.apps.checks_sweep import checked_sweep
 from ddpmseg.apps.train import finished as finished_score
 from ddpmseg.apps.train import train
 from ddpmseg.config import run_key

@@ -227,6 +227,7 @@ def test_flags_of_the_tests_are_those_of_the_command(tmp_path: Path) -> None:
     assert differing <= {"num_head_channels", "resblock_updown"}
 
 
+@pytest.mark.slow
 def test_killed_pretraining_goes_on_to_exactly_the_same_weights(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

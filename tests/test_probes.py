@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpmseg.analysis.cells import Cell
 from ddpmseg.apps.build import as_training, build_backbone, build_dataset
-from ddpmseg.apps.checks import checked_sweep
+from ddpmseg.apps.checks_sweep import checked_sweep
 from ddpmseg.apps.probe import Probed, probe_timestep
 from ddpmseg.apps.setup import quiet_libraries
 from ddpmseg.apps.train import train

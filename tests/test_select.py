@@ -8,7 +8,7 @@ from tiny_run import SWEEP, composed
 
 from ddpmseg.__main__ import main
 from ddpmseg.apps.build import build_dataset
-from ddpmseg.apps.checks import checked_sweep
+from ddpmseg.apps.checks_sweep import checked_sweep
 from ddpmseg.apps.select import draw_sample, select
 from ddpmseg.apps.sweep import sweep
 from ddpmseg.data.labelled import LabelledSplit

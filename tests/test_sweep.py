@@ -295,6 +295,7 @@ MOMENTS: list[Callable[[Path], bool]] = [
 """In the middle of the cells, and in the middle of the report."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_sweep_goes_on_to_exactly_the_same_cells(tmp_path: Path) -> None:
     longer = ("sweep.timesteps=[5,50,200,400]", "sweep.seeds=[0,1]")

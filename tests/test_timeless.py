@@ -29,7 +29,7 @@ from ddpmseg.analysis.panels import cluster_panels
 from ddpmseg.analysis.profiles import miou_over_blocks, per_class_over_blocks
 from ddpmseg.analysis.report import render_report
 from ddpmseg.analysis.study import Study
-from ddpmseg.apps.checks import checked_sweep
+from ddpmseg.apps.checks_sweep import checked_sweep
 from ddpmseg.apps.report import read_study
 from ddpmseg.apps.select import select
 from ddpmseg.apps.sweep import finished, sweep

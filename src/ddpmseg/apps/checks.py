@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ddpmseg.apps.build import (
-    as_training,
     build_backbone_without_weights,
     build_protocol,
     choose_device,
@@ -18,7 +17,7 @@ from ddpmseg.apps.build import (
     weight_file,
 )
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
-from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.sampling import check_steps
 from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.config import (
@@ -41,7 +40,6 @@ from ddpmseg.heads.segment import Vote
 from ddpmseg.tracking.loggers import check_loggers
 
 TASKS = ("segment", "pretrain")
-CONTROLS = ("pixels", "random")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
@@ -65,10 +63,10 @@ def planned_config(cfg: DictConfig) -> TrainConfig:
 
 def check_training(config: TrainConfig, files: bool = True) -> None:
     """The checks of `checked_config`; without `files` those of `planned_config`."""
-    _one_of("task", config.task, TASKS)
-    _one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
+    one_of("task", config.task, TASKS)
+    one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
     check_loggers(config.logger)
-    _at_least("trainer.log_every_n_steps", config.trainer.log_every_n_steps, 1)
+    at_least("trainer.log_every_n_steps", config.trainer.log_every_n_steps, 1)
     _check_devices(config)
     if config.task == "pretrain":
         _check_pretraining(config)
@@ -86,90 +84,6 @@ def check_alone(trainer: TrainerConfig, in_multirun: bool) -> None:
             "a launcher (`hydra/launcher=joblib`, `submitit_slurm`) and `trainer.devices=1`, or "
             "start this job alone, without `-m`."
         )
-
-
-def checked_sweep(cfg: DictConfig) -> SweepConfig:
-    """The composed configuration of a sweep as typed objects, after all checks that need no data.
-
-    Where they are null, `sweep.blocks` becomes the list of the network's blocks, and
-    `sweep.timesteps` that of the grid; [0] where the network knows none. Raises as
-    `checked_config`.
-    """
-    config = typed_config(cfg, SweepConfig)
-    sweep = config.sweep
-    backbone = build_backbone_without_weights(config.backbone)
-    every = range(len(backbone.blocks))
-    if backbone.num_timesteps is None:
-        _refuse_timesteps("sweep.timesteps", sweep.timesteps, backbone)
-        _refuse_timesteps("sweep.clusters.timesteps", sweep.clusters.timesteps, backbone)
-        sweep.timesteps, sweep.clusters.timesteps = [0], [0]
-    elif sweep.timesteps is None:
-        sweep.timesteps = sweep.grid_timesteps
-    steps = range(backbone.num_timesteps or 1)
-    sweep.blocks = _grid_axis(
-        "blocks", list(backbone.default_blocks) if sweep.blocks is None else sweep.blocks, every
-    )
-    sweep.timesteps = _grid_axis("timesteps", sweep.timesteps, steps)
-    sweep.seeds = _grid_axis("seeds", sweep.seeds, range(2**31))
-    clusters = sweep.clusters
-    _at_least("sweep.clusters.k", clusters.k, 2)
-    _at_least("sweep.clusters.images", clusters.images, 0)
-    if clusters.blocks is not None:
-        clusters.blocks = _grid_axis("clusters.blocks", clusters.blocks, every)
-    if clusters.timesteps is not None:
-        clusters.timesteps = _grid_axis("clusters.timesteps", clusters.timesteps, steps)
-    _at_least("sweep.num_examples", sweep.num_examples, 0)
-    _one_of("sweep.hook", sweep.hook, get_args(Hook))
-    _one_of("sweep.noise", sweep.noise, get_args(NoiseKind))
-    _at_least("sweep.batch_size", sweep.batch_size, 1)
-    for control in sweep.controls:
-        _one_of("sweep.controls", control, CONTROLS)
-    if sweep.head.members != 1:
-        raise ConfigError(
-            f"`sweep.head.members={sweep.head.members}`: the probe of a cell is a single member. "
-            "For error bars set `sweep.seeds`, as in `sweep.seeds=[0,1,2]`."
-        )
-    if sweep.head.checkpoint is not None:
-        raise ConfigError(
-            f"`sweep.head.checkpoint={sweep.head.checkpoint}`: the probes of a sweep are trained, "
-            "each on a single map. Test a finished ensemble with `train.py head.checkpoint=...`."
-        )
-    for name in ("csv", "tensorboard"):
-        if getattr(config.logger, name):
-            raise ConfigError(
-                f"`logger.{name}=true`: a sweep always writes cells.csv and report.html, and has "
-                "nothing more for this logger. Use logger=wandb or logger=none."
-            )
-    sweep.controls = list(dict.fromkeys(sweep.controls))
-    try:
-        check_training(as_training(config, sweep.blocks, sweep.timesteps[:1]))
-    except ConfigError as error:
-        # The same parts go by other keys here.
-        keys = str(error).replace("`head.", "`sweep.head.").replace("`features.", "`sweep.")
-        raise ConfigError(keys) from error
-    return config
-
-
-def _refuse_timesteps(key: str, given: list[int] | None, backbone: Backbone) -> None:
-    """ConfigError for timesteps of a network that knows none; [0] means none."""
-    if given not in (None, [0]):
-        raise ConfigError(
-            f"`{key}={given}`: backbone '{backbone.name}' knows no timesteps; its maps are those "
-            "of the clean image. Leave it out: the sweep is over blocks."
-        )
-
-
-def _grid_axis(name: str, chosen: list[int], allowed: range) -> list[int]:
-    """The numbers of one axis, ascending; ConfigError for none, repeated or impossible ones."""
-    shown = f"{allowed.start}..{allowed.stop - 1}"
-    if not chosen:
-        raise ConfigError(f"`sweep.{name}=[]`: list at least one number of {shown}.")
-    for number in chosen:
-        if number not in allowed:
-            raise ConfigError(f"`sweep.{name}`: there is no {number}; allowed are {shown}.")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"`sweep.{name}={chosen}` lists a number twice.")
-    return sorted(chosen)
 
 
 @overload
@@ -193,7 +107,7 @@ def typed_config(
 
 def _check_devices(config: TrainConfig) -> None:
     count = config.trainer.devices
-    _at_least("trainer.devices", count, 1)
+    at_least("trainer.devices", count, 1)
     device = choose_device(config.trainer.accelerator)
     present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type)
     if present is not None and count > present:
@@ -205,31 +119,31 @@ def _check_devices(config: TrainConfig) -> None:
 
 def _check_segmentation(config: TrainConfig, files: bool) -> None:
     dataset, features, head = config.dataset, config.features, config.head
-    _at_least("dataset.image_size", dataset.image_size, 8)
-    _at_least("dataset.num_labelled", dataset.num_labelled, 1)
-    _at_least("dataset.num_test", dataset.num_test, 1)
-    _one_of("dataset.tiny_annotations", dataset.tiny_annotations, RULES)
+    at_least("dataset.image_size", dataset.image_size, 8)
+    at_least("dataset.num_labelled", dataset.num_labelled, 1)
+    at_least("dataset.num_test", dataset.num_test, 1)
+    one_of("dataset.tiny_annotations", dataset.tiny_annotations, RULES)
     load_class_table(dataset.classes)
     if isinstance(dataset, FolderDatasetConfig):
-        _one_of("dataset.split", dataset.split, SPLITS)
+        one_of("dataset.split", dataset.split, SPLITS)
         if files and not comes_at_first_use(dataset):
             _check_root(dataset)
-    _one_of("features.hook", features.hook, get_args(Hook))
-    _one_of("features.noise", features.noise, get_args(NoiseKind))
-    _at_least("features.batch_size", features.batch_size, 1)
+    one_of("features.hook", features.hook, get_args(Hook))
+    one_of("features.noise", features.noise, get_args(NoiseKind))
+    at_least("features.batch_size", features.batch_size, 1)
     if not features.cache_gb >= 0:  # NaN is not
         raise ConfigError(f"`features.cache_gb={features.cache_gb}`: must be at least 0.")
     if features.cache_gb:
         key = "paths.cache_dir" if features.cache_dir is None else "features.cache_dir"
         _check_folder(key, maps_folder(config))
-    _at_least("head.members", head.members, 1)
-    _one_of("head.vote", head.vote, get_args(Vote))
-    _one_of("head.protocol", head.protocol, tuple(PROTOCOLS))
+    at_least("head.members", head.members, 1)
+    one_of("head.vote", head.vote, get_args(Vote))
+    one_of("head.protocol", head.protocol, tuple(PROTOCOLS))
     build_protocol(head)
     for width in head.hidden or []:
-        _at_least("head.hidden", width, 1)
+        at_least("head.hidden", width, 1)
     if isinstance(config.backbone, WeightsConfig | DiffusersConfig):
-        _one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
+        one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
     layout = planned_layout(config)
     if files and isinstance(config.backbone, WeightsConfig):
         _check_checkpoint(config.backbone)
@@ -275,15 +189,15 @@ def _check_pretraining(config: TrainConfig) -> None:
         )
     settings = config.pretrain
     for name in ("num_steps", "batch_size", "num_images", "checkpoint_every", "sample_every"):
-        _at_least(f"pretrain.{name}", getattr(settings, name), 1)
+        at_least(f"pretrain.{name}", getattr(settings, name), 1)
     if settings.batch_size % config.trainer.devices:
         raise ConfigError(
             f"`pretrain.batch_size={settings.batch_size}` is the batch of all devices together: it "
             f"must be divisible by `trainer.devices={config.trainer.devices}`."
         )
     for name in ("num_workers", "warmup_steps"):
-        _at_least(f"pretrain.{name}", getattr(settings, name), 0)
-    _at_least("pretrain.num_samples", settings.num_samples, 1)
+        at_least(f"pretrain.{name}", getattr(settings, name), 0)
+    at_least("pretrain.num_samples", settings.num_samples, 1)
     total = config.backbone.unet.diffusion_steps
     check_steps("pretrain.sample_steps", settings.sample_steps, total)
     for name in ("decay_share", "ema_decay"):
@@ -310,11 +224,11 @@ def _check_folder(key: str, folder: Path) -> None:
         )
 
 
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"`{key}={value}`: must be one of {', '.join(allowed)}.")
 
 
-def _at_least(key: str, value: int | None, least: int) -> None:
+def at_least(key: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise ConfigError(f"`{key}={value}`: must be at least {least}.")

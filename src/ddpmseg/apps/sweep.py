@@ -22,7 +22,8 @@ from ddpmseg.apps.build import (
     choose_device,
     weight_file,
 )
-from ddpmseg.apps.checks import CONTROLS, check_alone, checked_sweep
+from ddpmseg.apps.checks import check_alone
+from ddpmseg.apps.checks_sweep import CONTROLS, checked_sweep
 from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
 from ddpmseg.apps.get import comes_at_first_use, fetch_missing
 from ddpmseg.apps.grid import Piece, dry_run, pieces_of, pieces_to_do
