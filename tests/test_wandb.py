@@ -387,10 +387,9 @@ def test_the_sweep_of_the_docs_makes_overrides_of_its_choices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent's own code writes the command; what it chose composes, and its id is taken."""
+    import wandb
     import yaml
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
-
-    import wandb
 
     given = yaml.safe_load((ROOT / "docs" / "wandb_sweep.yaml").read_text())
     assert given["program"] == "train.py"
