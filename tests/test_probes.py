@@ -204,7 +204,12 @@ def by_key(found: Sequence[Probed]) -> dict[tuple[int, int, int], Cell]:
 
 @pytest.mark.parametrize(
     "head",
-    [(), PAPER, ("head.hidden=[]",), ("head.hidden=[8,4]",)],
+    [
+        (),
+        pytest.param(PAPER, marks=pytest.mark.slow),
+        ("head.hidden=[]",),
+        ("head.hidden=[8,4]",),
+    ],
     ids=lambda v: v[0] if v else "",
 )
 def test_a_cell_is_what_train_finds_for_it(head: tuple[str, ...], tmp_path: Path) -> None:

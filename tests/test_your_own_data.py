@@ -68,6 +68,7 @@ def is_there(command: str, capsys: pytest.CaptureFixture[str]) -> bool:
     return "usage" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
