@@ -197,7 +197,7 @@ def main() -> int:
     cells, runs = Counter(outcome.cells()), outcome.wandb_runs()
     repeated = outcome.passes.total() - len(outcome.passes)
     log.info("seconds of each start: %s", ", ".join(f"{s:.1f}" for s in outcome.seconds))
-    log.info("jobs: %s", dict(Counter(job.state for job in outcome.jobs)))
+    log.info("jobs: %s", dict(Counter(str(job.state) for job in outcome.jobs)))
     log.info("cells: %d, of these twice: %d", len(cells), sum(n > 1 for n in cells.values()))
     log.info(
         "(image, t) pairs: %d begun, %d of them, in flight at a kill, a second time",
