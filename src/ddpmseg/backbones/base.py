@@ -145,3 +145,11 @@ class Backbone(nn.Module, ABC):
                     f"timestep {t} does not exist in backbone '{self.name}' "
                     f"(timesteps 0..{self.num_timesteps - 1}). Change `features.timesteps`."
                 )
+
+    def check_sides(self, images: Tensor, stride: int) -> None:
+        """Raise ConfigError unless `stride` divides both sides of the images."""
+        if images.shape[-1] % stride or images.shape[-2] % stride:
+            raise ConfigError(
+                f"backbone '{self.name}' needs image sides divisible by {stride}, "
+                f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
+            )

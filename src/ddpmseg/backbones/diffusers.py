@@ -120,12 +120,7 @@ class DiffusersBackbone(Backbone):
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
         """See `Backbone.native_maps`; layers run in the order of the library's `UNet2DModel`."""
-        stride = self.blocks[0].input_stride
-        if images.shape[-1] % stride or images.shape[-2] % stride:
-            raise ConfigError(
-                f"backbone '{self.name}' needs image sides divisible by {stride}, "
-                f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
-            )
+        self.check_sides(images, self.blocks[0].input_stride)
         x_t = images.to(self.dtype, memory_format=torch.channels_last)
         return self._run(x_t, timesteps, frozenset(blocks), hook)
 

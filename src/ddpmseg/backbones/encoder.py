@@ -12,7 +12,7 @@ from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.pretrained import Encoder, Network, load_encoder
 from ddpmseg.backbones.weights import PRECISIONS, RANDOM, resolve_checkpoint
 from ddpmseg.data.origin import checked_sha256
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours in 0..1, by which the encoders' training shifted and scaled images."""
@@ -88,11 +88,7 @@ class EncoderBackbone(Backbone):
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
         """See `Backbone.native_maps`. Images are scaled as the network was trained, in fp32."""
-        if images.shape[-1] % self.stride or images.shape[-2] % self.stride:
-            raise ConfigError(
-                f"backbone '{self.name}' needs image sides divisible by {self.stride}, "
-                f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
-            )
+        self.check_sides(images, self.stride)
         wanted, deepest, maps = frozenset(blocks), max(blocks), {}
         scaled = torch.addcmul(self._shift, images, self._scale)
         passed = self.passed(scaled.to(self.dtype, memory_format=torch.channels_last))

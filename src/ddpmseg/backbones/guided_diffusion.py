@@ -20,7 +20,7 @@ from ddpmseg.backbones.unet import (
 )
 from ddpmseg.backbones.weights import PRECISIONS, RANDOM, load_weights, resolve_checkpoint
 from ddpmseg.data.origin import checked_sha256
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError
 
 
 class GuidedDiffusionBackbone(Backbone):
@@ -102,12 +102,7 @@ class GuidedDiffusionBackbone(Backbone):
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
         """See `Backbone.native_maps`; layers run in the order of the package's `UNetModel`."""
-        stride = self.blocks[0].input_stride
-        if images.shape[-1] % stride or images.shape[-2] % stride:
-            raise ConfigError(
-                f"backbone '{self.name}' needs image sides divisible by {stride}, "
-                f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
-            )
+        self.check_sides(images, self.blocks[0].input_stride)
         if self.diffusion.rescale_timesteps:
             # As the package does around the network when it trains and samples.
             timesteps = timesteps * (1000 / self.diffusion.num_timesteps)
