@@ -17,7 +17,11 @@ from tiny_diffusers import tiny_backbone
 from torch import Tensor, nn
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
+from ddpmseg.apps.build import (
+    build_backbone,
+    build_backbone_without_weights,
+    choose_precision,
+)
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.fast import _GroupNormFunction, scaled_norm
@@ -254,6 +258,29 @@ def test_16_bit_maps_are_as_close_as_the_packages_own(
         # These random weights amplify rounding; what counts is that the faster parts add none.
         assert distance(found[block], value) <= 1.3 * distance(rounded[block], value), block
         assert distance(found[block], value) <= bound, block
+
+
+INTEL, AMD = "Intel Xeon", "AMD EPYC"
+
+
+@pytest.mark.parametrize(
+    ("device", "able", "chosen"),
+    [
+        ("cpu", {"cpu_name": INTEL, "amx_bf16": True, "avx512_bf16": True}, "bf16"),
+        ("cpu", {"cpu_name": INTEL, "amx_bf16": False, "avx512_bf16": True}, "32"),
+        ("cpu", {"cpu_name": AMD, "avx512_bf16": True}, "bf16"),
+        ("cpu", {"cpu_name": AMD, "avx512_bf16": False}, "32"),
+        ("cpu", {}, "32"),
+        ("mps", {"cpu_name": AMD, "avx512_bf16": True}, "32"),
+        ("cuda", {}, "16"),
+    ],
+)
+def test_auto_is_the_precision_in_which_the_device_is_fastest(
+    device: str, able: dict[str, object], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert choose_precision("auto", torch.device(device)) == chosen
+    assert choose_precision("bf16", torch.device(device)) == "bf16"
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -157,13 +157,13 @@ def test_projection_of_the_golden_maps_equals_linear_on_the_vectors() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bit_maps_give_fp32_vectors_and_a_16_bit_projection(dtype: torch.dtype) -> None:
+def test_vectors_and_projections_of_16_bit_maps_have_16_bits(dtype: torch.dtype) -> None:
     maps = golden_maps("output")[:1]
     half = NativeMaps(maps.layout, {s: group.to(dtype) for s, group in maps.groups.items()})
     pixels = torch.arange(0, 64 * 64, 37)
     images = torch.zeros_like(pixels)
     vectors = half.pixel_vectors(images, pixels)
-    assert vectors.dtype == torch.float32
+    assert vectors.dtype == dtype
     assert relative_error(vectors, maps.pixel_vectors(images, pixels)) < 0.01
     weight = torch.randn(4, maps.layout.dim, generator=torch.Generator().manual_seed(0))
     found = Projection(maps.layout, weight, torch.zeros(4), dtype)(half)

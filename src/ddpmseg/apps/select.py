@@ -175,7 +175,7 @@ def _sampled(
     """Standardised vectors of the sample in 16 bits, by (block, timestep)."""
     maps, _ = extract_training_set(extractor, LabelledImages(dataset, extractor.images_per_pass))
     place = maps.device
-    vectors = maps.pixel_vectors(sample.images.to(place), sample.pixels.to(place))
+    vectors = maps.pixel_vectors(sample.images.to(place), sample.pixels.to(place)).float()
     deviation = vectors.std(dim=0, correction=0).clamp_min(1e-6)
     scaled = ((vectors - vectors.mean(dim=0)) / deviation).half().cpu()
     return {

@@ -137,7 +137,7 @@ class TrainerConfig:
     pretrains on its share; the results are those of one device. In a multirun only one."""
     precision: str = "auto"
     """Lightning's precision of the head or the pretraining ('32-true', 'bf16-mixed', ...). 'auto':
-    'bf16-mixed' where the device computes it natively, but '32-true' for head.protocol=paper.
+    'bf16-mixed' where the device is faster in it, but '32-true' for head.protocol=paper.
     The frozen backbone has its own `backbone.precision`."""
     log_every_n_steps: int = 50
     resume: bool = True

@@ -5,7 +5,10 @@ align_corners=False) and concatenating: a fixed combination of four native vecto
 pixels that are asked for are ever built.
 """
 
+from functools import lru_cache
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -68,43 +71,58 @@ class NativeMaps:
         pixels: Int[Tensor, " p"],
         out: Float[Tensor, "p d"] | None = None,
     ) -> Float[Tensor, "p d"]:
-        """Vectors of pixels (image index, row * image_size + column), on the maps' device.
+        """Vectors of pixels (image index, row * image_size + column), written to `out` if given.
 
-        Computed in the dtype of the maps; float32, or written into `out` in its dtype.
+        Of the maps' dtype, on their device.
+
         Source: paper section 3.2; reference `src/feature_extractors.py`, `collect_features`.
         """
-        if out is None:
-            out = torch.empty(len(images), self.layout.dim, device=self.device)
+        parts: dict[int, Tensor] = {}
         for size, group in self.groups.items():
+            members = self.layout.groups[size]
+            widths = [self.layout.maps[index].channels for index in members]
             interpolated = _interpolate(group, images, pixels, self.layout.image_size)
-            start = 0
-            for index in self.layout.groups[size]:
-                columns = self.layout.slices[index]
-                width = columns.stop - columns.start
-                out[:, columns] = interpolated[:, start : start + width]
-                start += width
-        return out
+            parts |= zip(members, interpolated.split(widths, dim=1), strict=True)
+        return torch.cat([parts[index] for index in sorted(parts)], dim=1, out=out)
 
     def materialise(self) -> Float[Tensor, "n d s s"]:
         """Vectors of all pixels, float32: n * d * s * s * 4 bytes. For tests and small pictures."""
         size, device = self.layout.image_size, self.device
         pixels = torch.arange(size * size, device=device).repeat(len(self))
         images = torch.arange(len(self), device=device).repeat_interleave(size * size)
-        return (
-            self.pixel_vectors(images, pixels).view(len(self), size, size, -1).permute(0, 3, 1, 2)
-        )
+        vectors = self.pixel_vectors(images, pixels).float()
+        return vectors.view(len(self), size, size, -1).permute(0, 3, 1, 2)
 
 
-def _interpolate(group: Tensor, images: Tensor, pixels: Tensor, image_size: int) -> Tensor:
-    """(p, channels) of one group, in its dtype."""
-    _, size, _, channels = group.shape
-    table = group.reshape(-1, channels)
+def _interpolate(
+    group: Float[Tensor, "n r r c"],
+    images: Int[Tensor, " p"],
+    pixels: Int[Tensor, " p"],
+    image_size: int,
+) -> Float[Tensor, "p c"]:
+    size = group.shape[1]
+    table, first = group.flatten(0, 2), images * size**2
     if size == image_size:
-        return table[images * size**2 + pixels]
+        return table.index_select(0, first + pixels)
+    cells, weights = _neighbours_of_all(image_size, size, group.dtype, group.device)
+    # A bag is a weighted sum of rows of a table, which are read once and not copied out before.
+    return F.embedding_bag(
+        cells.index_select(0, pixels) + first[:, None],
+        table,
+        mode="sum",
+        per_sample_weights=weights.index_select(0, pixels),
+    )
+
+
+@lru_cache(maxsize=64)
+def _neighbours_of_all(
+    image_size: int, map_size: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Int[Tensor, "p 4"], Float[Tensor, "p 4"]]:
+    """`bilinear_neighbours` of every pixel of an image, 3 MB or less where it has 256 x 256."""
+    pixels = torch.arange(image_size**2, device=device)
     rows, columns = pixels // image_size, pixels % image_size
-    neighbours, weights = bilinear_neighbours(rows, columns, image_size, size)
-    values = table[(images[:, None] * size**2 + neighbours).flatten()].view(-1, 4, channels)
-    return torch.bmm(weights[:, None].to(values.dtype), values)[:, 0]
+    cells, weights = bilinear_neighbours(rows, columns, image_size, map_size)
+    return cells, weights.to(dtype)
 
 
 def bilinear_neighbours(

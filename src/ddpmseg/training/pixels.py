@@ -30,7 +30,7 @@ class PixelVectors:
         self.table = self._all() if small and num_draws > rows else None
 
     def __call__(self, positions: Int[Tensor, "*p"]) -> Float[Tensor, "*p d"]:
-        """float32 or in the dtype of the maps, on their device."""
+        """In the dtype of the maps, on their device."""
         flat = positions.flatten().to(self.maps.device)
         if self.table is not None:
             vectors = self.table.index_select(0, flat)
