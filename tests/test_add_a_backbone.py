@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
-from tiny_run import CONF, HARDWARE, ROOT, composed
+from pages import commands, page
+from tiny_run import CONF, HARDWARE, composed
 
 from ddpmseg import backbones
 from ddpmseg.__main__ import main
@@ -19,13 +20,8 @@ from ddpmseg.backbones.contract import breaches
 from ddpmseg.config.store import backbone_schemas, schema_of
 from ddpmseg.errors import ConfigError
 
-PAGE = (ROOT / "docs" / "add_a_backbone.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in PAGE.split("```")[1::2]
-    if block.startswith("\n")  # others name a language, and hold no commands
-    for line in block.strip().splitlines()
-]
+PAGE = page("add_a_backbone")
+COMMANDS = commands(PAGE)
 SMALL = (*HARDWARE, "dataset.image_size=16", "dataset.num_labelled=3", "dataset.num_test=2")
 TRAIN = (*SMALL, "head.members=2", "head.hidden=[8]", "head.max_steps=6")
 SWEEP = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import commands, page
 from tiny_annotations import coco, save_coco, save_labelme
 from tiny_run import CONF, HARDWARE, ROOT, composed
 
@@ -15,13 +16,8 @@ from ddpmseg.apps.sweep import sweep
 from ddpmseg.apps.train import train
 from ddpmseg.backbones.unet import UNetFlags, build_unet
 
-PAGE = (ROOT / "docs" / "your_own_data.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in PAGE.split("```")[1::2]
-    if block.startswith("\n")  # others name a language, and hold no commands
-    for line in block.strip().splitlines()
-]
+PAGE = page("your_own_data")
+COMMANDS = commands(PAGE)
 NETWORK = UNetFlags(
     image_size=16,
     num_channels=32,

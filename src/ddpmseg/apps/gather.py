@@ -21,7 +21,7 @@ from ddpmseg.apps.sweep import show
 from ddpmseg.apps.track import log_multirun, record_cells, sweep_run
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import load_class_table
-from ddpmseg.tracking.results import RESULTS
+from ddpmseg.tracking.results import read_results
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ def _all_else(config: TrainConfig) -> str:
 def _counts_and_seconds(run: Path) -> tuple[torch.Tensor, float]:
     with (run / "confusion.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
-    with (run / RESULTS).open(newline="") as file:
-        row = next(csv.DictReader(file))
+    row = read_results(run)
     seconds = sum(float(value) for key, value in row.items() if key.startswith("seconds_"))
     return torch.tensor([[int(number) for number in row[1:]] for row in rows]), seconds
 

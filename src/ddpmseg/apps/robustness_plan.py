@@ -1,6 +1,5 @@
 """Finished runs opened again, with all that is needed to test their heads on other images."""
 
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.files import file_sha256
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.tracking.results import RESULTS
 from ddpmseg.tracking.robustness import OutcomeStore
 
 HEAD = "head.safetensors"
@@ -156,7 +154,7 @@ def _open_run(
     if shared not in opened:
         opened[shared] = _open_images(config, request)
     dataset, versions = opened[shared]
-    recorded = _recorded(folder / RESULTS)
+    recorded = read_results(folder)
     identity = {
         "settings": {key: value for key, value in run.settings.items() if key != METHOD},
         "head_sha256": file_sha256(folder / HEAD),
@@ -180,10 +178,3 @@ def _open_images(config: TrainConfig, request: Request) -> tuple[LabelledSet, Co
         dataset = build_dataset(replace(config.dataset, num_test=images))
     place = cache_folder(config.paths, "corruptions")
     return dataset, CorruptedVersions(place, dataset.test, "test", request.seed)
-
-
-def _recorded(path: Path) -> dict[str, str]:
-    """The row of `results.csv`, whose scores have been read before."""
-    with path.open(newline="", encoding="utf-8") as file:
-        row = next(csv.DictReader(file))
-    return {"checkpoint_sha256": row.get("checkpoint_sha256") or "", "num_test": row["num_test"]}

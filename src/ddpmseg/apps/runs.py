@@ -1,6 +1,5 @@
 """Finished runs of `train.py`, found below folders and read with all that decided them."""
 
-import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from ddpmseg.analysis.runs import METHOD, Run, without_repeats
 from ddpmseg.apps.load import load_config
 from ddpmseg.config import run_request
 from ddpmseg.errors import ConfigError, DataError, UserError
-from ddpmseg.tracking.results import CONFIG, RESULTS
+from ddpmseg.tracking.results import CONFIG, RESULTS, read_results
 
 
 def read_runs(
@@ -63,17 +62,16 @@ def _read(folder: Path, published: Published) -> Run:
     if not (folder / RESULTS).is_file():
         raise DataError(f"unfinished: there is no {RESULTS}")
     settings = run_request(OmegaConf.structured(config))
-    scores = _scores(folder / RESULTS)
+    scores = _scores(folder)
     return Run(str(folder), settings | {METHOD: published.method_of(settings)}, scores)
 
 
-def _scores(path: Path) -> dict[str, float]:
-    """Scores of the first row as fractions; DataError where there are none."""
+def _scores(folder: Path) -> dict[str, float]:
+    """Scores of the run as fractions; DataError where one is missing."""
+    row = read_results(folder)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            row = next(csv.DictReader(file))
         scores = {name: float(row[name]) for name in METRICS}
-    except (StopIteration, KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"damaged: {RESULTS} lacks one of the numbers {', '.join(METRICS)}"
         ) from error

@@ -76,14 +76,19 @@ class Backbone(nn.Module, ABC):
     def device(self) -> torch.device:
         return self._where.device
 
-    @abstractmethod
     def add_noise(
         self,
         images: Float[Tensor, "n 3 h w"],
         timesteps: Int[Tensor, " n"],
         noise: Float[Tensor, "n 3 h w"],
     ) -> Float[Tensor, "n 3 h w"]:
-        """Draw x_t from q(x_t | x_0) in closed form; images in [-1, 1], noise from N(0, 1)."""
+        """Draw x_t from q(x_t | x_0) in closed form; images in [-1, 1], noise from N(0, 1).
+
+        Here for a network that knows no timesteps: the clean images.
+        """
+        if self.num_timesteps is not None:
+            raise NotImplementedError(f"{type(self).__name__} has timesteps but no `add_noise`")
+        return images
 
     @abstractmethod
     def native_maps(
@@ -114,6 +119,20 @@ class Backbone(nn.Module, ABC):
         on different machines. None: the maps cost too little to be kept, or cannot be told apart.
         """
         return None
+
+    def identity_with(self, network: str, seed: int, **settings: Any) -> dict[str, Any]:
+        """`identity` of a kind of network with these settings and the weights that are loaded.
+
+        Untrained weights are told by their seed and by torch, whose generator drew them.
+        """
+        untrained = {"seed": seed, "torch": torch.__version__}
+        return {
+            "network": network,
+            **settings,
+            "weights": self.checkpoint_sha256 or untrained,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+        }
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode whatever is asked: a frozen network has no training mode."""

@@ -90,17 +90,9 @@ class DiffusersBackbone(Backbone):
         self._run = Compiled(self._pass) if compile else self._pass
 
     def identity(self) -> dict[str, Any]:
-        """Configuration, weights, noise schedule, precision and kind of device."""
         config = {key: v for key, v in self.unet.config.items() if not key.startswith("_")}
-        untrained = {"seed": self.seed, "torch": torch.__version__}
-        return {
-            "network": "diffusers",
-            "unet": config,
-            "weights": self.checkpoint_sha256 or untrained,
-            "noise": asdict(self.schedule),
-            "dtype": str(self.dtype),
-            "device": self.device.type,
-        }
+        noise = asdict(self.schedule)
+        return self.identity_with("diffusers", self.seed, unet=config, noise=noise)
 
     def add_noise(
         self,

@@ -60,24 +60,7 @@ class EncoderBackbone(Backbone):
             return build()
 
     def identity(self) -> dict[str, Any]:
-        """Settings, weights, precision and kind of device, as for a UNet."""
-        untrained = {"seed": self.seed, "torch": torch.__version__}
-        return {
-            "network": self.family,
-            **self.settings,
-            "weights": self.checkpoint_sha256 or untrained,
-            "dtype": str(self.dtype),
-            "device": self.device.type,
-        }
-
-    def add_noise(
-        self,
-        images: Float[Tensor, "n 3 h w"],
-        timesteps: Int[Tensor, " n"],
-        noise: Float[Tensor, "n 3 h w"],
-    ) -> Float[Tensor, "n 3 h w"]:
-        """The clean images, whatever the timestep."""
-        return images
+        return self.identity_with(self.family, self.seed, **self.settings)
 
     @torch.inference_mode()
     def native_maps(

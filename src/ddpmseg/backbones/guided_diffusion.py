@@ -72,18 +72,7 @@ class GuidedDiffusionBackbone(Backbone):
         self._run = Compiled(self._pass) if compile else self._pass
 
     def identity(self) -> dict[str, Any]:
-        """Flags, weights, precision and kind of device.
-
-        Untrained weights are told by their seed and by torch, whose generator drew them.
-        """
-        untrained = {"seed": self.seed, "torch": torch.__version__}
-        return {
-            "network": "guided_diffusion",
-            "unet": asdict(self.flags),
-            "weights": self.checkpoint_sha256 or untrained,
-            "dtype": str(self.dtype),
-            "device": self.device.type,
-        }
+        return self.identity_with("guided_diffusion", self.seed, unet=asdict(self.flags))
 
     def add_noise(
         self,

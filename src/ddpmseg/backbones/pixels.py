@@ -22,14 +22,6 @@ class PixelsBackbone(Backbone):
         self.num_timesteps = None
         self.freeze()
 
-    def add_noise(
-        self,
-        images: Float[Tensor, "n 3 h w"],
-        timesteps: Int[Tensor, " n"],
-        noise: Float[Tensor, "n 3 h w"],
-    ) -> Float[Tensor, "n 3 h w"]:
-        return images
-
     def native_maps(
         self,
         images: Float[Tensor, "n 3 h w"],

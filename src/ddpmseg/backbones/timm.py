@@ -86,29 +86,14 @@ class TimmBackbone(Backbone):
         return self._default_blocks
 
     def identity(self) -> dict[str, Any]:
-        """Name, weights, sizes, precision and kind of device.
-
-        Untrained weights are told by their seed and by the libraries that drew them.
-        """
-        untrained = {"seed": self.seed, "torch": torch.__version__}
-        return {
-            "network": "timm",
-            "timm": library().__version__,
-            "name": self.name,
-            "weights": self.checkpoint_sha256 or untrained,
-            "input_size": self.input_size,
-            "norm": self.norm,
-            "dtype": str(self.dtype),
-            "device": self.device.type,
-        }
-
-    def add_noise(
-        self,
-        images: Float[Tensor, "n 3 h w"],
-        timesteps: Int[Tensor, " n"],
-        noise: Float[Tensor, "n 3 h w"],
-    ) -> Float[Tensor, "n 3 h w"]:
-        return images
+        return self.identity_with(
+            "timm",
+            self.seed,
+            timm=library().__version__,
+            name=self.name,
+            input_size=self.input_size,
+            norm=self.norm,
+        )
 
     @torch.inference_mode()
     def native_maps(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpmseg.config import leave_out_how
 from ddpmseg.data.class_table import ClassTable
-from ddpmseg.errors import ConfigError
+from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
 
@@ -93,14 +93,31 @@ def claim_folder(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
 
 
 def finished_miou(folder: Path, cfg: DictConfig) -> float | None:
-    """The score of the finished run in `folder`, if it was made with the settings `cfg`."""
+    """The score of the finished run in `folder`, if it was made with the settings `cfg`.
+
+    Raises DataError where its results are damaged.
+    """
     earlier = folder / CONFIG
     if not (folder / RESULTS).is_file() or not earlier.is_file():
         return None
     if not _same_settings(earlier, cfg):
         return None
-    with (folder / RESULTS).open(newline="") as file:
-        return float(next(csv.DictReader(file))["miou"])
+    return float(read_results(folder)["miou"])
+
+
+def read_results(folder: Path) -> dict[str, str]:
+    """The row of a finished run's `results.csv`; DataError where it has none with a score."""
+    path = folder / RESULTS
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            row = next(csv.DictReader(file))
+        float(row["miou"])
+    except (OSError, StopIteration, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"'{path}' is damaged: it lacks a row with a number for miou. Repeat the run with "
+            "`paths.overwrite=true`."
+        ) from error
+    return row
 
 
 def _settings(cfg: DictConfig) -> str:
