@@ -15,21 +15,18 @@ from ddpmseg.apps.build import (
     build_backbone,
     build_backbone_without_weights,
     build_dataset,
-    build_extractor,
-    build_probes,
-    build_protocol,
     cache_folder,
     choose_device,
     weight_file,
 )
 from ddpmseg.apps.checks import check_alone
 from ddpmseg.apps.checks_sweep import CONTROLS, checked_sweep
-from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
+from ddpmseg.apps.forecast import forecast_sweep
 from ddpmseg.apps.get import comes_at_first_use, fetch_missing
 from ddpmseg.apps.grid import Piece, dry_run, pieces_of, pieces_to_do
 from ddpmseg.apps.launch import processes
 from ddpmseg.apps.probe import Probed, probe_timestep
-from ddpmseg.apps.progress import Progress, duration
+from ddpmseg.apps.progress import Progress
 from ddpmseg.apps.report import LAYERS, network_record, write_sweep_report
 from ddpmseg.apps.segment import check_shares
 from ddpmseg.apps.setup import log_file, quiet_libraries
@@ -191,7 +188,7 @@ def _compute(
                 device = choose_device(config.trainer.accelerator)
                 backbone = build_backbone(some[0].config.backbone, device)
             if progress is None:
-                progress = _forecast(pieces, backbone, dataset)
+                progress = forecast_sweep(pieces, backbone, dataset)
                 until_done.callback(progress.close)
             for piece in some:
                 ranks.from_first(piece)
@@ -258,43 +255,6 @@ def _tell_grid(config: SweepConfig, pieces: list[Piece]) -> None:
 
 def _knows_timesteps(config: SweepConfig) -> bool:
     return build_backbone_without_weights(config.backbone).num_timesteps is not None
-
-
-def _forecast(pieces: list[Piece], backbone: Backbone, dataset: LabelledSet) -> Progress:
-    """Measure a little of everything, say how long all of it will take and what it needs."""
-    piece = next((p for p in pieces if not p.control), pieces[0])
-    extractor = build_extractor(piece.config, backbone)
-    probes = build_probes(piece.config, extractor.layout, dataset.classes.num_classes, piece.seeds)
-    per_pass = seconds_per_image(extractor) / ranks.num_ranks()
-    per_step, per_mask = seconds_of_probes(extractor, probes)
-    per_mask /= ranks.num_ranks()
-    labels = len(dataset.train) * extractor.layout.image_size**2
-    protocol = build_protocol(piece.config.head)
-    steps = protocol.steps_for(labels) * protocol.batch_size / 1024
-    stages = {
-        "extract": len(dataset.train) * per_pass,
-        "train": steps * per_step,
-        "test": len(dataset.test) * (per_pass + per_mask),
-    }
-    share = {"pixels": 0.2}
-    progress = Progress(
-        [
-            {stage: value * share.get(p.control, 1.0) for stage, value in stages.items()}
-            for p in pieces
-        ]
-    )
-    kept = len(dataset.train) * extractor.layout.values_per_image() * backbone.dtype.itemsize
-    log.info(
-        "forecast: %s on %s (per timestep: %s of forward passes, %s of training, %s of reading "
-        "masks); %.2f GB of training maps at a time",
-        duration(progress.total),
-        backbone.device,
-        duration((len(dataset.train) + len(dataset.test)) * per_pass),
-        duration(stages["train"]),
-        duration(len(dataset.test) * per_mask),
-        kept / 1e9,
-    )
-    return progress
 
 
 def _checkpoint_sha256(config: BackboneConfig) -> str:

@@ -1,0 +1,51 @@
+"""How long a sweep will take, measured on a little of everything before it starts."""
+
+import logging
+from collections.abc import Sequence
+
+from ddpmseg import ranks
+from ddpmseg.apps.build import build_extractor, build_probes, build_protocol
+from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
+from ddpmseg.apps.grid import Piece
+from ddpmseg.apps.progress import Progress, duration
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.data.labelled import LabelledSet
+
+log = logging.getLogger(__name__)
+
+
+def forecast_sweep(pieces: Sequence[Piece], backbone: Backbone, dataset: LabelledSet) -> Progress:
+    """Log how long all pieces will take and what memory they need; returns their progress."""
+    piece = next((p for p in pieces if not p.control), pieces[0])
+    extractor = build_extractor(piece.config, backbone)
+    probes = build_probes(piece.config, extractor.layout, dataset.classes.num_classes, piece.seeds)
+    per_pass = seconds_per_image(extractor) / ranks.num_ranks()
+    per_step, per_mask = seconds_of_probes(extractor, probes)
+    per_mask /= ranks.num_ranks()
+    labels = len(dataset.train) * extractor.layout.image_size**2
+    protocol = build_protocol(piece.config.head)
+    steps = protocol.steps_for(labels) * protocol.batch_size / 1024
+    stages = {
+        "extract": len(dataset.train) * per_pass,
+        "train": steps * per_step,
+        "test": len(dataset.test) * (per_pass + per_mask),
+    }
+    share = {"pixels": 0.2}
+    progress = Progress(
+        [
+            {stage: value * share.get(p.control, 1.0) for stage, value in stages.items()}
+            for p in pieces
+        ]
+    )
+    kept = len(dataset.train) * extractor.layout.values_per_image() * backbone.dtype.itemsize
+    log.info(
+        "forecast: %s on %s (per timestep: %s of forward passes, %s of training, %s of reading "
+        "masks); %.2f GB of training maps at a time",
+        duration(progress.total),
+        backbone.device,
+        duration((len(dataset.train) + len(dataset.test)) * per_pass),
+        duration(stages["train"]),
+        duration(len(dataset.test) * per_mask),
+        kept / 1e9,
+    )
+    return progress
