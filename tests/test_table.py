@@ -396,7 +396,7 @@ def test_what_is_left_out_is_told(
     told = captured.err.splitlines()
     says = {
         "unfinished": "unfinished: there is no results.csv",
-        "short": "damaged: results.csv lacks one of the numbers miou, miou_present",
+        "short": "is damaged: it lacks a row with a number for miou",
         "words": "damaged: results.csv lacks one of the numbers",
         "nan": "damaged: a score in results.csv is not within 0..1",
         "no_config": "there is no '",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ddpmseg.apps import segment
 from ddpmseg.apps.checks import checked_config
 from ddpmseg.apps.load import load_config
 from ddpmseg.apps.predict import predict
+from ddpmseg.apps.train import finished as is_finished
 from ddpmseg.apps.train import train
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony
@@ -255,6 +257,18 @@ def test_finished_results_are_not_replaced_unasked(tmp_path: Path) -> None:
     # Nothing of the earlier run is left to be taken for the new one's.
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 7
     assert load_config(tmp_path).seed == 1
+
+
+@pytest.mark.parametrize("damage", ["", "dataset,seed\n", "miou\n", "miou\nmany\n"])
+def test_damaged_results_are_told(damage: str, finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / "config.yaml").write_text(
+        (folder / "config.yaml").read_text().replace(str(finished), str(folder))
+    )
+    assert is_finished(composed(folder, *SEGMENT)) == float(row_of(finished)["miou"])
+    (folder / "results.csv").write_text(damage)
+    with pytest.raises(DataError, match=r"results.csv' is damaged.*`paths.overwrite=true`"):
+        is_finished(composed(folder, *SEGMENT))
 
 
 def test_unfinished_run_of_other_settings_is_refused(tmp_path: Path) -> None:
