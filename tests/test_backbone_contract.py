@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 import pytest
 import torch
 from golden_fill import filled_backbone
+from golden_vdvae import tiny_vdvae
 from tiny_diffusers import tiny_backbone
 from tiny_run import ROOT, UNET
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "swav": lambda: SwavBackbone("swav", 4, [1, 2, 1, 1], "random"),
     "mae": lambda: MaeBackbone("mae", 16, 4, 16, 3, 2, 2.0, "random"),
     "mae bf16": lambda: MaeBackbone("mae", 16, 4, 16, 3, 2, 2.0, "random", precision="bf16"),
+    "vdvae": tiny_vdvae,
+    "vdvae, sampled": lambda: tiny_vdvae(latents="sampled"),
+    "vdvae bf16": lambda: tiny_vdvae(precision="bf16"),
     "diffusers": tiny_backbone,
     "diffusers bf16": lambda: tiny_backbone("bf16"),
     "pixels": lambda: PixelsBackbone("pixels", 16),

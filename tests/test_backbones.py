@@ -71,6 +71,9 @@ def composed(name: str) -> Backbone:
             group.channels //= 16
         elif kind is schemas.MaeConfig:
             group.embed_dim, group.depth, group.num_heads, group.image_size = 32, 4, 2, 64
+        elif kind is schemas.VdvaeConfig:
+            group.width, group.zdim = 16, 2
+            group.enc_blocks, group.dec_blocks = ["64x1", "64d8", "8d8"], ["1x2", "8m1", "64m8"]
         elif kind is schemas.DiffusersConfig:
             group.checkpoint, group.precision = str(FOLDER / "unet2d"), "32"
             group.untrained = True

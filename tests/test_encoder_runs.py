@@ -173,7 +173,7 @@ def test_files_are_described(
 ) -> None:
     assert main(["weights", "describe", str(swav_file)]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"{swav_file}: a ResNet, [\d,]+ parameters in its encoder", title)
+    assert re.fullmatch(rf"{swav_file}: a ResNet, [\d,]+ parameters that are read", title)
     assert "  channels: 2" in lines
     assert "  stages: [3, 4, 6, 3]" in lines
     assert lines[-1] == (

@@ -17,11 +17,14 @@ from ddpmseg.backbones.mae import MAE
 from ddpmseg.backbones.pretrained import KINDS, Encoder, read_pretrained
 from ddpmseg.backbones.swav import SWAV
 from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.vdvae import VDVAE, num_blocks
+from ddpmseg.backbones.vdvae_layout import read_layout
 from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
+from ddpmseg.config import VdvaeConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.files import file_sha256
 
-ENCODERS = {"swav": SWAV, "mae": MAE}
+ENCODERS = {"swav": SWAV, "mae": MAE, "vdvae": VDVAE}
 """By the name of their schema."""
 
 
@@ -53,9 +56,9 @@ class Known:
 def describe_weights(checkpoint: str, known: Known, output: Path | None = None) -> list[str]:
     """Lines about the network in a weight file; with `output` also writes its backbone YAML.
 
-    Raises CheckpointError for a file that is no unconditional UNet of guided_diffusion, nor an
-    encoder of SwAV or MAE, ConfigError for what such a network cannot have, for an `output` that is
-    there already, or that asks for more than is known.
+    Raises CheckpointError for a file that is no unconditional UNet of guided_diffusion, nor one of
+    `ENCODERS`, ConfigError for what such a network cannot have, for an `output` that is there
+    already, or that asks for more than is known.
     """
     path = resolve_checkpoint(checkpoint)
     pretrained = read_pretrained(path)
@@ -113,7 +116,7 @@ def _describe_encoder(
         ) from error
     count = sum(prod(shape) for shape in shapes.values())
     lines = [
-        f"{checkpoint}: {KINDS[encoder.marker][0]}, {count:,} parameters in its encoder",
+        f"{checkpoint}: {KINDS[encoder.marker][0]}, {count:,} parameters that are read",
         "in the file:",
         *(f"  {key}: {value}" for key, value in settings.items()),
     ]
@@ -124,6 +127,8 @@ def _describe_encoder(
         assumed = "" if given else f"  (assumed: {channels} channels a head; else --num-heads)"
         lines += ["not in the file:", f"  num_heads: {heads}{assumed}"]
         settings["num_heads"] = heads
+    if encoder is VDVAE:
+        lines += ["not in the file, but in the code that trained it:", *_untold_layout(shapes)]
     if output is None:
         changes = [f"backbone.{key}={value}".replace(" ", "") for key, value in settings.items()]
         use = [f"backbone={schema}", f"backbone.checkpoint={checkpoint}", *changes]
@@ -135,6 +140,21 @@ def _describe_encoder(
     ]
     write_choice(output, comments, f"{schema}_schema", {"checkpoint": checkpoint} | settings)
     return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
+
+
+def _untold_layout(shapes: Shapes) -> list[str]:
+    """What the file of a very deep VAE does not tell, and whether the defaults may be its own."""
+    usual, (encoder, decoder) = VdvaeConfig(), num_blocks(shapes)
+    layout = read_layout(usual.enc_blocks, usual.dec_blocks)
+    if (encoder, decoder) == (len(layout.encoder), len(layout.decoder)):
+        advice = f"as many blocks ({encoder} and {decoder}) as the network of FFHQ-256: its are set"
+    else:
+        advice = f"set them for {encoder} and {decoder} blocks: the network of FFHQ-256 has others"
+    return [
+        "  enc_blocks, dec_blocks: where the blocks stand",
+        "  pixel_mean, pixel_std: how it shifted and scaled values of 0..255",
+        f"  ({advice})",
+    ]
 
 
 def write_backbone(output: Path, checkpoint: str, sha256: str, flags: UNetFlags) -> None:

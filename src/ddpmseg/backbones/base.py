@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -172,3 +173,10 @@ class Backbone(nn.Module, ABC):
                 f"backbone '{self.name}' needs image sides divisible by {stride}, "
                 f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
             )
+
+    def resized(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
+        """Images in [-1, 1] at `input_size` (bicubic); as they are where it is None or theirs."""
+        if self.input_size is None or images.shape[-2:] == (self.input_size, self.input_size):
+            return images
+        size = (self.input_size, self.input_size)
+        return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""What pretrained encoders share: clean images, ImageNet's colours, one pass block by block."""
+"""What pretrained encoders share: clean images, scaled colours, one pass block by block."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator
@@ -15,7 +15,7 @@ from ddpmseg.data.origin import checked_sha256
 from ddpmseg.errors import CheckpointError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours in 0..1, by which the encoders' training shifted and scaled images."""
+"""Of ImageNet's colours in 0..1."""
 
 
 class EncoderBackbone(Backbone):
@@ -26,12 +26,14 @@ class EncoderBackbone(Backbone):
 
     Attributes:
         stride: sides of images must be divisible by it.
+        mean, std: of the colours in 0..1, by which its training shifted and scaled images.
     """
 
     family: str
     stride: int
     settings: dict[str, Any]
     network: nn.Module
+    mean, std = MEAN, STD
     block_kind, block_order = "encoder block", "in forward order"
 
     def __init__(self, name: str, image_size: int, precision: str, seed: int) -> None:
@@ -40,7 +42,7 @@ class EncoderBackbone(Backbone):
         self.num_timesteps = None
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
         self.dtype = PRECISIONS["32" if precision == "auto" else precision]
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
         self._scale: Tensor
         self._shift: Tensor
         # ((x + 1) / 2 - mean) / std for x in [-1, 1].
@@ -71,6 +73,7 @@ class EncoderBackbone(Backbone):
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
         """See `Backbone.native_maps`. Images are scaled as the network was trained, in fp32."""
+        images = self.resized(images)
         self.check_sides(images, self.stride)
         wanted, deepest, maps = frozenset(blocks), max(blocks), {}
         scaled = torch.addcmul(self._shift, images, self._scale)

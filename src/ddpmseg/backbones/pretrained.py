@@ -23,6 +23,7 @@ ENTRIES = ("state_dict", "model")
 KINDS = {
     "layer1.0.conv1.weight": ("a ResNet", "backbone=swav or backbone=swav_w2"),
     "blocks.0.attn.qkv.weight": ("a vision transformer", "backbone=mae"),
+    "encoder.enc_blocks.0.c1.weight": ("a very deep VAE", "backbone=vdvae"),
     "input_blocks.0.0.weight": ("a UNet of guided_diffusion", "backbone=guided_diffusion_256"),
 }
 """By a parameter that only such a network has: what it is, and the backbone that reads it."""
@@ -34,17 +35,25 @@ class Encoder:
 
     marker: its key in `KINDS`. dropped: prefixes of parameters that served its training only.
     settings: read off the shapes of its parameters; ValueError where it is no such network.
+    otherwise: from the shapes and the settings of a network they do not fit, a sentence about what
+    `settings` cannot tell; empty where there is nothing to say.
     """
 
     marker: str
     dropped: tuple[str, ...]
     settings: Callable[[Shapes], dict[str, Any]]
+    otherwise: Callable[[Shapes, Mapping[str, Any]], str] = lambda _shapes, _settings: ""
 
     def part_of(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The encoder's parameters, and a word for each of the others, as 'decoder_pred (2)'."""
         kept = {key: value for key, value in state.items() if not key.startswith(self.dropped)}
-        others = Counter(key.partition(".")[0] for key in state if key not in kept)
+        others = Counter(self._word(key) for key in state if key not in kept)
         return kept, [f"{name} ({count})" for name, count in sorted(others.items())]
+
+    def _word(self, key: str) -> str:
+        """Of a parameter that is dropped: its name up to the first dot behind the prefix."""
+        prefix = next(prefix for prefix in self.dropped if key.startswith(prefix)).removesuffix(".")
+        return prefix + key.removeprefix(prefix).partition(".")[0]
 
 
 def read_pretrained(path: Path) -> dict[str, Tensor]:
@@ -103,6 +112,8 @@ def _way_out(given: Shapes, encoder: Encoder, settings: Mapping[str, Any]) -> st
         for key, value in theirs.items()
         if value != settings[key]
     ]
-    if not changes:
+    fitting = f"The file fits with `{' '.join(changes)}`." if changes else ""
+    sentences = [encoder.otherwise(given, settings), fitting]
+    if not any(sentences):
         return "Parameters are missing from the file, or it holds others besides. Fetch it again."
-    return f"The file fits with `{' '.join(changes)}`."
+    return " ".join(filter(None, sentences))

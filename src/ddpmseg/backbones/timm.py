@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -112,11 +111,7 @@ class TimmBackbone(Backbone):
 
     def seen(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
         """What the network sees of images in [-1, 1]: resized and normalised, float32."""
-        assert self.input_size is not None
-        size = (self.input_size, self.input_size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
-        return images * self.scale + self.shift
+        return self.resized(images) * self.scale + self.shift
 
 
 def checkpoint_file(name: str, checkpoint: str) -> Path:

@@ -8,6 +8,7 @@ from ddpmseg.config.backbone import (
     PixelsConfig,
     SwavConfig,
     TimmConfig,
+    VdvaeConfig,
 )
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import (
@@ -64,6 +65,7 @@ __all__ = [
     "TimmConfig",
     "TrainConfig",
     "TrainerConfig",
+    "VdvaeConfig",
     "WeightsConfig",
     "leave_out_how",
     "multirun_key",

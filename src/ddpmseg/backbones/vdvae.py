@@ -1,0 +1,206 @@
+"""The very deep VAE of faces, read out at the blocks of its encoder and of its decoder."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddpmseg.backbones.base import BlockSpec
+from ddpmseg.backbones.describe import Shapes
+from ddpmseg.backbones.encoder import EncoderBackbone
+from ddpmseg.backbones.pretrained import Encoder
+from ddpmseg.backbones.vdvae_layout import Layout, read_layout
+from ddpmseg.backbones.vdvae_network import VeryDeepVAE
+from ddpmseg.errors import ConfigError
+from ddpmseg.randomness import keyed_generator
+
+LATENTS = ("mean", "sampled")
+COARSEST = 8
+"""Side of the smallest maps among the default blocks: of a face, smaller ones tell no parts."""
+
+
+def vdvae_settings(shapes: Shapes) -> dict[str, Any]:
+    """Channels and biases; ValueError where a parameter lacks.
+
+    Where the blocks stand and how images are scaled leaves no trace.
+    """
+    for key in (
+        "encoder.in_conv.weight",
+        "encoder.enc_blocks.0.c1.weight",
+        "decoder.dec_blocks.0.z_proj.weight",
+    ):
+        if len(shapes.get(key, ())) != 4:
+            raise ValueError(f"there is no '{key}' of 4 axes")
+    width = shapes["encoder.in_conv.weight"][0]
+    biases = [shape[-1] for key, shape in shapes.items() if key.startswith("decoder.bias_xs.")]
+    return {
+        "width": width,
+        "bottleneck_multiple": shapes["encoder.enc_blocks.0.c1.weight"][0] / width,
+        "zdim": shapes["decoder.dec_blocks.0.z_proj.weight"][1],
+        "no_bias_above": max(biases, default=0),
+    }
+
+
+def num_blocks(shapes: Shapes) -> tuple[int, int]:
+    """Blocks of encoder and decoder."""
+
+    def count(part: str) -> int:
+        return len({key.split(".")[2] for key in shapes if key.startswith(part)})
+
+    return count("encoder.enc_blocks."), count("decoder.dec_blocks.")
+
+
+def _other_layout(shapes: Shapes, settings: Mapping[str, Any]) -> str:
+    layout = read_layout(settings["enc_blocks"], settings["dec_blocks"])
+    ours, theirs = (len(layout.encoder), len(layout.decoder)), num_blocks(shapes)
+    if theirs == ours:
+        return ""
+    return (
+        f"It has {theirs[0]} encoder and {theirs[1]} decoder blocks, `backbone.enc_blocks` and "
+        f"`backbone.dec_blocks` name {ours[0]} and {ours[1]}: set them as in its training."
+    )
+
+
+VDVAE = Encoder(
+    marker="encoder.enc_blocks.0.c1.weight",
+    dropped=("decoder.out_net.",),
+    settings=vdvae_settings,
+    otherwise=_other_layout,
+)
+
+
+class VdvaeBackbone(EncoderBackbone):
+    """A very deep VAE with the weights of its authors, or with its initial ones as a control.
+
+    Blocks are those of the encoder, then those of the decoder, in the order of the forward pass:
+    0..67 and 68..133 in the network of FFHQ-256. The decoder runs on the latents of the image, each
+    drawn from or set to the mean of its posterior, and not at all where none of its blocks is
+    wanted. Images of another size are resized (bicubic), as its maps have fixed sizes.
+
+    Args:
+        name: shown in tables and messages.
+        enc_blocks, dec_blocks: where the blocks stand, see `read_layout`.
+        width, bottleneck_multiple, zdim: channels of the maps, their share between the convolutions
+            of a block, channels of a latent.
+        no_bias_above: side of the largest maps of the decoder whose start is learned.
+        pixel_mean, pixel_std: by which its training shifted and scaled values of 0..255.
+        latents: 'mean' of the posterior, or 'sampled' from it with noise that depends on `seed` and
+            the block and is the same for all images.
+        checkpoint: a file of the original code (a state dict, keys beginning with 'module.' or
+            not), as .th, .pt or .safetensors, or 'random'. The likelihood's layer is left out.
+        precision: in which the network runs, a key of `PRECISIONS`.
+        seed: draws the weights when `checkpoint` is 'random', and the noise of sampled latents.
+        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+
+    Raises ConfigError for settings that build no network, CheckpointError for a file that does not
+    fit it, or is another than expected.
+    Source: Child 2021 (arXiv 2011.10650); openai/vdvae, `vae.py`, `hps.py`, `data.py`.
+    """
+
+    family = "vdvae"
+    network: VeryDeepVAE
+    hooks = ("output",)
+    block_kind, block_order = "block", "in forward order: encoder, then decoder"
+
+    def __init__(
+        self,
+        name: str,
+        enc_blocks: Sequence[str],
+        dec_blocks: Sequence[str],
+        width: int,
+        bottleneck_multiple: float,
+        zdim: int,
+        no_bias_above: int,
+        pixel_mean: float,
+        pixel_std: float,
+        checkpoint: str,
+        latents: str = "mean",
+        precision: str = "32",
+        seed: int = 0,
+        sha256: str | None = None,
+    ) -> None:
+        layout = read_layout(enc_blocks, dec_blocks)
+        middle = int(width * bottleneck_multiple)
+        _check(width, middle, zdim, pixel_std, latents)
+        # All channels are shifted and scaled alike. Before the constructor, which reads them.
+        self.mean, self.std = (pixel_mean / 255,) * 3, (pixel_std / 255,) * 3
+        super().__init__(name, layout.image_size, precision, seed)
+        self.layout, self.latents, self.zdim = layout, latents, zdim
+        self.input_size = self.stride = layout.image_size
+        self.settings = {
+            "enc_blocks": list(enc_blocks),
+            "dec_blocks": list(dec_blocks),
+            "width": width,
+            "bottleneck_multiple": bottleneck_multiple,
+            "zdim": zdim,
+            "no_bias_above": no_bias_above,
+            "pixel_mean": pixel_mean,
+            "pixel_std": pixel_std,
+            "latents": latents,
+        }
+        network = self.with_weights(
+            lambda: VeryDeepVAE(layout, width, middle, zdim, no_bias_above),
+            checkpoint,
+            VDVAE,
+            sha256,
+        )
+        self.blocks = _block_specs(layout, width)
+        self.network = network.to(self.dtype).to(memory_format=torch.channels_last)
+        self.freeze()
+
+    @property
+    def default_blocks(self) -> tuple[int, ...]:
+        """The last block of encoder and decoder at every side from 8 to half the image's.
+
+        All, where there is none. Of the network of FFHQ-256: 8 to 128, ten blocks.
+        """
+        last = self.layout.last_of_each_side()
+        sides = range(COARSEST, self.image_size // 2 + 1)
+        chosen = sorted(block for (_, side), block in last.items() if side in sides)
+        return tuple(chosen) or super().default_blocks
+
+    def identity(self) -> dict[str, Any]:
+        drawn = {"latents_seed": self.seed} if self.latents == "sampled" else {}
+        return super().identity() | drawn
+
+    def passed(self, images: Tensor) -> Iterator[Tensor]:
+        return self.network.maps(images, self._noise if self.latents == "sampled" else None)
+
+    def _noise(self, block: int, side: int) -> Float[Tensor, "z s s"]:
+        """N(0, 1) for the latent of a decoder block, drawn on the CPU."""
+        generator = keyed_generator(self.seed, "latents", block)
+        noise = torch.randn(self.zdim, side, side, generator=generator)
+        return noise.to(self.device, self.dtype)
+
+
+def _block_specs(layout: Layout, width: int) -> tuple[BlockSpec, ...]:
+    names = []
+    for index, place in enumerate(layout.encoder):
+        averaged = f", then averaged by {place.down}" if place.down > 1 else ""
+        names.append(f"enc_blocks[{index}]{averaged}")
+    for index, place in enumerate(layout.decoder):
+        added = "" if place.mixin is None else f", adds {place.mixin}x{place.mixin}"
+        names.append(f"dec_blocks[{index}]{added}")
+    size = layout.image_size
+    entering = [place.side for place in (*layout.encoder, *layout.decoder)]
+    sides = zip(layout.sides(), entering, strict=True)
+    return tuple(
+        BlockSpec(index, width, size // leaving, width, size // before, names[index])
+        for index, (leaving, before) in enumerate(sides)
+    )
+
+
+def _check(width: int, middle: int, zdim: int, pixel_std: float, latents: str) -> None:
+    """ConfigError for numbers that build no network, and for unknown latents."""
+    if latents not in LATENTS:
+        raise ConfigError(f"`backbone.latents={latents}`: must be one of {', '.join(LATENTS)}.")
+    for key, value in (("width", width), ("zdim", zdim), ("pixel_std", pixel_std)):
+        if value <= 0:
+            raise ConfigError(f"`backbone.{key}={value}`: must be above 0.")
+    if middle < 1:
+        raise ConfigError(
+            f"`backbone.bottleneck_multiple` leaves {middle} of `backbone.width={width}` channels "
+            "between the convolutions of a block; it needs at least one, as 0.25 of 512 does."
+        )
