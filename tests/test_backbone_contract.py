@@ -11,6 +11,7 @@ from tiny_run import ROOT, UNET
 from torch import Tensor, nn
 
 from ddpmseg.__main__ import main
+from ddpmseg.backbones.alae import AlaeBackbone
 from ddpmseg.backbones.base import Backbone, BlockSpec, Hook
 from ddpmseg.backbones.contract import RULES, breaches
 from ddpmseg.backbones.mae import MaeBackbone
@@ -31,6 +32,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "vdvae": tiny_vdvae,
     "vdvae, sampled": lambda: tiny_vdvae(latents="sampled"),
     "vdvae bf16": lambda: tiny_vdvae(precision="bf16"),
+    "alae": lambda: AlaeBackbone("alae", 3, 4, 8, 5, 16, "random"),
+    "alae, smaller images": lambda: AlaeBackbone("alae", 4, 4, 8, 5, 12, "random"),
+    "alae bf16": lambda: AlaeBackbone("alae", 3, 4, 8, 5, 16, "random", precision="bf16"),
     "diffusers": tiny_backbone,
     "diffusers bf16": lambda: tiny_backbone("bf16"),
     "pixels": lambda: PixelsBackbone("pixels", 16),

@@ -74,6 +74,8 @@ def composed(name: str) -> Backbone:
         elif kind is schemas.VdvaeConfig:
             group.width, group.zdim = 16, 2
             group.enc_blocks, group.dec_blocks = ["64x1", "64d8", "8d8"], ["1x2", "8m1", "64m8"]
+        elif kind is schemas.AlaeConfig:
+            group.channels, group.max_channels, group.latent_size = 2, 32, 8
         elif kind is schemas.DiffusersConfig:
             group.checkpoint, group.precision = str(FOLDER / "unet2d"), "32"
             group.untrained = True

@@ -36,6 +36,7 @@ MUST_BE_GIVEN = {
     "backbone=swav_w2": ("backbone.checkpoint=random",),
     "backbone=mae": ("backbone.checkpoint=random",),
     "backbone=vdvae": ("backbone.checkpoint=random",),
+    "backbone=alae": ("backbone.checkpoint=random",),
     "backbone=diffusers": (
         f"backbone.checkpoint={ROOT / 'tests' / 'golden' / 'unet2d'}",
         "dataset.image_size=256",

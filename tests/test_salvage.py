@@ -130,6 +130,21 @@ def test_of_several_networks_one_must_be_named(tmp_path: Path) -> None:
     assert same(load_file(output), {"a": torch.zeros(1)})
 
 
+def test_networks_within_an_entry_are_found(tmp_path: Path) -> None:
+    path, output = tmp_path / "in.pt", tmp_path / "out.safetensors"
+    networks = {"encoder": {"a": torch.ones(1)}, "decoder": {"a": torch.zeros(1)}, "step": 3}
+    torch.save({"models": networks, "auxiliary": {"losses": Namespace(a=1)}}, path)
+    several = r"--entry \(models.encoder, models.decoder\)"
+    with pytest.raises(SalvageError, match=several):
+        salvage(path, output)
+    told = salvage(path, output, "models.encoder")
+    assert same(load_file(output), {"a": torch.ones(1)})
+    assert told.entry == "models.encoder"
+    assert told.left_out == {"models.decoder": "dict", "models.step": "int", "auxiliary": "dict"}
+    torch.save({"models": {"encoder": {"a": torch.ones(1)}}}, path)
+    assert salvage(path, output).entry == "models.encoder"
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpmseg.apps.choice import check_choice, write_choice
+from ddpmseg.backbones.alae import ALAE
 from ddpmseg.backbones.describe import (
     Description,
     Shapes,
@@ -24,7 +25,7 @@ from ddpmseg.config import VdvaeConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.files import file_sha256
 
-ENCODERS = {"swav": SWAV, "mae": MAE, "vdvae": VDVAE}
+ENCODERS = {"swav": SWAV, "mae": MAE, "vdvae": VDVAE, "alae": ALAE}
 """By the name of their schema."""
 
 

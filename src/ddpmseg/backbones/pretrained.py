@@ -3,7 +3,7 @@
 import logging
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +18,14 @@ from ddpmseg.errors import CheckpointError
 log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
 
-ENTRIES = ("state_dict", "model")
-"""Under which a training run keeps its network, beside its optimiser and its settings."""
+ENTRIES = (("state_dict",), ("model",), ("models", "discriminator_s"))
+"""Under which a training run keeps its network, beside its optimiser and its settings: SwAV, MAE,
+and ALAE, whose encoder is its discriminator, too (of its two copies, the running average)."""
 KINDS = {
     "layer1.0.conv1.weight": ("a ResNet", "backbone=swav or backbone=swav_w2"),
     "blocks.0.attn.qkv.weight": ("a vision transformer", "backbone=mae"),
     "encoder.enc_blocks.0.c1.weight": ("a very deep VAE", "backbone=vdvae"),
+    "encode_block.0.conv_1.weight": ("the encoder of an ALAE", "backbone=alae"),
     "input_blocks.0.0.weight": ("a UNet of guided_diffusion", "backbone=guided_diffusion_256"),
 }
 """By a parameter that only such a network has: what it is, and the backbone that reads it."""
@@ -56,18 +58,31 @@ class Encoder:
         return prefix + key.removeprefix(prefix).partition(".")[0]
 
 
+class _Losses:
+    """Takes the values of an object that a training run kept its losses in, and does nothing."""
+
+
+INERT = (Namespace, (_Losses, "tracker.RunningMean"), (_Losses, "tracker.RunningMeanTorch"))
+"""What a file may hold besides tensors: the command line of MAE and the losses of ALAE."""
+
+
 def read_pretrained(path: Path) -> dict[str, Tensor]:
     """The network's parameters in a file: under one of `ENTRIES`, or all there is.
 
-    Nothing is executed and nothing but tensors leaves the file. Of other objects it may hold an
-    argparse.Namespace, which does nothing: MAE keeps its command line so. Values stay on disk until
-    they are looked at: the optimiser's, two or three times the network's, never are. Raises
-    CheckpointError as `read_state_dict`.
+    Nothing is executed and nothing but tensors leaves the file; of other objects it may hold those
+    of `INERT`. Values stay on disk until they are looked at: the optimiser's, two or three times
+    the network's, never are. Raises CheckpointError as `read_state_dict`.
     """
-    content = read_content(path, mapped=True, inert=[Namespace])
-    there = content if isinstance(content, dict) else {}
-    entry = next((name for name in ENTRIES if isinstance(there.get(name), Mapping)), None)
-    return state_of(content, path, entry)
+    content = read_content(path, mapped=True, inert=INERT)
+    found = (_within(content, names) for names in ENTRIES)
+    return state_of(next((state for state in found if state is not None), content), path)
+
+
+def _within(content: object, names: Sequence[str]) -> object | None:
+    """The mapping under these names, each within the one before; None where there is none."""
+    for name in names:
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content if isinstance(content, Mapping) else None
 
 
 def load_encoder(

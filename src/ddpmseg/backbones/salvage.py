@@ -212,20 +212,43 @@ def is_state(content: object) -> bool:
 def choose_entry(content: Any, entry: str | None) -> tuple[str | None, dict[str, StoredTensor]]:
     """The state dict to keep, and under which name the file has it; None where it is all there is.
 
-    Raises SalvageError where none is there, or several and none is named.
+    'models.generator': as 'generator' of 'models'. Such entries count where there are no others, or
+    one is named. Raises SalvageError where none is there, or several and none is named.
     """
     if entry is None and is_state(content):
         return None, content
     found = content if isinstance(content, dict) else {}
-    states = [key for key, value in found.items() if isinstance(key, str) and is_state(value)]
+    states = {key: value for key, value in _entries(found) if is_state(value)}
+    within = {key: value for key, value in _entries_within(found) if is_state(value)}
     shown = ", ".join(sorted(map(str, found))) or _told(content)
-    if entry is not None and entry not in states:
+    if entry is not None and entry not in states | within:
         raise SalvageError(f"has no tensors by name under '{entry}'; it holds {shown}")
-    if entry is None and len(states) != 1:
-        several = f"several: name one with --entry ({', '.join(states)})" if states else "none"
+    names = list(states or within)
+    if entry is None and len(names) != 1:
+        several = f"several: name one with --entry ({', '.join(names)})" if names else "none"
         raise SalvageError(f"holds {shown}; of these, mappings of names to tensors are {several}")
-    chosen = entry if entry is not None else states[0]
-    return chosen, found[chosen]
+    chosen = entry if entry is not None else names[0]
+    return chosen, (states | within)[chosen]
+
+
+def _entries(content: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in content.items() if isinstance(key, str))
+
+
+def _entries_within(content: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Those of its mappings, 'outer.inner'."""
+    for outer, value in _entries(content):
+        if isinstance(value, dict) and not is_state(value):
+            yield from ((f"{outer}.{inner}", entry) for inner, entry in _entries(value))
+
+
+def _others(content: dict[Any, Any], state: object) -> Iterator[tuple[str, Any]]:
+    """All entries but `state`; of the mapping that holds it, that one's."""
+    for key, value in content.items() if content is not state else ():
+        if isinstance(value, dict) and any(inner is state for inner in value.values()):
+            yield from ((f"{key}.{inner}", entry) for inner, entry in _others(value, state))
+        elif value is not state:
+            yield str(key), value
 
 
 def _told(value: object) -> str:
@@ -271,8 +294,7 @@ def salvage(path: Path, output: Path, entry: str | None = None) -> Salvaged:
     content = file.content()
     chosen, state = choose_entry(content, entry)
     count = written(file, state, output)
-    others = content if chosen is not None else {}
-    left_out = {str(key): _told(value) for key, value in others.items() if key != chosen}
+    left_out = {key: _told(value) for key, value in _others(content, state)}
     return Salvaged(chosen, len(state), count, left_out)
 
 

@@ -66,10 +66,13 @@ def read_state_dict(
     return state_of(read_content(path, mapped), path, entry, nested)
 
 
-def read_content(path: Path, mapped: bool = False, inert: Sequence[type] = ()) -> object:
+def read_content(
+    path: Path, mapped: bool = False, inert: Sequence[type | tuple[type, str]] = ()
+) -> object:
     """All a weight file holds; of classes only torch's own and the `inert` ones, which do nothing.
 
-    Raises CheckpointError as `read_state_dict`.
+    (class, 'module.name'): the class takes the place of the one that the file calls so. Raises
+    CheckpointError as `read_state_dict`.
     """
     with path.open("rb") as file:
         start = file.read(64)

@@ -2,6 +2,7 @@
 
 from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
 from ddpmseg.config.backbone import (
+    AlaeConfig,
     DiffusersConfig,
     GuidedDiffusionConfig,
     MaeConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "CACHE",
     "RESUMES",
     "TRANSFER",
+    "AlaeConfig",
     "BackboneConfig",
     "ClustersConfig",
     "DatasetConfig",

@@ -8,7 +8,7 @@ no torch. A backbone that is added holds its settings in its own module: see
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 from ddpmseg.backbones.flags import UNetFlags
 from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
@@ -114,6 +114,26 @@ class VdvaeConfig(WeightsConfig):
 
 
 @dataclass
+class AlaeConfig(WeightsConfig):
+    """The encoder of a StyleALAE; its file is one of ALAE, or a bare state dict."""
+
+    _target_: str = "ddpmseg.backbones.alae.AlaeBackbone"
+    levels: int = 7
+    """Each halves the image, down to 2x2: 7 for networks of 256 pixels, 9 for those of 1024."""
+    channels: int = 32
+    """Of the largest level; they double from level to level ..."""
+    max_channels: int = 512
+    """... up to this."""
+    latent_size: int = 512
+    """Of the latent code, which is not computed: it shows in the file only."""
+    image_size: int = II("dataset.image_size")
+    """Side of the images that are given, in pixels."""
+    input_size: int | None = None
+    """Side, in pixels, that they are resized to, that of one of the levels, where they enter; null:
+    `image_size`, rounded up to the next level's."""
+
+
+@dataclass
 class TimmConfig(WeightsConfig):
     """Any network of timm; `name` is the library's, as in vit_small_patch14_dinov2.lvd142m."""
 
@@ -146,6 +166,7 @@ BACKBONES: dict[str, type[BackboneConfig]] = {
     "swav": SwavConfig,
     "mae": MaeConfig,
     "vdvae": VdvaeConfig,
+    "alae": AlaeConfig,
     "timm": TimmConfig,
     "pixels": PixelsConfig,
 }

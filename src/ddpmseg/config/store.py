@@ -90,6 +90,12 @@ def _timm_layers(name: str, layers: Sequence[int] | str | None) -> list[int]:
     return chosen_layers(name, layers)
 
 
+def _alae_layers(levels: int, image_size: int, input_size: int | None) -> list[int]:
+    from ddpmseg.backbones.alae import layer_numbers  # likewise
+
+    return layer_numbers(levels, image_size, input_size)
+
+
 def register() -> None:
     """Make the schemas available to the defaults lists in `conf/`."""
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
@@ -102,6 +108,7 @@ def register() -> None:
         "ensemble_sha256", _ensemble_sha256, replace=True, use_cache=True
     )
     OmegaConf.register_new_resolver("timm_layers", _timm_layers, replace=True)
+    OmegaConf.register_new_resolver("alae_layers", _alae_layers, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="sweep_schema", node=SweepConfig)
