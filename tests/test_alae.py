@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ddpmseg.backbones.alae import AlaeBackbone, input_level, layer_numbers
 from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.encoder import reduced
 from ddpmseg.backbones.mae import MaeBackbone
 from ddpmseg.backbones.style_encoder import (
     EncodeBlock,
@@ -225,7 +226,9 @@ def test_images_of_another_side_are_resized() -> None:
     enlarged = F.interpolate(images, (16, 16), mode="bicubic", antialias=True).clamp(-1, 1)
     for given in (tiny_alae(image_size=8, input_size=16), tiny_alae(image_size=12)):
         found, expected = maps_of(given, images), maps_of(tiny_alae(), enlarged)
-        assert all(torch.equal(found[layer], value) for layer, value in expected.items())
+        for layer, value in expected.items():
+            # No map stays larger than the image.
+            assert torch.equal(found[layer], reduced(value, 8, 8))
     assert (
         FeatureExtractor(tiny_alae(image_size=12), [1], [0], image_size=12).layout.maps[0].size == 8
     )

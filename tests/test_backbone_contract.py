@@ -14,6 +14,8 @@ from ddpmseg.__main__ import main
 from ddpmseg.backbones.alae import AlaeBackbone
 from ddpmseg.backbones.base import Backbone, BlockSpec, Hook
 from ddpmseg.backbones.contract import RULES, breaches
+from ddpmseg.backbones.gan_encoder import GanEncoderBackbone
+from ddpmseg.backbones.gan_inversion import GanInversionBackbone
 from ddpmseg.backbones.mae import MaeBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
 from ddpmseg.backbones.swav import SwavBackbone
@@ -35,6 +37,10 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "alae": lambda: AlaeBackbone("alae", 3, 4, 8, 5, 16, "random"),
     "alae, smaller images": lambda: AlaeBackbone("alae", 4, 4, 8, 5, 12, "random"),
     "alae bf16": lambda: AlaeBackbone("alae", 3, 4, 8, 5, 16, "random", precision="bf16"),
+    "gan_encoder": lambda: GanEncoderBackbone("gan", 16, 32, "random"),
+    "gan_encoder bf16": lambda: GanEncoderBackbone("gan", 16, 32, "random", precision="bf16"),
+    "gan_inversion": lambda: GanInversionBackbone("gan", 16, 16, 32, "random"),
+    "gan_inversion bf16": lambda: GanInversionBackbone("gan", 16, 16, 32, "random", "bf16"),
     "diffusers": tiny_backbone,
     "diffusers bf16": lambda: tiny_backbone("bf16"),
     "pixels": lambda: PixelsBackbone("pixels", 16),

@@ -24,6 +24,7 @@ from ddpmseg.apps.build import (
 )
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.fast import _GroupNormFunction, scaled_norm
 from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
@@ -76,6 +77,10 @@ def composed(name: str) -> Backbone:
             group.enc_blocks, group.dec_blocks = ["64x1", "64d8", "8d8"], ["1x2", "8m1", "64m8"]
         elif kind is schemas.AlaeConfig:
             group.channels, group.max_channels, group.latent_size = 2, 32, 8
+        elif kind is schemas.GanEncoderConfig:
+            group.channels, group.input_size = 16, 32
+        elif kind is schemas.GanInversionConfig:
+            group.channels, group.input_size, group.size = 16, 32, 16
         elif kind is schemas.DiffusersConfig:
             group.checkpoint, group.precision = str(FOLDER / "unet2d"), "32"
             group.untrained = True
@@ -133,7 +138,9 @@ def test_maps_are_as_promised(backbone: Backbone, hook: Hook) -> None:
     assert list(maps) == list(every)
     for block in backbone.blocks:
         channels, stride = block.at(hook)
-        side = images.shape[-1] // stride if backbone.input_size is None else 64 // stride
+        side = (backbone.input_size or images.shape[-1]) // stride
+        if isinstance(backbone, EncoderBackbone):
+            side = min(side, images.shape[-1])
         assert maps[block.index].shape == (2, channels, side, side), block
         assert maps[block.index].dtype == backbone.dtype
         assert torch.isfinite(maps[block.index]).all()

@@ -37,6 +37,8 @@ MUST_BE_GIVEN = {
     "backbone=mae": ("backbone.checkpoint=random",),
     "backbone=vdvae": ("backbone.checkpoint=random",),
     "backbone=alae": ("backbone.checkpoint=random",),
+    "backbone=gan_encoder": ("backbone.checkpoint=random",),
+    "backbone=gan_inversion": ("backbone.checkpoint=random",),
     "backbone=diffusers": (
         f"backbone.checkpoint={ROOT / 'tests' / 'golden' / 'unet2d'}",
         "dataset.image_size=256",
@@ -102,6 +104,17 @@ def test_the_papers_encoders_have_its_dimensions(
     name: str, dim: int, domain: str, tmp_path: Path
 ) -> None:
     given = ("dataset.image_size=256", f"backbone={name}{domain}", "backbone.checkpoint=random")
+    assert planned_layout(typed(tmp_path, *given)).dim == dim
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [("gan_encoder", 5824), ("gan_inversion", 5376), ("gan_inversion_ffhq", 5568)],
+)
+def test_the_papers_gans_have_the_dimensions_of_their_layers(
+    name: str, dim: int, tmp_path: Path
+) -> None:
+    given = ("dataset.image_size=256", f"backbone={name}", "backbone.checkpoint=random")
     assert planned_layout(typed(tmp_path, *given)).dim == dim
 
 

@@ -14,6 +14,7 @@ from ddpmseg.backbones.describe import (
     differences,
     network_shapes,
 )
+from ddpmseg.backbones.gan_inversion import GAN_INVERSION
 from ddpmseg.backbones.mae import MAE
 from ddpmseg.backbones.pretrained import KINDS, Encoder, read_pretrained
 from ddpmseg.backbones.swav import SWAV
@@ -25,7 +26,13 @@ from ddpmseg.config import VdvaeConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.files import file_sha256
 
-ENCODERS = {"swav": SWAV, "mae": MAE, "vdvae": VDVAE, "alae": ALAE}
+ENCODERS = {
+    "swav": SWAV,
+    "mae": MAE,
+    "alae": ALAE,
+    "vdvae": VDVAE,
+    "gan_inversion": GAN_INVERSION,
+}
 """By the name of their schema."""
 
 

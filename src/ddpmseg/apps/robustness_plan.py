@@ -27,6 +27,7 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.files import file_sha256
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.tracking.results import read_results
 from ddpmseg.tracking.robustness import OutcomeStore
 
 HEAD = "head.safetensors"

@@ -50,10 +50,13 @@ class Backbone(nn.Module, ABC):
         dtype: of the maps.
         num_timesteps: legal timesteps are 0 .. num_timesteps - 1. None for a network that knows no
             timesteps: its maps are those of the clean image.
-        input_size: side, in pixels, to which the network itself resizes the images it is given;
-            None where it takes them as they are.
+        input_size: side, in pixels, of the image as the network sees it, in which strides count,
+            whatever the size of those it is given: it resizes them itself. None where it takes
+            them as they are.
         hooks: where its blocks can be read.
         block_kind, block_order: what its blocks are and what their numbers mean, for people.
+        resampling: how images are resized where the network itself does it, 'bicubic' or
+            'bilinear'.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Backbone(nn.Module, ABC):
     hooks: tuple[Hook, ...] = ("output", "input")
     block_kind: str = "decoder block"
     block_order: str = "0 = deepest"
+    resampling: str = "bicubic"
     checkpoint_sha256: str = ""
     """Digest of the weight file; empty where there is none."""
 
@@ -174,9 +178,9 @@ class Backbone(nn.Module, ABC):
                 f"got {tuple(images.shape[-2:])}. Change `dataset.image_size`."
             )
 
-    def resized(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
-        """Images in [-1, 1] at `input_size` (bicubic); as they are where it is None or theirs."""
-        if self.input_size is None or images.shape[-2:] == (self.input_size, self.input_size):
+    def resized(self, images: Float[Tensor, "n 3 h w"], side: int) -> Float[Tensor, "n 3 s s"]:
+        """Images in [-1, 1] on `side` x `side` pixels, antialiased; as they are where they are."""
+        if images.shape[-2:] == (side, side):
             return images
-        size = (self.input_size, self.input_size)
-        return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        found = F.interpolate(images, (side, side), mode=self.resampling, antialias=True)
+        return found.clamp(-1, 1)

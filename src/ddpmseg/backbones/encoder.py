@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,11 +22,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class EncoderBackbone(Backbone):
     """A frozen encoder: knows no timesteps, and its maps are those of the clean image.
 
-    A subclass sets `family`, `settings` (all that shapes the network), `stride`, `blocks` and
-    `network`, which `with_weights` makes, and runs it block by block in `passed`.
+    A subclass sets `family`, `settings` (all that shapes the network), `stride` or `input_size`,
+    `blocks` and `network`, which `with_weights` makes, and runs it block by block in `passed`.
 
     Attributes:
-        stride: sides of images must be divisible by it.
+        stride: sides of images must be divisible by it, where the network takes them as they are.
         mean, std: of the colours in 0..1, by which its training shifted and scaled images.
     """
 
@@ -73,18 +74,27 @@ class EncoderBackbone(Backbone):
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
         """See `Backbone.native_maps`. Images are scaled as the network was trained, in fp32."""
-        images = self.resized(images)
-        self.check_sides(images, self.stride)
         wanted, deepest, maps = frozenset(blocks), max(blocks), {}
-        scaled = torch.addcmul(self._shift, images, self._scale)
+        scaled = torch.addcmul(self._shift, self.seen(images), self._scale)
         passed = self.passed(scaled.to(self.dtype, memory_format=torch.channels_last))
         # The input of a block is the output of the one before it.
         for index, value in enumerate(passed, start=0 if hook == "input" else -1):
             if index in wanted:
-                maps[index] = value
+                maps[index] = reduced(value, images.shape[-2], images.shape[-1])
             if index == deepest:
                 break
         return maps
+
+    def seen(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
+        """Images as large as the network sees them: resized to `input_size` where there is one."""
+        if self.input_size is None:
+            self.check_sides(images, self.stride)
+            return images
+        return self.resized(images, self.input_size)
+
+    def map_size(self, block: int, hook: Hook, image_size: int) -> int:
+        """See `Backbone.map_size`; no map is larger than the image."""
+        return min(super().map_size(block, hook, image_size), image_size)
 
     @abstractmethod
     def passed(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
@@ -93,3 +103,15 @@ class EncoderBackbone(Backbone):
         Images are scaled, in `dtype`, channels last. A block runs once the map after it is asked
         for.
         """
+
+
+def reduced(value: Float[Tensor, "n c _ _"], height: int, width: int) -> Float[Tensor, "n c _ _"]:
+    """A map on height x width pixels where it is larger than that, else as it is.
+
+    Bilinear without antialiasing, as pixel vectors are interpolated (`NativeMaps`): they stay the
+    same, and memory does not grow with the network's own size.
+    """
+    size = (min(value.shape[-2], height), min(value.shape[-1], width))
+    if value.shape[-2:] == size:
+        return value
+    return F.interpolate(value, size, mode="bilinear", align_corners=False)

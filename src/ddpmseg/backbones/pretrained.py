@@ -26,9 +26,15 @@ KINDS = {
     "blocks.0.attn.qkv.weight": ("a vision transformer", "backbone=mae"),
     "encoder.enc_blocks.0.c1.weight": ("a very deep VAE", "backbone=vdvae"),
     "encode_block.0.conv_1.weight": ("the encoder of an ALAE", "backbone=alae"),
+    "encoder.input_layer.0.weight": (
+        "an encoder of e4e with its generator",
+        "backbone=gan_inversion or backbone=gan_encoder",
+    ),
     "input_blocks.0.0.weight": ("a UNet of guided_diffusion", "backbone=guided_diffusion_256"),
 }
 """By a parameter that only such a network has: what it is, and the backbone that reads it."""
+Beside = Callable[[Mapping[str, Any], Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""From all a file holds, and the network's parameters in it, to parameters that it keeps beside."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +45,26 @@ class Encoder:
     settings: read off the shapes of its parameters; ValueError where it is no such network.
     otherwise: from the shapes and the settings of a network they do not fit, a sentence about what
     `settings` cannot tell; empty where there is nothing to say.
+    beside: what its files keep outside their state dict; ValueError where they are of no use.
     """
 
     marker: str
     dropped: tuple[str, ...]
     settings: Callable[[Shapes], dict[str, Any]]
     otherwise: Callable[[Shapes, Mapping[str, Any]], str] = lambda _shapes, _settings: ""
+    beside: Beside | None = None
 
     def part_of(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The encoder's parameters, and a word for each of the others, as 'decoder_pred (2)'."""
         kept = {key: value for key, value in state.items() if not key.startswith(self.dropped)}
-        others = Counter(self._word(key) for key in state if key not in kept)
+        others = Counter(self._dropped_part(key) for key in state if key not in kept)
         return kept, [f"{name} ({count})" for name, count in sorted(others.items())]
 
-    def _word(self, key: str) -> str:
-        """Of a parameter that is dropped: its name up to the first dot behind the prefix."""
-        prefix = next(prefix for prefix in self.dropped if key.startswith(prefix)).removesuffix(".")
+    def _dropped_part(self, key: str) -> str:
+        """The module that a dropped parameter is of, as far as `dropped` tells."""
+        prefix = next(prefix for prefix in self.dropped if key.startswith(prefix))
+        if prefix.endswith("."):
+            return prefix[:-1]
         return prefix + key.removeprefix(prefix).partition(".")[0]
 
 
@@ -66,8 +76,10 @@ INERT = (Namespace, (_Losses, "tracker.RunningMean"), (_Losses, "tracker.Running
 """What a file may hold besides tensors: the command line of MAE and the losses of ALAE."""
 
 
-def read_pretrained(path: Path) -> dict[str, Tensor]:
+def read_pretrained(path: Path, beside: Beside | None = None) -> dict[str, Tensor]:
     """The network's parameters in a file: under one of `ENTRIES`, or all there is.
+
+    Those that a file with such an entry keeps outside it are added by `beside`.
 
     Nothing is executed and nothing but tensors leaves the file; of other objects it may hold those
     of `INERT`. Values stay on disk until they are looked at: the optimiser's, two or three times
@@ -75,7 +87,14 @@ def read_pretrained(path: Path) -> dict[str, Tensor]:
     """
     content = read_content(path, mapped=True, inert=INERT)
     found = (_within(content, names) for names in ENTRIES)
-    return state_of(next((state for state in found if state is not None), content), path)
+    entry = next((state for state in found if state is not None), None)
+    state = state_of(content if entry is None else entry, path)
+    if entry is None or beside is None or not isinstance(content, Mapping):
+        return state
+    try:
+        return state | dict(beside(content, state))
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint '{path}' cannot be used: {error}.") from error
 
 
 def _within(content: object, names: Sequence[str]) -> object | None:
@@ -93,7 +112,7 @@ def load_encoder(
     What the file has besides is listed in the log. Raises CheckpointError listing what differs and
     the way out: another backbone, or which of `settings` to change.
     """
-    state, others = encoder.part_of(read_pretrained(path))
+    state, others = encoder.part_of(read_pretrained(path, encoder.beside))
     with torch.device("meta"):  # initial values, which take seconds to draw, are not needed
         network = build()
     given, wanted = shapes_of(state), shapes_of(network.state_dict())

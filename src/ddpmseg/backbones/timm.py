@@ -111,7 +111,8 @@ class TimmBackbone(Backbone):
 
     def seen(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
         """What the network sees of images in [-1, 1]: resized and normalised, float32."""
-        return self.resized(images) * self.scale + self.shift
+        assert self.input_size is not None
+        return self.resized(images, self.input_size) * self.scale + self.shift
 
 
 def checkpoint_file(name: str, checkpoint: str) -> Path:

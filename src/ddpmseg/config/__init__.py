@@ -4,6 +4,8 @@ from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
 from ddpmseg.config.backbone import (
     AlaeConfig,
     DiffusersConfig,
+    GanEncoderConfig,
+    GanInversionConfig,
     GuidedDiffusionConfig,
     MaeConfig,
     PixelsConfig,
@@ -52,6 +54,8 @@ __all__ = [
     "DownloadConfig",
     "FeaturesConfig",
     "FolderDatasetConfig",
+    "GanEncoderConfig",
+    "GanInversionConfig",
     "GuidedDiffusionConfig",
     "HeadConfig",
     "LoggerConfig",

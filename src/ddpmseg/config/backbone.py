@@ -134,6 +134,31 @@ class AlaeConfig(WeightsConfig):
 
 
 @dataclass
+class GanEncoderConfig(WeightsConfig):
+    """The encoder of e4e, which inverts a GAN; its file is one of e4e, or a bare state dict."""
+
+    _target_: str = "ddpmseg.backbones.gan_encoder.GanEncoderBackbone"
+    channels: int = 512
+    """Of its deepest maps, to which all others are proportional."""
+    input_size: int = 256
+    """Side, in pixels, that images are resized to for it, a multiple of 16; those of its training
+    had 256."""
+
+
+@dataclass
+class GanInversionConfig(WeightsConfig):
+    """The generator of StyleGAN2 on the codes that e4e finds; its file is one of e4e."""
+
+    _target_: str = "ddpmseg.backbones.gan_inversion.GanInversionBackbone"
+    size: int = 256
+    """Side, in pixels, of the images that the generator draws."""
+    channels: int = 512
+    """Of its deepest maps, to which all others are proportional."""
+    input_size: int = 256
+    """Side, in pixels, that images are resized to for the encoder, a multiple of 16 up to 256."""
+
+
+@dataclass
 class TimmConfig(WeightsConfig):
     """Any network of timm; `name` is the library's, as in vit_small_patch14_dinov2.lvd142m."""
 
@@ -167,6 +192,8 @@ BACKBONES: dict[str, type[BackboneConfig]] = {
     "mae": MaeConfig,
     "vdvae": VdvaeConfig,
     "alae": AlaeConfig,
+    "gan_encoder": GanEncoderConfig,
+    "gan_inversion": GanInversionConfig,
     "timm": TimmConfig,
     "pixels": PixelsConfig,
 }
