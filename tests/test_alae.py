@@ -259,7 +259,7 @@ def test_sizes_that_no_level_takes_are_refused() -> None:
 )
 def test_settings_that_build_no_encoder(changes: dict[str, int], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        tiny_alae(**changes)
+        tiny_alae("random", **changes)
 
 
 @pytest.mark.parametrize("name", ["old.pth", "bare.pth", "bare.safetensors", "parallel.pth"])

@@ -148,7 +148,9 @@ def test_a_described_file_becomes_a_backbone(
     search = f"hydra.searchpath=[file://{output.parents[1]}]"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["backbone=my_alae", "dataset.image_size=32", search])
-    backbone = OmegaConf.to_object(config).backbone  # pyright: ignore[reportAttributeAccessIssue]
+    whole = OmegaConf.to_object(config)
+    assert isinstance(whole, TrainConfig)
+    backbone = whole.backbone
     assert isinstance(backbone, schemas.AlaeConfig)
     assert (backbone.checkpoint, backbone.image_size) == (str(file), 32)
     assert {key: getattr(backbone, key) for key in SIZES} == SIZES

@@ -239,21 +239,22 @@ def test_blocks_are_described_for_people() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("side", [8, 6, 4])
 def test_maps_larger_than_the_image_are_reduced_without_a_change_to_pixel_vectors(
-    file: Path,
+    side: int, file: Path
 ) -> None:
-    """A generator of 16 pixels read out for 8-pixel images; its encoder sees them at 32."""
-    backbone, images = tiny_inversion(file), pictures(8)
-    layout = feature_layout(backbone, range(6), [0], "output", 8)
-    assert [spec.size for spec in layout.maps] == [4, 4, 8, 8, 8, 8]
+    """A generator of 16 pixels read out for smaller images; its encoder sees them at 32."""
+    backbone, images = tiny_inversion(file), pictures(side)
+    layout = feature_layout(backbone, range(6), [0], "output", side)
+    assert [spec.size for spec in layout.maps] == [4, 4, *4 * [side]]
     maps = maps_of(backbone, images)
-    assert [value.shape[-1] for value in maps.values()] == [4, 4, 8, 8, 8, 8]
+    assert [value.shape[-1] for value in maps.values()] == [4, 4, *4 * [side]]
     with torch.inference_mode():
         native = list(backbone.network.passed(backbone.seen(images)))
     assert [value.shape[-1] for value in native] == [4, 4, 8, 8, 16, 16]
-    pixels = torch.arange(64)
-    found = pixel_vectors(list(maps.values()), 8, 1, pixels)
-    assert off(found, pixel_vectors(native, 8, 1, pixels)) <= 1e-5
+    pixels = torch.arange(side**2)
+    found = pixel_vectors(list(maps.values()), side, 1, pixels)
+    assert off(found, pixel_vectors(native, side, 1, pixels)) <= 1e-5
 
 
 @BOTH

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from golden_vdvae import (
     FACTS,
+    TINY,
     empty_state,
     golden,
     golden_backbone,
@@ -112,6 +113,14 @@ def test_blocks_are_described_for_people() -> None:
     strides = [(block.input_stride, block.stride) for block in blocks]
     assert strides[:6] == [(1, 1), (1, 2), (2, 2), (2, 2), (2, 8), (8, 16)]
     assert strides[6:] == [(16, 16), (8, 8), (2, 2), (2, 2), (1, 1)]
+
+
+def test_kernels_fit_the_smallest_maps() -> None:
+    state = empty_state(TINY)
+    kernels = [state[f"encoder.enc_blocks.{i}.c2.weight"].shape[-1] for i in range(6)]
+    assert kernels == [3, 3, 3, 3, 3, 1]
+    kernels = [state[f"decoder.dec_blocks.{i}.enc.c3.weight"].shape[-1] for i in range(5)]
+    assert kernels == [1, 1, 3, 3, 3]
 
 
 def test_default_blocks_are_the_last_of_each_side() -> None:

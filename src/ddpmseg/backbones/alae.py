@@ -74,7 +74,6 @@ class AlaeBackbone(EncoderBackbone):
         encoder = self.with_weights(partial(StyleEncoder, **settings), checkpoint, ALAE, sha256)
         encoder.enter_at(level)
         self.blocks = encoder.layer_specs()
-        self.stride = self.blocks[-1].stride
         self.network = encoder.to(self.dtype).to(memory_format=torch.channels_last)
         self.freeze()
 

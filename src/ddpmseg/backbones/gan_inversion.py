@@ -37,7 +37,8 @@ def average_code(content: Mapping[str, Any], state: Mapping[str, Tensor]) -> dic
     Raises ValueError for a file of another encoder of the same layout.
     """
     options = content.get("opts")
-    options = vars(options) if isinstance(options, Namespace) else options or {}
+    options = vars(options) if isinstance(options, Namespace) else options
+    options = options if isinstance(options, Mapping) else {}
     kind = options.get("encoder_type", "Encoder4Editing")
     if kind != "Encoder4Editing":
         raise ValueError(
@@ -47,7 +48,7 @@ def average_code(content: Mapping[str, Any], state: Mapping[str, Tensor]) -> dic
     average = content.get("latent_avg")
     if not options.get("start_from_latent_avg", True):
         heads = [value for key, value in state.items() if HEAD_BIAS.fullmatch(key)]
-        average = torch.zeros_like(torch.stack(heads)) if heads else None
+        average = torch.zeros(len(heads), heads[0].numel()) if heads else None
     return {"latent_avg": average} if isinstance(average, Tensor) else {}
 
 

@@ -128,7 +128,7 @@ class VdvaeBackbone(EncoderBackbone):
         self.mean, self.std = (pixel_mean / 255,) * 3, (pixel_std / 255,) * 3
         super().__init__(name, layout.image_size, precision, seed)
         self.layout, self.latents, self.zdim = layout, latents, zdim
-        self.input_size = self.stride = layout.image_size
+        self.input_size = layout.image_size
         self.settings = {
             "enc_blocks": list(enc_blocks),
             "dec_blocks": list(dec_blocks),
@@ -138,7 +138,6 @@ class VdvaeBackbone(EncoderBackbone):
             "no_bias_above": no_bias_above,
             "pixel_mean": pixel_mean,
             "pixel_std": pixel_std,
-            "latents": latents,
         }
         network = self.with_weights(
             lambda: VeryDeepVAE(layout, width, middle, zdim, no_bias_above),
@@ -162,6 +161,7 @@ class VdvaeBackbone(EncoderBackbone):
         return tuple(chosen) or super().default_blocks
 
     def identity(self) -> dict[str, Any]:
+        # Latents that are drawn show in their seed, others in its absence.
         drawn = {"latents_seed": self.seed} if self.latents == "sampled" else {}
         return super().identity() | drawn
 
