@@ -6,7 +6,16 @@ from hypothesis import settings
 
 # Every call in these packages is checked against its annotations, shapes included. Elsewhere
 # Lightning and OmegaConf decide what arrives. The hook must come before the first import.
-CHECKED = ("analysis", "backbones", "data", "features", "heads", "metrics", "randomness")
+CHECKED = (
+    "analysis",
+    "backbones",
+    "data",
+    "features",
+    "heads",
+    "metrics",
+    "randomness",
+    "segmenters",
+)
 jaxtyping.install_import_hook([f"ddpmseg.{name}" for name in CHECKED], "typecheck.checked")
 
 # How long an example takes depends on what else the machine does.

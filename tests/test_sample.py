@@ -168,6 +168,14 @@ def test_the_most_certain_are_kept_and_the_others_come_back(run: Path, tmp_path:
     assert not list((folder / "left_out").iterdir())
 
 
+def test_a_share_is_left_out(run: Path, tmp_path: Path) -> None:
+    options = ("--labels", run, "--filter-out", 0.4, "--drop-certain", 1)
+    assert sample(tmp_path / "ddpm", *options, num=5) == 0
+    known = uncertainties(tmp_path / "ddpm")
+    ordered = sorted(known, key=lambda name: known[name][0])
+    assert {name for name in known if known[name][1]} == set(ordered[1:4])
+
+
 def test_a_stop_between_two_moves_is_mended(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ddpm"
     assert sample(folder, "--labels", run) == 0
@@ -218,6 +226,10 @@ REFUSED = [
     (("--steps", 300), {}, "the nearest numbers are 250 and 334."),
     (("--keep", 2), {}, "Add `--labels RUN`."),
     (("--drop-certain", 2), {}, "`--drop-certain` goes with `--keep`"),
+    (("--filter-out", 0.5), {}, "Add `--labels RUN`."),
+    (("--labels", "RUN", "--filter-out", 1), {}, "must be a share, from 0 to below 1."),
+    (("--labels", "RUN", "--filter-out", 0.9), {}, "leaves none of 3 images."),
+    (("--labels", "RUN", "--filter-out", 0.5, "--keep", 1), {}, "give one of them."),
     (("--labels", "RUN", "--keep", 4), {}, "`--keep 4`: must lie in 1..3"),
     (("--labels", "RUN", "--keep", 2, "--drop-certain", 2), {}, "it must lie in 0..1."),
     (("--labels", "nowhere"), {}, "'nowhere' is not the folder of a run"),

@@ -21,7 +21,7 @@ from ddpmseg.analysis.ablation import ablation
 from ddpmseg.analysis.cells import METRICS
 from ddpmseg.analysis.markup import as_csv, as_latex, as_markdown
 from ddpmseg.analysis.published import load_published
-from ddpmseg.analysis.runs import Run, Summary, in_order, variants, without_repeats
+from ddpmseg.analysis.runs import DASH, Run, Summary, in_order, variants, without_repeats
 from ddpmseg.analysis.tables import Row, Table, cross_table, paper_table
 from ddpmseg.tracking.results import claim_folder
 
@@ -114,6 +114,39 @@ def test_published_numbers() -> None:
 )
 def test_the_method_of_a_run(settings: Mapping[str, Any], method: str) -> None:
     assert PUBLISHED.method_of({**some_run().settings, **settings}) == method
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "method"),
+    [
+        ("dataset_ddpm", None, "DatasetDDPM"),
+        ("dataset_gan_50k", "resnet101.pth", "DatasetGAN"),
+        ("dataset_ddpm", "random", "dataset_ddpm"),
+        ("ddpm_lsun_horse", None, "ddpm_lsun_horse"),
+    ],
+)
+def test_the_method_of_a_network_trained_on_synthetic_images(
+    name: str, checkpoint: str | None, method: str
+) -> None:
+    settings = {"segmenter.name": name, "segmenter.checkpoint": checkpoint}
+    assert PUBLISHED.method_of({"dataset.name": "cat_15", **settings}) == method
+
+
+def test_networks_trained_on_the_images_of_each_dataset_share_a_row() -> None:
+    runs = []
+    for index, dataset in enumerate(("cat_15", "horse_21")):
+        settings = {
+            "dataset.name": dataset,
+            "segmenter.name": "dataset_ddpm",
+            "segmenter.checkpoint": None,
+            "segmenter.images": f"data/{dataset}/samples",
+            "seed": 0,
+            "method": "DatasetDDPM",
+        }
+        runs.append(Run(f"runs/{dataset}", settings, {"miou": 0.4 + index / 10}))
+    found = rows_of(paper_table(runs, "miou", PUBLISHED))
+    ours = found["DatasetDDPM", "ours (2 runs)"]
+    assert [cell for cell in ours if cell] == [f"{score} ± {DASH} (1)" for score in (40.0, 50.0)]
 
 
 def rows_of(table: Table) -> dict[tuple[str, ...], list[str]]:

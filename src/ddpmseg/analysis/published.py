@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ddpmseg.analysis.runs import BACKBONE, Summary
+from ddpmseg.analysis.runs import BACKBONE, SEGMENTER, Summary
 
 Quoted = Mapping[str, Summary]
 """Numbers by dataset; datasets without one are left out."""
@@ -19,21 +19,24 @@ Quoted = Mapping[str, Summary]
 class Method:
     """A row of the paper's table.
 
-    backbones: patterns of the names of backbones whose runs belong to it. features: what a run must
-    read besides. reproduced: what others got, by who they are.
+    backbones: patterns of the names of backbones whose runs belong to it. segmenters: of networks
+    trained on images that an ensemble labelled. features: what a run must read besides. reproduced:
+    what others got, by who they are.
     """
 
     name: str
     published: Quoted
     backbones: tuple[str, ...] = ()
+    segmenters: tuple[str, ...] = ()
     features: tuple[tuple[str, tuple[int, ...]], ...] = ()
     reproduced: tuple[tuple[str, Quoted], ...] = ()
 
     def fit(self, settings: Mapping[str, Any]) -> tuple[bool, int]:
         """How specifically a run with these settings is meant; (False, 0) where it is not."""
-        name = settings[BACKBONE]
-        fitting = [len(pattern) for pattern in self.backbones if fnmatchcase(name, pattern)]
-        read = all(settings[f"features.{key}"] == list(value) for key, value in self.features)
+        patterns = self.segmenters if SEGMENTER in settings else self.backbones
+        name = _network_of(settings)
+        fitting = [len(pattern) for pattern in patterns if fnmatchcase(name, pattern)]
+        read = all(settings.get(f"features.{key}") == list(value) for key, value in self.features)
         return (bool(self.features), max(fitting)) if fitting and read else (False, 0)
 
 
@@ -45,13 +48,18 @@ class Published:
     methods: tuple[Method, ...]
 
     def method_of(self, settings: Mapping[str, Any]) -> str:
-        """The method a run belongs to; the backbone's name where the paper has none like it.
+        """The method a run belongs to; the network's name where the paper has none like it.
 
         An untrained network belongs to none.
         """
         best = max(self.methods, key=lambda method: method.fit(settings))
-        untrained = settings.get("backbone.checkpoint") == "random"
-        return settings[BACKBONE] if untrained or not best.fit(settings)[1] else best.name
+        given = (settings.get(f"{part}.checkpoint") for part in ("backbone", "segmenter"))
+        other = "random" in given or not best.fit(settings)[1]
+        return _network_of(settings) if other else best.name
+
+
+def _network_of(settings: Mapping[str, Any]) -> str:
+    return settings[SEGMENTER if SEGMENTER in settings else BACKBONE]
 
 
 @cache
@@ -70,6 +78,7 @@ def load_published() -> Published:
             entry["name"],
             quoted(entry["published"]),
             tuple(entry.get("backbones", ())),
+            tuple(entry.get("segmenters", ())),
             tuple((key, tuple(value)) for key, value in entry.get("features", {}).items()),
             tuple((one["by"], quoted(one["scores"])) for one in entry.get("reproduced", ())),
         )

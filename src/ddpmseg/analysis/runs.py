@@ -11,6 +11,12 @@ REPEATS = ("seed", "dataset.split_seed")
 DASH = "\N{EN DASH}"
 """Stands for a number that is not there."""
 DATASET, BACKBONE, METHOD = "dataset.name", "backbone.name", "method"
+SEGMENTER = "segmenter.name"
+"""What a run has that trained a network on images an ensemble labelled, instead of a backbone."""
+
+
+OF_A_NAME = ("dataset.", "backbone.", "head.checkpoint", "segmenter.images")
+"""How keys begin that differ wherever datasets or backbones do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +82,9 @@ def variants(
 ) -> dict[Variant, list[Run]]:
     """Runs by all that differs between them, beyond the settings `apart` and `repeats`.
 
-    A dataset's or a backbone's own settings, and the ensemble of `head.checkpoint`, tell runs apart
-    only where the name of dataset (and backbone) is the same, since the name does so already. Where
+    A dataset's or a backbone's own settings, the ensemble of `head.checkpoint` and the folder of
+    `segmenter.images` tell runs apart only where the name of dataset (and backbone) is the same,
+    since the name does so already. Where
     methods are `apart`, or datasets, only runs of the same are compared. Ordered by their settings.
     """
     runs = list(runs)
@@ -102,7 +109,7 @@ def _circle(run: Run, key: str, apart: Collection[str]) -> tuple[str, ...]:
     names = [METHOD] if METHOD in apart else []
     if key == BACKBONE:
         names += [DATASET] if DATASET in apart else []
-    elif key.startswith(("dataset.", "backbone.", "head.checkpoint")) and key != DATASET:
+    elif key.startswith(OF_A_NAME) and key != DATASET:
         names += [DATASET] if key.startswith("dataset.") else [DATASET, BACKBONE]
     return tuple(run.text(name) for name in names)
 

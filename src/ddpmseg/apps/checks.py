@@ -16,11 +16,14 @@ from ddpmseg.apps.build import (
     read_head,
     weight_file,
 )
+from ddpmseg.apps.checks_distill import check_distillation
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
+from ddpmseg.apps.ranges import at_least, one_of
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.sampling import check_steps
 from ddpmseg.backbones.weights import PRECISIONS
 from ddpmseg.config import (
+    DatasetConfig,
     DiffusersConfig,
     FolderDatasetConfig,
     GuidedDiffusionConfig,
@@ -39,7 +42,7 @@ from ddpmseg.heads.protocols import PROTOCOLS
 from ddpmseg.heads.segment import Vote
 from ddpmseg.tracking.loggers import check_loggers
 
-TASKS = ("segment", "pretrain")
+TASKS = ("segment", "distill", "pretrain")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
@@ -71,7 +74,9 @@ def check_training(config: TrainConfig, files: bool = True) -> None:
     if config.task == "pretrain":
         _check_pretraining(config)
     else:
-        _check_segmentation(config, files)
+        _check_dataset(config.dataset, files)
+        check = check_distillation if config.task == "distill" else _check_segmentation
+        check(config, files)
     _check_folder("paths.output_dir", Path(config.paths.output_dir))
 
 
@@ -117,8 +122,7 @@ def _check_devices(config: TrainConfig) -> None:
         )
 
 
-def _check_segmentation(config: TrainConfig, files: bool) -> None:
-    dataset, features, head = config.dataset, config.features, config.head
+def _check_dataset(dataset: DatasetConfig, files: bool) -> None:
     at_least("dataset.image_size", dataset.image_size, 8)
     at_least("dataset.num_labelled", dataset.num_labelled, 1)
     at_least("dataset.num_test", dataset.num_test, 1)
@@ -128,6 +132,10 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
         one_of("dataset.split", dataset.split, SPLITS)
         if files and not comes_at_first_use(dataset):
             _check_root(dataset)
+
+
+def _check_segmentation(config: TrainConfig, files: bool) -> None:
+    features, head = config.features, config.head
     one_of("features.hook", features.hook, get_args(Hook))
     one_of("features.noise", features.noise, get_args(NoiseKind))
     at_least("features.batch_size", features.batch_size, 1)
@@ -150,7 +158,7 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     elif files and isinstance(config.backbone, DiffusersConfig) and not config.backbone.download:
         weight_file(config.backbone)  # its small files have been read already
     if head.checkpoint is not None:
-        read_head(config, layout.dim, load_class_table(dataset.classes))
+        read_head(config, layout.dim, load_class_table(config.dataset.classes))
 
 
 def _check_root(dataset: FolderDatasetConfig) -> None:
@@ -222,13 +230,3 @@ def _check_folder(key: str, folder: Path) -> None:
             f"`{key}={folder}`: '{existing}' is not a folder that can be written to. "
             f"Choose another `{key}`."
         )
-
-
-def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"`{key}={value}`: must be one of {', '.join(allowed)}.")
-
-
-def at_least(key: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ConfigError(f"`{key}={value}`: must be at least {least}.")

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from ddpmseg.apps.load import load_config
+from ddpmseg.apps.load import load_head_config
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import paper_hidden
 from ddpmseg.heads.official import write_ensemble
@@ -17,7 +17,7 @@ def export(run: Path, output_dir: Path) -> None:
     Raises UserError when the run is not finished, its head does not have two hidden layers, or the
     folder cannot be used.
     """
-    features = load_config(run).features
+    features = load_head_config(run).features
     head, _ = load_head(run / "head.safetensors")
     write_ensemble(head, output_dir)
     log.info(

@@ -52,6 +52,8 @@ def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
     configs: dict[str, TrainConfig] = {}
     for run in dict.fromkeys(runs):
         config = load_config(run)
+        if config.task != "segment":
+            continue
         blocks, timesteps = config.features.blocks, config.features.timesteps
         if len(blocks) > 1 or len(timesteps) > 1:
             log.info("'%s' reads out several maps at once: it is in no curve", run)

@@ -66,11 +66,16 @@ def get_weights(backbone: BackboneConfig) -> None:
     log.info("'%s' is there%s.", place, " already, and as expected" if there else "")
 
 
-def fetch_missing(dataset: DatasetConfig, backbone: BackboneConfig, paths: PathsConfig) -> None:
-    """Fetch what a run needs, has not got, and may fetch; raises as the two functions above."""
+def fetch_missing(
+    dataset: DatasetConfig, backbone: BackboneConfig | None, paths: PathsConfig
+) -> None:
+    """Fetch what a run needs, has not got, and may fetch; raises as the two functions above.
+
+    `backbone` is None for a run that reads none.
+    """
     if comes_at_first_use(dataset):
         get_dataset(dataset, paths)
-    if comes_at_first_use(backbone):
+    if backbone is not None and comes_at_first_use(backbone):
         get_weights(backbone)
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
-from ddpmseg.apps.load import load_config
+from ddpmseg.apps.load import load_head_config
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.convert import CLASSES
@@ -58,7 +58,7 @@ def load_labeller(run: Path, image_size: int, dataset_root: Path) -> Labeller:
     Raises UserError where it is not finished, or works at another size or with other classes than
     the set's `classes.yaml`, where there is one.
     """
-    config = load_config(run)
+    config = load_head_config(run)
     head, facts = load_head(run / "head.safetensors")
     says = f"`--labels {run}`: this run"
     if config.dataset.image_size != image_size:

@@ -20,6 +20,17 @@ def load_config(run: Path) -> TrainConfig:
     return _load(run, TrainConfig, "train.py")
 
 
+def load_head_config(run: Path) -> TrainConfig:
+    """As `load_config`, of a run that trains a head; ConfigError for one of another task."""
+    config = load_config(run)
+    if config.task != "segment":
+        raise ConfigError(
+            f"'{run}' is a run of task={config.task}, which trains no head. Name a run of "
+            "task=segment."
+        )
+    return config
+
+
 def load_sweep_config(folder: Path) -> SweepConfig:
     """What `sweep.py` last ran with. Raises ConfigError where `folder` is none of its."""
     return _load(folder, SweepConfig, "sweep.py")

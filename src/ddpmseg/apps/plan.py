@@ -58,6 +58,8 @@ def estimate(config: TrainConfig) -> list[str]:
     Images that are not there yet are counted as the class table says, and weights that are not
     there are replaced by random ones, which take as long.
     """
+    if config.task != "segment":
+        raise ConfigError(f"`task={config.task}`: only what task=segment takes is estimated.")
     notes = []
     dataset = config.dataset
     if isinstance(dataset, FolderDatasetConfig) and not holds_something(

@@ -1,20 +1,24 @@
-"""Segment any photograph with the head of a finished run."""
+"""Segment any photograph with what a finished run has trained."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
 from ddpmseg.apps.load import load_config
+from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
 from ddpmseg.files import written_whole
 from ddpmseg.heads.export import load_head
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import HeadReader, Segmentation, segment
+from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 from ddpmseg.tracking.pictures import overlay, write_mask
 
 log = logging.getLogger(__name__)
@@ -32,18 +36,14 @@ def predict(
     if len(set(stems)) < len(stems):
         raise DataError("two images have the same name without its suffix; rename one of them.")
     config = load_config(run)
-    head, _ = load_head(run / "head.safetensors")
     classes = load_class_table(config.dataset.classes)
-    device = choose_device(accelerator)
-    extractor = build_extractor(config, build_backbone(config.backbone, device))
-    reader = HeadReader(head.to(device), extractor.layout, extractor.backbone.dtype)
+    segmented = _segmenter(config, run, choose_device(accelerator))
     written = []
     for path in images:
         if not path.is_file():
             raise DataError(f"image '{path}' does not exist.")
         photo = fit_image(read_image(path, str(path)), config.dataset.image_size, True, str(path))
-        maps = extractor(photo[None], [f"predict/{path.stem}"])
-        result = segment(reader, maps, config.head.vote)  # pyright: ignore[reportArgumentType]
+        result = segmented(photo[None], f"predict/{path.stem}")
         mask = result.masks[0].cpu().numpy().astype(np.uint8)
         write_mask(output_dir / path.stem, mask, classes)
         picture = overlay(photo.permute(1, 2, 0).numpy(), mask, classes)
@@ -53,3 +53,17 @@ def predict(
         log.info("%s: uncertainty %.3f, %s", path, float(result.uncertainty[0]), found)
         written.append(output_dir / f"{path.stem}.npy")
     return written
+
+
+def _segmenter(
+    config: TrainConfig, run: Path, device: torch.device
+) -> Callable[[Tensor, str], Segmentation]:
+    """Segments a photograph (1, 3, s, s) of a name: with a head, or with a network of its own."""
+    if config.task == "distill":
+        network = load_segmenter(run / SEGMENTER)[0].to(device)
+        return lambda photo, _: network.segment(photo.to(device))
+    head, _ = load_head(run / "head.safetensors")
+    extractor = build_extractor(config, build_backbone(config.backbone, device))
+    reader = HeadReader(head.to(device), extractor.layout, extractor.backbone.dtype)
+    vote = config.head.vote
+    return lambda photo, name: segment(reader, extractor(photo, [name]), vote)  # pyright: ignore

@@ -94,6 +94,9 @@ def finished_runs(paths: Sequence[Path]) -> list[Run]:
     Raises DataError for a path that is itself left out, or has no run, ConfigError for no folder.
     """
     found, left_out = read_runs(paths, load_published())
+    headless = [run for run in found if run.settings["task"] != "segment"]
+    found = [run for run in found if run not in headless]
+    left_out += [(Path(run.folder), "a run of task=distill, which has no head") for run in headless]
     named = {path.resolve(): path for path in paths}
     for folder, reason in left_out:
         if folder.resolve() in named:

@@ -57,7 +57,7 @@ def _searched(path: Path) -> Iterator[Path]:
 
 def _read(folder: Path, published: Published) -> Run:
     config = load_config(folder)
-    if config.task != "segment":
+    if config.task == "pretrain":
         raise DataError(f"a run of task={config.task}")
     if not (folder / RESULTS).is_file():
         raise DataError(f"unfinished: there is no {RESULTS}")

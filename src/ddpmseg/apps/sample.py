@@ -13,15 +13,12 @@ from ddpmseg.apps.label import OVERVIEW, Labeller, label_images, load_labeller, 
 from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone
 from ddpmseg.backbones.sampling import Sampler, check_steps
 from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, TrainConfig
-from ddpmseg.data.subsets import least_uncertain
+from ddpmseg.data.subsets import least_uncertain, num_filtered, num_most_certain
 from ddpmseg.errors import ConfigError
 from ddpmseg.locks import FolderLocks
 from ddpmseg.tracking.samples import SampleFolder, name_of
 
 log = logging.getLogger(__name__)
-
-DROPPED = 30 / 50_000
-"""Share of the most certain images that the original leaves out."""
 
 
 def sample(
@@ -33,6 +30,7 @@ def sample(
     batch_size: int = 8,
     labels: Path | None = None,
     keep: int | None = None,
+    filter_out: float | None = None,
     drop_certain: int | None = None,
 ) -> None:
     """Bring `output` to `num` images of `config.backbone`; what is there already stays.
@@ -42,11 +40,14 @@ def sample(
         batch_size: images per forward pass.
         labels: folder of a finished run whose ensemble labels the images; None: no labels.
         keep: the `keep` most certain images are used, after the `drop_certain` first; None: all.
+        filter_out: instead of `keep`, the share of the images that is not used.
 
     Raises ConfigError for an option that cannot work, a backbone that draws no images, an output
     folder of other settings or a run that does not fit; CheckpointError as the two parts.
     """
     _check_numbers(num, seed, batch_size)
+    if filter_out is not None:
+        keep = _num_kept(num, keep, filter_out)
     dropped = _num_dropped(num, labels, keep, drop_certain)
     flags = _drawing(config.backbone).unet
     steps = flags.diffusion_steps if steps is None else steps
@@ -127,21 +128,35 @@ def _drawn_by(backbone: GuidedDiffusionBackbone, steps: int, seed: int) -> dict[
     return {"backbone": backbone.name, **identity, "steps": steps, "seed": seed}
 
 
+def _num_kept(num: int, keep: int | None, filter_out: float) -> int:
+    """What `filter_out` leaves of `num` images; ConfigError where it is no share, or not alone."""
+    if keep is not None:
+        raise ConfigError("`--keep` and `--filter-out` say the same in two ways: give one of them.")
+    if not 0 <= filter_out < 1:  # NaN is not
+        raise ConfigError(f"`--filter-out {filter_out}`: must be a share, from 0 to below 1.")
+    kept = num - num_filtered(num, filter_out)
+    if not kept:
+        raise ConfigError(f"`--filter-out {filter_out}`: leaves none of {num} images. Lower it.")
+    return kept
+
+
 def _num_dropped(num: int, labels: Path | None, keep: int | None, drop_certain: int | None) -> int:
     """How many of the most certain images are left out; ConfigError where the options conflict."""
     if keep is None:
         if drop_certain is not None:
-            raise ConfigError("`--drop-certain` goes with `--keep`: without it all are used.")
+            raise ConfigError(
+                "`--drop-certain` goes with `--keep` or `--filter-out`: without them all are used."
+            )
         return 0
     if labels is None:
         raise ConfigError(
-            f"`--keep {keep}`: which images are the most certain is known only of labelled ones. "
-            "Add `--labels RUN`."
+            "`--keep` and `--filter-out`: which images are the most certain is known only of "
+            "labelled ones. Add `--labels RUN`."
         )
     if not 1 <= keep <= num:
         raise ConfigError(f"`--keep {keep}`: must lie in 1..{num}, the number of images.")
     if drop_certain is None:
-        return min(round(DROPPED * num), num - keep)
+        return min(num_most_certain(num), num - keep)
     if not 0 <= drop_certain <= num - keep:
         raise ConfigError(
             f"`--drop-certain {drop_certain}`: of {num} images {keep} are kept, so it must lie in "

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from ddpmseg import ranks
 from ddpmseg.apps.build import cache_folder
 from ddpmseg.apps.checks import check_alone, checked_config
+from ddpmseg.apps.distill import run_distillation
 from ddpmseg.apps.get import fetch_missing
 from ddpmseg.apps.launch import processes
 from ddpmseg.apps.pretrain import run_pretraining
@@ -25,7 +26,7 @@ def finished(cfg: DictConfig) -> float | None:
 
     The settings were checked when that run was made: a multirun passes over hundreds quickly.
     """
-    if cfg.paths.overwrite or cfg.task != "segment":
+    if cfg.paths.overwrite or cfg.task == "pretrain":
         return None
     return finished_miou(Path(cfg.paths.output_dir), cfg)
 
@@ -41,8 +42,9 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     check_alone(config.trainer, in_multirun)
     folder = Path(config.paths.output_dir)
     check_claim(folder, cfg, config.paths.overwrite)
-    if config.task == "segment":
-        fetch_missing(config.dataset, config.backbone, config.paths)
+    if config.task != "pretrain":
+        backbone = config.backbone if config.task == "segment" else None
+        fetch_missing(config.dataset, backbone, config.paths)
     quiet_libraries()
     keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer), ExitStack() as until_done:
@@ -59,7 +61,8 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
         if config.task == "pretrain":
             run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))
             return None
-        scores = run_segmentation(config, claim)
+        run = run_distillation if config.task == "distill" else run_segmentation
+        scores = run(config, claim)
         until_done.close()  # loggers first: what counts as finished has been logged whole
         if ranks.is_first():
             mark_finished(folder)

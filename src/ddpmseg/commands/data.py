@@ -1,4 +1,4 @@
-"""`data get`, `data check`, `data write` and `data convert`."""
+"""`data get`, `data check`, `data write`, `data convert` and `data unpack`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from ddpmseg.commands.common import add_command, add_overrides, show, typed
 
 def add(commands: Any) -> None:
     commands = commands.add_parser(
-        "data", help="labelled images: get, check, write, convert"
+        "data", help="labelled images: get, check, write, convert, unpack"
     ).add_subparsers(required=True)
 
     def get(name: str, config_dir: Path, overrides: list[str]) -> int:
@@ -35,6 +35,11 @@ def add(commands: Any) -> None:
         from ddpmseg.apps.convert import convert
 
         return show(convert(**options))
+
+    def unpack(**options: Any) -> int:
+        from ddpmseg.apps.unpack_samples import unpack_samples
+
+        return show(unpack_samples(**options))
 
     for action, run, text in (
         ("get", get, "fetch and unpack a dataset of conf/dataset/"),
@@ -71,3 +76,10 @@ def add(commands: Any) -> None:
         default=256,
         help="for --config: the side at which the backbone sees images",
     )
+    command = add_command(
+        commands, "unpack", unpack, "synthetic images with labels in an .npz to a folder"
+    )
+    command.add_argument("archive", type=Path, help="samples_256x256x3.npz, as the authors have it")
+    command.add_argument("output", type=Path, help="goes on where it was stopped")
+    command.add_argument("--classes", required=True, help="class table, such as horse_21")
+    command.add_argument("--num", type=int, help="only so many, the first")

@@ -34,6 +34,9 @@ def add(commands: Any) -> None:
     command.add_argument("--labels", type=Path, help="folder of a train.py run that labels them")
     command.add_argument("--keep", type=int, help="use only so many, the most certain")
     command.add_argument(
+        "--filter-out", type=float, metavar="SHARE", help="or leave out so many: 0.1, as the paper"
+    )
+    command.add_argument(
         "--drop-certain",
         type=int,
         help="leave out so many of the most certain (default: 30 in 50,000, as the original)",

@@ -39,6 +39,7 @@ from ddpmseg.config.roots import (
     TrainConfig,
     TrainerConfig,
 )
+from ddpmseg.config.segmenter import SegmenterConfig
 from ddpmseg.config.store import register, schema_of
 from ddpmseg.data.download import TRANSFER, DownloadConfig
 
@@ -65,6 +66,7 @@ __all__ = [
     "PixelsConfig",
     "PoniesConfig",
     "PretrainConfig",
+    "SegmenterConfig",
     "SwavConfig",
     "SweepConfig",
     "SweepSettings",

@@ -22,6 +22,7 @@ HOW = (
     ("backbone", "layers"),
     *(("features", key) for key in CACHE),
     ("paths", "cache_dir"),
+    *(("segmenter", key) for key in ("num_workers", "checkpoint_every", "keep_epochs")),
 )
 """Keys that decide how something is computed, not what."""
 
@@ -31,9 +32,11 @@ LAUNCHING = re.compile(r"(-m|--multirun)$|\+{0,2}(multirun|hydra/launcher|hydra\
 
 def run_request(cfg: DictConfig) -> dict[str, Any]:
     """All that decides what a run computes, by dotted key."""
-    groups = ["dataset", "backbone", "features", "head"]
-    if cfg.task == "pretrain":
-        groups = ["dataset", "backbone", "pretrain"]
+    groups = {
+        "segment": ["dataset", "backbone", "features", "head"],
+        "distill": ["dataset", "segmenter"],
+        "pretrain": ["dataset", "backbone", "pretrain"],
+    }.get(cfg.task, [])
     request = OmegaConf.masked_copy(cfg, ["task", "seed", *groups])
     request.trainer = {"precision": cfg.trainer.precision}
     leave_out_how(request)
@@ -43,6 +46,11 @@ def run_request(cfg: DictConfig) -> dict[str, Any]:
 def run_key(_root_: DictConfig) -> str:
     """Eight hex digits that identify what a run computes, whatever its paths and loggers."""
     return request_key(run_request(_root_))
+
+
+def network_name(_root_: DictConfig) -> str:
+    """Of the network that a run trains or reads."""
+    return _root_.segmenter.name if _root_.task == "distill" else _root_.backbone.name
 
 
 def leave_out_how(cfg: DictConfig) -> None:

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.config.dataset import DatasetConfig
 from ddpmseg.config.multirun import MultirunConfig
+from ddpmseg.config.segmenter import SegmenterConfig
 
 
 @dataclass
@@ -192,13 +193,15 @@ class TrainConfig:
     """Root of `conf/train.yaml`."""
 
     task: str = "segment"
-    """'segment': train a head and test it; 'pretrain': train a diffusion model."""
+    """'segment': train a head and test it; 'distill': train and test a network on images that an
+    ensemble labelled; 'pretrain': train a diffusion model."""
     seed: int = 0
     dataset: DatasetConfig = MISSING
     backbone: BackboneConfig = MISSING
     features: FeaturesConfig = MISSING
     head: HeadConfig = MISSING
     pretrain: PretrainConfig = MISSING
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     multirun: MultirunConfig = field(default_factory=MultirunConfig)

@@ -14,7 +14,13 @@ from ddpmseg import backbones
 from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.config.backbone import BACKBONES
 from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
-from ddpmseg.config.identity import multirun_key, multirun_name, run_key, sweep_key
+from ddpmseg.config.identity import (
+    multirun_key,
+    multirun_name,
+    network_name,
+    run_key,
+    sweep_key,
+)
 from ddpmseg.config.multirun import MultirunConfig
 from ddpmseg.config.roots import (
     FeaturesConfig,
@@ -25,6 +31,7 @@ from ddpmseg.config.roots import (
     TrainConfig,
     TrainerConfig,
 )
+from ddpmseg.config.segmenter import SegmenterConfig
 from ddpmseg.errors import ConfigError
 
 DATASETS = {"folder": FolderDatasetConfig, "ponies": PoniesConfig}
@@ -99,6 +106,7 @@ def _alae_layers(levels: int, image_size: int, input_size: int | None) -> list[i
 def register() -> None:
     """Make the schemas available to the defaults lists in `conf/`."""
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
+    OmegaConf.register_new_resolver("network_name", network_name, replace=True)
     OmegaConf.register_new_resolver("sweep_key", sweep_key, replace=True)
     # Cached, so that jobs composed in another process inherit the folder of their multirun.
     OmegaConf.register_new_resolver("multirun_key", multirun_key, replace=True, use_cache=True)
@@ -119,6 +127,7 @@ def register() -> None:
         ("features", FeaturesConfig),
         ("head", HeadConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")),
         ("pretrain", PretrainConfig),
+        ("segmenter", SegmenterConfig),
         ("trainer", TrainerConfig),
         ("multirun", MultirunConfig),
         ("paths", PathsConfig),

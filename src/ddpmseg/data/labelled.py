@@ -128,11 +128,11 @@ class LabelledFolder:
         where = f"'{folder / train_images}'"
         count = _count("num_labelled", num_labelled, paper, len(train), where)
         chosen = [train[index] for index in nested_subset(count, len(train), subset_seed)]
-        self.train: LabelledSplit = _Files(
+        self.train: LabelledSplit = LabelledFiles(
             chosen, self.classes, image_size, center_crop, tiny_annotations
         )
         count = _count("num_test", num_test, None, len(test), f"'{folder / test_images}'")
-        self.test: LabelledSplit = _Files(
+        self.test: LabelledSplit = LabelledFiles(
             test[:count], self.classes, image_size, center_crop, "keep"
         )
 
@@ -175,7 +175,13 @@ class Ponies:
         )
 
 
-class _Files(LabelledSplit):
+class LabelledFiles(LabelledSplit):
+    """Images and masks of `find_pairs`, at `image_size` pixels.
+
+    `center_crop`, `tiny_annotations`: as of `LabelledFolder`. Reading a sample raises DataError for
+    a file that cannot be used, and for a mask of another size or with labels of no class.
+    """
+
     def __init__(
         self,
         pairs: list[Pair],

@@ -6,6 +6,9 @@ import torch
 
 from ddpmseg.randomness import keyed_generator
 
+MOST_CERTAIN = 30 / 50_000
+"""Share of the synthetic images that the original leaves out for being too certain."""
+
 
 def nested_subset(count: int, total: int, seed: int | None) -> list[int]:
     """Choose `count` of the indices 0..total-1, so that a smaller choice begins every larger one.
@@ -48,3 +51,13 @@ def least_uncertain(uncertainties: Sequence[float], keep: int, drop_certain: int
         raise ValueError(f"cannot keep {keep} of {len(uncertainties)} less {drop_certain}")
     order = sorted(range(len(uncertainties)), key=lambda index: uncertainties[index])
     return sorted(order[drop_certain : drop_certain + keep])
+
+
+def num_most_certain(total: int) -> int:
+    """As many of `total` images as the original's 30 are of 50,000."""
+    return round(MOST_CERTAIN * total)
+
+
+def num_filtered(total: int, share: float) -> int:
+    """How many of `total` images are left out where a `share` of them, 0 <= share < 1, shall be."""
+    return round(share * total)

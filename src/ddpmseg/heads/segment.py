@@ -24,7 +24,8 @@ class Segmentation:
     """Prediction for n images.
 
     masks: labels 0..K-1, int64. disagreement: Jensen-Shannon divergence of the members per pixel,
-    in nats. uncertainty: of an image, see `image_uncertainty`.
+    in nats; of a network without members the entropy of its softmax. uncertainty: of an image, see
+    `image_uncertainty`.
     """
 
     masks: Int[Tensor, "n s s"]

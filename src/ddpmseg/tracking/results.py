@@ -22,8 +22,15 @@ CONFIG = "config.yaml"
 PER_CLASS = "per_class.csv"
 CONFUSION = "confusion.csv"
 FINISHED = (RESULTS, "unet.json")
-"""What a finished run leaves last: `task=segment` and `task=pretrain`."""
-REPLACED = (*FINISHED, "last.ckpt", "metrics.jsonl", "head.safetensors", "unet.safetensors")
+"""What a finished run leaves last: `task=pretrain` the second, all others the first."""
+REPLACED = (
+    *FINISHED,
+    "last.ckpt",
+    "metrics.jsonl",
+    "head.safetensors",
+    "unet.safetensors",
+    "segmenter.safetensors",
+)
 """Files of an earlier run that must not be taken for those of the run that replaces it."""
 COLUMNS = (
     "dataset",
@@ -141,6 +148,8 @@ def _what_matters(settings: str) -> Any:
     found = yaml.safe_load(settings)
     if isinstance(found, dict):
         found.pop("logger", None)
+        if found.get("task") != "distill":
+            found.pop("segmenter", None)  # which runs recorded by an earlier version lack
         found.get("trainer", {}).pop("devices", None)
     return found
 

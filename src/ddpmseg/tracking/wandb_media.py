@@ -100,10 +100,11 @@ def log_results(run: "Run", folder: Path, row: Mapping[str, object]) -> None:
     )
 
 
-def log_artifacts(run: "Run", head: Path, data: str, data_sha256: str, row: Mapping) -> None:
-    """The head as a model, and by their digests the images and the weights it was made of."""
-    scores = {name: row[name] for name in ("miou", "miou_present", "pixel_accuracy")}
-    log_model(run, "head", head, {**scores, "blocks": row["blocks"], "timesteps": row["timesteps"]})
+def log_artifacts(run: "Run", path: Path, data: str, data_sha256: str, row: Mapping) -> None:
+    """What was trained, as a model called like its file, and by their digests the images and the
+    weights it was made of."""
+    names = ("miou", "miou_present", "pixel_accuracy", "blocks", "timesteps")
+    log_model(run, path.stem, path, {name: row[name] for name in names if row[name] != ""})
     log_reference(run, DATASET, f"dataset-{data}", data_sha256)
     if row["checkpoint_sha256"]:
         name = f"weights-{row['backbone']}"

@@ -29,8 +29,8 @@ ADDRESS = re.compile(r"(?<=url=).*|(?<=://)\S*@")
 class Identity:
     """What a run is called and found by.
 
-    id: by content, so that a resumed job goes on with its run. job_type: segment, pretrain, sweep
-    or cell. config: plain, nested values; W&B shows them as dotted columns.
+    id: by content, so that a resumed job goes on with its run. job_type: segment, distill,
+    pretrain, sweep or cell. config: plain, nested values; W&B shows them as dotted columns.
     """
 
     id: str
@@ -112,6 +112,11 @@ def plain_config(config: TrainConfig | SweepConfig) -> dict[str, Any]:
     if isinstance(config, SweepConfig):
         plain["head"] = {"name": _head_name(config.sweep.head.hidden)}
         return plain
+    if config.task == "distill":
+        for group in ("backbone", "features", "head", "pretrain"):
+            del plain[group]
+        return plain
+    del plain["segmenter"]
     if config.task == "pretrain":
         return plain | {"features": {}, "head": {}}
     features, head = config.features, config.head
@@ -170,7 +175,7 @@ def open_run(
             ),
         )
     run.define_metric(STEP, hidden=True)
-    for part in ("train/*", "test/*"):
+    for part in ("train/*", "val/*", "test/*"):
         run.define_metric(part, step_metric=STEP)
     sender = None
     if settings.mode != "disabled":
@@ -205,6 +210,9 @@ def _arguments_without_secrets() -> Iterator[None]:
 
 
 def _tags(config: TrainConfig) -> tuple[str, ...]:
+    if config.task == "distill":
+        segmenter = config.segmenter
+        return (config.dataset.name, segmenter.name, segmenter.architecture)
     named = (config.dataset.name, config.backbone.name)
     if config.task == "pretrain":
         return named

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -12,12 +13,13 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from ddpmseg.files import written_whole
 
 log = logging.getLogger(__name__)
+METRICS = "metrics.jsonl"
 
 
 def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback]:
     """A progress bar where someone watches, log lines every `log_seconds` where nobody does."""
     shown = [TQDMProgressBar()] if sys.stderr.isatty() else [_ProgressLines(log_seconds)]
-    return [*shown, MetricsFile(folder / "metrics.jsonl")]
+    return [*shown, MetricsFile(folder / METRICS)]
 
 
 class Checkpoint(Callback):
@@ -79,5 +81,9 @@ class MetricsFile(Callback):
 
     def _write(self, trainer: pl.Trainer) -> None:
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": trainer.global_step, **values}) + "\n")
+        append_metrics(self.path, trainer.global_step, values)
+
+
+def append_metrics(path: Path, step: int, values: Mapping[str, float]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps({"step": step, **values}) + "\n")

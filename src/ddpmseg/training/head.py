@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddpmseg import ranks
 from ddpmseg.errors import TrainingError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
@@ -16,9 +15,9 @@ from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.protocols import BatchLossStopping, Protocol
 from ddpmseg.heads.segment import HeadReader, Segmentation, Vote, segment
 from ddpmseg.heads.stacked import StackedHead
-from ddpmseg.metrics.segmentation import Scores, SegmentationScores
 from ddpmseg.training.pixels import LabelledPixels, PixelVectors
 from ddpmseg.training.steps import step_loader
+from ddpmseg.training.testing import SegmentationTesting
 
 STANDARDISED_OVER = 8192
 """Training pixels over which features are scaled to mean 0 and deviation 1."""
@@ -129,44 +128,21 @@ class HeadTraining(pl.LightningModule):
         self.finished = checkpoint["finished"]
 
 
-class HeadTesting(pl.LightningModule):
-    """Segments test images as a stream and scores them; `scores` holds the result.
-
-    On several devices each rank segments its share, and the scores and uncertainties of all images
-    are those of every rank.
-    """
+class HeadTesting(SegmentationTesting):
+    """Tests a head on the features of a frozen network."""
 
     def __init__(
         self, head: StackedMLP, extractor: FeatureExtractor, ignore_label: int, vote: Vote
     ) -> None:
-        super().__init__()
+        super().__init__(head.num_classes, ignore_label)
         self.head = head
         self.vote: Vote = vote
-        self.counts = SegmentationScores(head.num_classes, ignore_label)
         # In a tuple, so that Lightning neither saves nor counts the frozen network.
         self._extractor = (extractor,)
-        self.scores: Scores | None = None
-        self.uncertainties: list[Tensor] = []
 
     def on_test_start(self) -> None:
         extractor = self._extractor[0]
         self._reader = HeadReader(self.head, extractor.layout, extractor.backbone.dtype)
 
-    def test_step(
-        self, batch: tuple[Tensor, Tensor, Sequence[str]], batch_index: int
-    ) -> Segmentation:
-        images, masks, names = batch
-        result = segment(self._reader, self._extractor[0](images, names), self.vote)
-        self.counts.update(result.masks, masks)
-        self.uncertainties.append(result.uncertainty.cpu())
-        return result
-
-    def on_test_epoch_end(self) -> None:
-        # The metric sums its counts over the ranks.
-        self.scores = self.counts.compute()
-        parts = ranks.gathered(self.uncertainties)
-        self.uncertainties = [value for part in parts for value in part]
-        self.log("test/miou", self.scores.miou.float())
-        self.log("test/miou_present", self.scores.miou_present.float())
-        self.log("test/pixel_accuracy", self.scores.pixel_accuracy.float())
-        self.log("test/uncertainty", torch.cat(self.uncertainties).mean())
+    def segmentation(self, images: Tensor, names: Sequence[str]) -> Segmentation:
+        return segment(self._reader, self._extractor[0](images, names), self.vote)

@@ -1,0 +1,45 @@
+"""`data unpack`: an archive of labelled synthetic images as the folder `task=distill` reads."""
+
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ddpmseg.data.class_table import load_class_table
+from ddpmseg.data.sample_archive import SampleArchive
+from ddpmseg.errors import ConfigError
+from ddpmseg.files import file_sha256
+from ddpmseg.tracking.samples import SampleFolder, name_of
+
+log = logging.getLogger(__name__)
+
+
+def unpack_samples(archive: Path, output: Path, classes: str, num: int | None = None) -> list[str]:
+    """Write the first `num` images (None: all) as `sample` leaves its own; returns lines to print.
+
+    The same command goes on where it was stopped. Raises ConfigError for a folder that holds
+    something else and a number that cannot be, DataError for a damaged archive and labels that are
+    no classes.
+    """
+    if not archive.is_file():
+        raise ConfigError(f"there is no archive '{archive}'.")
+    table, samples = load_class_table(classes), SampleArchive(archive)
+    num = samples.num if num is None else num
+    if not 1 <= num <= samples.num:
+        raise ConfigError(f"`--num {num}`: must lie in 1..{samples.num}, as many as there are.")
+    source = {"archive_sha256": file_sha256(archive)}
+    folder = SampleFolder(output)
+    folder.claim(source, source)
+    lacking = set(folder.lacking(num))  # an image is written after its mask
+    uncertainties = samples.uncertainties()
+    with tqdm(total=num, desc="unpacked", disable=not sys.stderr.isatty()) as bar:
+        for index, (image, mask) in zip(range(num), samples, strict=False):
+            if index in lacking:
+                table.check_mask(mask, f"{archive}, image {index}")
+                folder.write_mask(index, mask, table)
+                folder.write_image(index, torch.from_numpy(image.copy()).permute(2, 0, 1))
+            bar.update()
+    folder.write_uncertainties({name_of(i): float(uncertainties[i]) for i in range(num)})
+    return [f"{num} images of {samples.image_size} pixels with their labels in '{output}'"]

@@ -1,0 +1,177 @@
+"""DeepLabV3 as torchvision builds it, on images as they are stored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torchvision.models import (
+    MobileNet_V3_Large_Weights,
+    ResNet50_Weights,
+    ResNet101_Weights,
+    WeightsEnum,
+)
+from torchvision.models.segmentation import (
+    DeepLabV3,
+    deeplabv3_mobilenet_v3_large,
+    deeplabv3_resnet50,
+    deeplabv3_resnet101,
+)
+
+from ddpmseg.backbones.describe import Shapes, differences
+from ddpmseg.backbones.encoder import MEAN, STD
+from ddpmseg.backbones.pretrained import read_pretrained
+from ddpmseg.backbones.weights import RANDOM, shapes_of
+from ddpmseg.data.origin import checked_sha256
+from ddpmseg.errors import CheckpointError
+from ddpmseg.heads.segment import Segmentation
+from ddpmseg.heads.vote import image_uncertainty
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A body of DeepLabV3.
+
+    imagenet: the classifier of ImageNet it is taken from, as the paper's library had it. prefix: of
+    the body's parameters in such a classifier's file. dropped: of those it has besides.
+    """
+
+    build: Callable[..., DeepLabV3]
+    imagenet: WeightsEnum
+    prefix: str
+    dropped: str
+
+    def network(self, num_classes: int) -> DeepLabV3:
+        """With initial weights: whatever the library would download is left out."""
+        return self.build(
+            weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False
+        )
+
+
+ARCHITECTURES = {
+    "resnet101": Architecture(deeplabv3_resnet101, ResNet101_Weights.IMAGENET1K_V1, "", "fc."),
+    "resnet50": Architecture(deeplabv3_resnet50, ResNet50_Weights.IMAGENET1K_V1, "", "fc."),
+    "mobilenet": Architecture(
+        deeplabv3_mobilenet_v3_large,
+        MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+        "features.",
+        "classifier.",
+    ),
+}
+COUNTER = "num_batches_tracked"
+"""Of every batch norm, and read by none here. Files from before torch 0.4.1 lack it."""
+
+
+class DeepLab(nn.Module):
+    """DeepLabV3 without auxiliary classifier.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        num_classes: outputs per pixel.
+        seed: draws the initial weights.
+
+    Source: Chen et al. 2017 (arXiv 1706.05587); Baranchuk et al. 2022, DatasetDDPM of its code.
+    """
+
+    def __init__(self, architecture: str, num_classes: int, seed: int = 0) -> None:
+        super().__init__()
+        self.architecture, self.num_classes = architecture, num_classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = ARCHITECTURES[architecture].network(num_classes)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.mean: Tensor
+        self.std: Tensor
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
+        """Class scores (logits) of every pixel, for images in 0..255."""
+        scaled = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return self.network(scaled.contiguous(memory_format=torch.channels_last))["out"].float()
+
+    @torch.inference_mode()
+    def segment(self, images: UInt8[Tensor, "n 3 s s"]) -> Segmentation:
+        """Predict the mask of every image. To be called in eval mode."""
+        scores = self(images)
+        entropy = torch.special.entr(scores.softmax(dim=1)).sum(dim=1)
+        # On a CPU, max is faster than argmax along an axis that is not the last.
+        return Segmentation(scores.max(dim=1).indices, entropy, image_uncertainty(entropy))
+
+
+def find_weights(architecture: str, checkpoint: str | None) -> Path | None:
+    """The file of the body's first weights; None for 'random'.
+
+    `checkpoint` None means torchvision's own file, where torch keeps what it has downloaded.
+    Nothing is downloaded here. Raises CheckpointError where there is no such file.
+    """
+    if checkpoint == RANDOM:
+        return None
+    url = ARCHITECTURES[architecture].imagenet.url
+    name = url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if checkpoint is not None:
+        path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f"`segmenter.checkpoint={'null' if checkpoint is None else checkpoint}`: there is no "
+            f"file '{path}'. The paper begins with weights that ImageNet trained, which are not "
+            f"fetched unasked: put {url} there, or give another file of the network "
+            f"'{architecture}'. `segmenter.checkpoint=random` begins without any."
+        )
+    return path
+
+
+def load_body(network: DeepLab, path: Path) -> str:
+    """Load the network's body from a classifier of ImageNet; returns the file's SHA-256.
+
+    The file is torchvision's, or any with its parameters, also as .safetensors. Raises
+    CheckpointError where it cannot be read, or holds another network; the message says which.
+    """
+    digest = checked_sha256(path, None, CheckpointError)
+    state = read_pretrained(path)
+    body = network.network.backbone.state_dict()
+    given = _body_of(state, network.architecture)
+    wanted = shapes_of(body)
+    found = {key: shape for key, shape in shapes_of(given).items() if not key.endswith(COUNTER)}
+    asked = {key: shape for key, shape in wanted.items() if not key.endswith(COUNTER)}
+    if problems := differences(found, asked):
+        shown = "\n  ".join(problems[:6])
+        more = f"\n  ... and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit `segmenter.architecture={network.architecture}` "
+            f"({len(problems)} of {len(asked)} parameters differ):\n  {shown}{more}\n"
+            f"{_way_out(shapes_of(state))}"
+        )
+    network.network.backbone.load_state_dict(body | {key: given[key] for key in found})
+    return digest
+
+
+def _body_of(state: dict[str, Value], architecture: str) -> dict[str, Value]:
+    """Its parameters as the body calls them, without those of the classifier."""
+    kind = ARCHITECTURES[architecture]
+    return {
+        key.removeprefix(kind.prefix): value
+        for key, value in state.items()
+        if not key.startswith(kind.dropped)
+    }
+
+
+def _way_out(given: Shapes) -> str:
+    if "backbone.conv1.weight" in given or "backbone.0.0.weight" in given:
+        return (
+            "It is a whole segmentation network. Give the classifier of ImageNet that is its body."
+        )
+    for name, kind in ARCHITECTURES.items():
+        with torch.device("meta"):
+            wanted = shapes_of(kind.network(2).backbone.state_dict())
+        body = _body_of(dict(given), name)
+        if all(body.get(key) == wanted[key] for key in wanted if not key.endswith(COUNTER)):
+            return f"The file fits with `segmenter.architecture={name}`."
+    urls = ", ".join(kind.imagenet.url for kind in ARCHITECTURES.values())
+    return f"Fetch one of {urls}."

@@ -1,0 +1,35 @@
+"""A trained segmentation network as one file that nothing has to be executed to read."""
+
+from pathlib import Path
+from typing import Any
+
+from ddpmseg.errors import CheckpointError
+from ddpmseg.segmenters.deeplab import DeepLab
+from ddpmseg.tensor_file import UNREADABLE, load_tensors, save_tensors
+
+SEGMENTER = "segmenter.safetensors"
+"""The file of a finished run."""
+SHAPE = ("architecture", "num_classes")
+
+
+def save_segmenter(network: DeepLab, path: Path, facts: dict[str, Any]) -> None:
+    """Write the weights (fp32) under torchvision's names; shape and `facts` go into the header."""
+    card = {key: getattr(network, key) for key in SHAPE} | facts
+    save_tensors(network.network.state_dict(), path, card)
+
+
+def load_segmenter(path: Path) -> tuple[DeepLab, dict[str, Any]]:
+    """The network, in eval mode on the CPU, and the facts written by `save_segmenter`.
+
+    Raises CheckpointError when the file is missing, damaged or no segmentation network.
+    """
+    try:
+        tensors, card = load_tensors(path)
+        network = DeepLab(**{key: card.pop(key) for key in SHAPE})
+        network.network.load_state_dict(tensors)
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"'{path}' is not a segmentation network written by ddpmseg ({error}). "
+            "Name the folder of a finished run of task=distill."
+        ) from error
+    return network.eval(), card
