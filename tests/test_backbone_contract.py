@@ -198,6 +198,10 @@ class NoiseWithoutTimesteps(Sound):
         return images + noise
 
 
+class TimestepsWithoutNoise(Sound):
+    add_noise = Backbone.add_noise
+
+
 BROKEN: dict[type[Sound], str] = {
     WrongNumbers: "numbering",
     OtherBlocks: "early exit",
@@ -217,6 +221,7 @@ BROKEN: dict[type[Sound], str] = {
     OtherEarlyExit: "early exit",
     ChangesInputs: "inputs",
     NoiseWithoutTimesteps: "noise",
+    TimestepsWithoutNoise: "noise",
 }
 
 

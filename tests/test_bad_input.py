@@ -210,7 +210,7 @@ IMPOSSIBLE = [
     ("trainer.accelerator=abacus", ["trainer.accelerator=abacus", "auto, cpu, gpu"]),
     ("trainer.precision=8", ["trainer.precision=8", "auto, 32-true, bf16-mixed"]),
     ("trainer.log_every_n_steps=0", ["trainer.log_every_n_steps=0", "at least 1"]),
-    ("task=sing", ["task=sing", "segment, pretrain"]),
+    ("task=sing", ["task=sing", "segment, distill, pretrain"]),
     ("features.blok=[3]", ["features.blok", "Key 'blok' not in 'FeaturesConfig'"]),
     ("seed=abc", ["seed=abc", "could not be converted to Integer"]),
     ("seed=null", ["seed", "not Optional"]),

@@ -78,12 +78,14 @@ class NativeMaps:
         Source: paper section 3.2; reference `src/feature_extractors.py`, `collect_features`.
         """
         parts: dict[int, Tensor] = {}
-        for size, group in self.groups.items():
-            members = self.layout.groups[size]
-            widths = [self.layout.maps[index].channels for index in members]
-            interpolated = _interpolate(group, images, pixels, self.layout.image_size)
-            parts |= zip(members, interpolated.split(widths, dim=1), strict=True)
-        return torch.cat([parts[index] for index in sorted(parts)], dim=1, out=out)
+        # Autocast would change the dtype, or refuse one of 16 bits that is not its own.
+        with torch.autocast(self.device.type, enabled=False):
+            for size, group in self.groups.items():
+                members = self.layout.groups[size]
+                widths = [self.layout.maps[index].channels for index in members]
+                interpolated = _interpolate(group, images, pixels, self.layout.image_size)
+                parts |= zip(members, interpolated.split(widths, dim=1), strict=True)
+            return torch.cat([parts[index] for index in sorted(parts)], dim=1, out=out)
 
     def materialise(self) -> Float[Tensor, "n d s s"]:
         """Vectors of all pixels, float32: n * d * s * s * 4 bytes. For tests and small pictures."""
