@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import plain
-from ddpmseg.apps.build import choose_precision
+from ddpmseg.apps.device import choose_precision
 from ddpmseg.apps.plan import compose
 from ddpmseg.apps.setup import quiet_libraries
 from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone

@@ -15,7 +15,8 @@ from benchmarks.cases import CASES, Options, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import Recorder
 from benchmarks.timing import clocked
-from ddpmseg.apps.build import build_dataset, build_extractor, build_protocol, trainer_arguments
+from ddpmseg.apps.build import build_dataset, build_extractor, build_protocol
+from ddpmseg.apps.device import trainer_arguments
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP

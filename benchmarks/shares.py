@@ -16,13 +16,8 @@ from benchmarks.floor import forward_flops, product_rates
 from benchmarks.record import Recorder
 from benchmarks.stages import trained_head
 from benchmarks.timing import clocked
-from ddpmseg.apps.build import (
-    build_dataset,
-    build_extractor,
-    build_probes,
-    build_protocol,
-    trainer_arguments,
-)
+from ddpmseg.apps.build import build_dataset, build_extractor, build_probes, build_protocol
+from ddpmseg.apps.device import trainer_arguments
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import FeaturesConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet

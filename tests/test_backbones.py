@@ -17,11 +17,8 @@ from tiny_diffusers import tiny_backbone
 from torch import Tensor, nn
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.build import (
-    build_backbone,
-    build_backbone_without_weights,
-    choose_precision,
-)
+from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
+from ddpmseg.apps.device import choose_precision
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.encoder import EncoderBackbone

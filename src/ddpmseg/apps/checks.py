@@ -11,12 +11,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from ddpmseg.apps.build import (
     build_backbone_without_weights,
     build_protocol,
-    choose_device,
     maps_folder,
     read_head,
     weight_file,
 )
 from ddpmseg.apps.checks_distill import check_distillation
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.get import comes_at_first_use, how_to_get
 from ddpmseg.apps.ranges import at_least, one_of
 from ddpmseg.backbones.base import Hook

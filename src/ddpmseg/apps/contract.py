@@ -2,7 +2,8 @@
 
 import logging
 
-from ddpmseg.apps.build import build_backbone, choose_device
+from ddpmseg.apps.build import build_backbone
+from ddpmseg.apps.device import choose_device
 from ddpmseg.backbones.contract import RULES, breaches
 from ddpmseg.config import TrainConfig
 

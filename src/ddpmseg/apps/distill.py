@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from ddpmseg.apps.build import build_dataset, trainer_arguments
+from ddpmseg.apps.build import build_dataset
+from ddpmseg.apps.device import trainer_arguments
 from ddpmseg.apps.epochs import EPOCHS, EpochScores
 from ddpmseg.apps.samples import labelled_samples
 from ddpmseg.config import TrainConfig

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
+from ddpmseg.apps.build import build_backbone, build_extractor
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.load import load_head_config
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import ClassTable, load_class_table

@@ -15,11 +15,11 @@ from ddpmseg.apps.build import (
     build_backbone_without_weights,
     build_dataset,
     build_extractor,
-    choose_device,
     untrained,
     weight_file,
 )
 from ddpmseg.apps.checks import checked_config, planned_layout
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.config import FolderDatasetConfig, TrainConfig
 from ddpmseg.data.class_table import load_class_table

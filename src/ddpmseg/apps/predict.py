@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpmseg.apps.build import build_backbone, build_extractor, choose_device
+from ddpmseg.apps.build import build_backbone, build_extractor
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.load import load_config
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import load_class_table

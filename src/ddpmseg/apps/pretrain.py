@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torchvision.utils import save_image
 
 from ddpmseg import ranks
-from ddpmseg.apps.build import choose_device, trainer_precision
+from ddpmseg.apps.device import choose_device, trainer_precision
 from ddpmseg.apps.launch import StopAtOnce
 from ddpmseg.backbones.sampling import Sampler
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig

@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import Callback
 
 from ddpmseg import ranks
 from ddpmseg.analysis.cells import Cell
-from ddpmseg.apps.build import build_extractor, build_probes, build_protocol, trainer_arguments
+from ddpmseg.apps.build import build_extractor, build_probes, build_protocol
+from ddpmseg.apps.device import trainer_arguments
 from ddpmseg.apps.launch import alone
 from ddpmseg.apps.segment import extract_training_set
 from ddpmseg.backbones.base import Backbone

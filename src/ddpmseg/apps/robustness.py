@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from ddpmseg.analysis.cells import METRICS
 from ddpmseg.analysis.robustness import Robustness
 from ddpmseg.analysis.runs import METHOD
-from ddpmseg.apps.build import trainer_arguments
+from ddpmseg.apps.device import trainer_arguments
 from ddpmseg.apps.progress import Progress, duration
 from ddpmseg.apps.robustness_plan import Plan, Request, open_head, open_runs
 from ddpmseg.apps.robustness_report import write_report

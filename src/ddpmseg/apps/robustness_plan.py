@@ -8,14 +8,9 @@ from pathlib import Path
 
 from ddpmseg.analysis.published import load_published
 from ddpmseg.analysis.runs import METHOD, Run
-from ddpmseg.apps.build import (
-    build_backbone,
-    build_dataset,
-    build_extractor,
-    cache_folder,
-    choose_device,
-)
+from ddpmseg.apps.build import build_backbone, build_dataset, build_extractor, cache_folder
 from ddpmseg.apps.checks import check_training
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.load import load_config
 from ddpmseg.apps.runs import read_runs
 from ddpmseg.config import PathsConfig, TrainConfig

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddpmseg.apps.build import build_backbone, choose_device
+from ddpmseg.apps.build import build_backbone
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.label import OVERVIEW, Labeller, label_images, load_labeller, write_overview
 from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone
 from ddpmseg.backbones.sampling import Sampler, check_steps

@@ -19,11 +19,10 @@ from ddpmseg.apps.build import (
     build_extractor,
     build_head,
     build_protocol,
-    choose_device,
     read_head,
-    trainer_arguments,
 )
 from ddpmseg.apps.checks import planned_layout
+from ddpmseg.apps.device import choose_device, trainer_arguments
 from ddpmseg.apps.estimate import describe, forecast, num_training_images
 from ddpmseg.apps.launch import alone
 from ddpmseg.backbones.base import Backbone

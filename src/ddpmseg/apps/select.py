@@ -10,13 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ddpmseg.analysis.selection import Budget, Chosen, Search, channels, paper_rule
-from ddpmseg.apps.build import (
-    as_training,
-    build_backbone,
-    build_dataset,
-    build_extractor,
-    choose_device,
-)
+from ddpmseg.apps.build import as_training, build_backbone, build_dataset, build_extractor
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.load import load_sweep_config
 from ddpmseg.apps.segment import extract_training_set
 from ddpmseg.data.datamodule import LabelledImages

@@ -11,8 +11,8 @@ from ddpmseg.apps.build import (
     build_backbone,
     build_backbone_without_weights,
     build_extractor,
-    choose_device,
 )
+from ddpmseg.apps.device import choose_device
 from ddpmseg.config import SweepConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet

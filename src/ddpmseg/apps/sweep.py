@@ -16,11 +16,11 @@ from ddpmseg.apps.build import (
     build_backbone_without_weights,
     build_dataset,
     cache_folder,
-    choose_device,
     weight_file,
 )
 from ddpmseg.apps.checks import check_alone
 from ddpmseg.apps.checks_sweep import CONTROLS, checked_sweep
+from ddpmseg.apps.device import choose_device
 from ddpmseg.apps.forecast import forecast_sweep
 from ddpmseg.apps.get import comes_at_first_use, fetch_missing
 from ddpmseg.apps.grid import Piece, dry_run, pieces_of, pieces_to_do
