@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from golden_fill import FOLDER, filled, filled_backbone, relative_error
 from guided_diffusion.respace import SpacedDiffusion
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tiny_diffusers import tiny_backbone
 from torch import Tensor, nn
 
@@ -50,6 +50,17 @@ VARIANTS = {
     "rescaled": replace(TINY, diffusion_steps=4000, rescale_timesteps=True),
 }
 CONFIGS = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+OF_WEIGHTS = {"defaults", "name", "checkpoint", "url", "sha256", "terms"}
+
+
+def other_weights_only(name: str) -> bool:
+    """Whether a YAML is that of another one's network with weights of its own."""
+    settings = OmegaConf.load(CONF / "backbone" / f"{name}.yaml")
+    assert isinstance(settings, DictConfig)
+    return OF_WEIGHTS.issuperset(settings) and not settings.defaults[0].endswith("_schema")
+
+
+NETWORKS = [name for name in CONFIGS if not other_weights_only(name)]
 
 
 def composed(name: str) -> Backbone:
@@ -94,7 +105,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "float16": lambda: filled_backbone(TINY, precision="16"),
     "pixels": lambda: PixelsBackbone("pixels", 16),
     "diffusers": tiny_backbone,
-    **{f"{name}.yaml": lambda name=name: composed(name) for name in CONFIGS},
+    **{f"{name}.yaml": lambda name=name: composed(name) for name in NETWORKS},
 }
 
 

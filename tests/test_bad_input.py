@@ -381,6 +381,7 @@ def test_pretraining_images_that_do_not_exist(out: Path) -> None:
     refused(DataError, ["/nowhere/at/all", "neither a folder nor"], out, *PRETRAIN, *given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "status", "says"),
     [

@@ -68,6 +68,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_rows_are_well_formed(results: Path) -> None:
     rows = read(results)
     assert {row.benchmark for row in rows} == set(BENCHMARKS)
@@ -84,6 +85,7 @@ def test_rows_are_well_formed(results: Path) -> None:
         assert (row.note == "scaled from 2 labelled and 1 test images") == scaled
 
 
+@pytest.mark.slow
 def test_ours_is_compared_with_plain(results: Path) -> None:
     rows = read(results)
     for benchmark, end in {
@@ -122,6 +124,7 @@ def test_what_only_the_full_size_does_on_a_small_network(
     assert matrix.median == pytest.approx(2 * 16 * 16 * (64 + 32) * 2 * 4 / 1e9)
 
 
+@pytest.mark.slow
 def test_tables_and_figures_are_drawn(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     shutil.copy(ROOT / "docs" / "performance.md", page)

@@ -320,6 +320,7 @@ with CellStore(Path(sys.argv[1])).held([5]):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_holds_nothing(store: CellStore) -> None:
     command = [sys.executable, "-c", HOLDER, str(store.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:

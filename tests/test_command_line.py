@@ -61,6 +61,7 @@ def test_completion_needs_no_torch(program: str, typed: str, offered: str, tmp_p
     assert offered in told(tmp_path, program, "-sc", "query=bash", **asked).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_is_written_for_people(program: str, tmp_path: Path) -> None:
     text = told(tmp_path, program, "--help")

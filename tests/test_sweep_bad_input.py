@@ -278,6 +278,7 @@ def test_weight_file_that_is_not_there(out: Path) -> None:
     refused(CheckpointError, ["/nowhere/weights.pt' does not exist"], out, *given)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_program_prints_a_sentence_and_fails(tmp_path: Path) -> None:
     given = [*SWEEP, f"paths.output_dir={tmp_path / 'sweep'}", "sweep.timesteps=[1000]"]

@@ -91,6 +91,7 @@ def test_no_server_slows_or_fails_a_training(
     assert len(recorded_runs(tmp_path, part.id)) == 1
 
 
+@pytest.mark.slow
 def test_broken_servers_cost_the_timeout_and_nothing_else(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
