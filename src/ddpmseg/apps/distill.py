@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 
 from ddpmseg.apps.build import build_dataset
@@ -25,7 +24,7 @@ from ddpmseg.segmenters.deeplab import DeepLab, find_weights, load_body
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.pictures import PredictionWriter
-from ddpmseg.tracking.results import peak_rss_mb, write_per_class, write_results
+from ddpmseg.tracking.results import peak_rss_mb, score_columns, write_per_class, write_results
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.distill import SegmenterTesting, SegmenterTraining
@@ -176,10 +175,7 @@ def _result_row(
         "seed": config.seed,
         "num_labelled": len(dataset.train),
         "num_test": len(dataset.test),
-        "miou": f"{scores.miou:.6f}",
-        "miou_present": f"{scores.miou_present:.6f}",
-        "pixel_accuracy": f"{scores.pixel_accuracy:.6f}",
-        "uncertainty": f"{torch.cat(testing.uncertainties).mean():.6f}",
+        **score_columns(scores, testing.uncertainties),
         "seconds_extract": "",
         **{key: f"{value:.2f}" for key, value in seconds.items()},
         "peak_rss_mb": f"{peak_rss_mb():.0f}",

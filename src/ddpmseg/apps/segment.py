@@ -38,7 +38,7 @@ from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.pictures import PredictionWriter
-from ddpmseg.tracking.results import peak_rss_mb, write_per_class, write_results
+from ddpmseg.tracking.results import peak_rss_mb, score_columns, write_per_class, write_results
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.head import HeadTesting, HeadTraining
@@ -254,10 +254,7 @@ def _result_row(
         "seed": config.seed,
         "num_labelled": len(dataset.train) if trained_here else "",
         "num_test": len(dataset.test),
-        "miou": f"{scores.miou:.6f}",
-        "miou_present": f"{scores.miou_present:.6f}",
-        "pixel_accuracy": f"{scores.pixel_accuracy:.6f}",
-        "uncertainty": f"{torch.cat(testing.uncertainties).mean():.6f}",
+        **score_columns(scores, testing.uncertainties),
         **{key: f"{value:.2f}" for key, value in seconds.items()},
         "peak_rss_mb": f"{peak_rss_mb():.0f}",
     }

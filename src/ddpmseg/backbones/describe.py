@@ -5,7 +5,7 @@ the heads of an attention and the diffusion process leave no trace there: who ha
 know them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -143,6 +143,12 @@ def network_shapes(flags: UNetFlags) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         unet, _ = build_unet(flags)
     return {key: tuple(value.shape) for key, value in unet.state_dict().items()}
+
+
+def listed(problems: Sequence[str], most: int = 8) -> str:
+    """A line for each of `differences`, the first `most` of them; begins with the line's end."""
+    more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
+    return "".join(f"\n  {problem}" for problem in [*problems[:most], *more])
 
 
 def differences(given: Shapes, wanted: Shapes) -> list[str]:

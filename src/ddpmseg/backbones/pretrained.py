@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddpmseg.backbones.describe import Shapes, differences
+from ddpmseg.backbones.describe import Shapes, differences, listed
 from ddpmseg.backbones.weights import read_content, shapes_of, state_of
 from ddpmseg.errors import CheckpointError
 
@@ -117,11 +117,9 @@ def load_encoder(
         network = build()
     given, wanted = shapes_of(state), shapes_of(network.state_dict())
     if problems := differences(given, wanted):
-        shown = "\n  ".join(problems[:8])
-        more = f"\n  ... and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network built from `backbone` "
-            f"({len(problems)} of {len(wanted)} parameters differ):\n  {shown}{more}\n"
+            f"({len(problems)} of {len(wanted)} parameters differ):{listed(problems)}\n"
             f"{_way_out(given, encoder, settings)}"
         )
     network.to_empty(device="cpu").load_state_dict(state)

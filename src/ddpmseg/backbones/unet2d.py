@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import differences
+from ddpmseg.backbones.describe import differences, listed
 from ddpmseg.backbones.model_folder import CONFIG
 from ddpmseg.backbones.weights import read_state_dict, shapes_of
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -73,11 +73,9 @@ def read_unet2d(unet: UNet2D, weights: Path) -> dict[str, Tensor]:
     """
     state = _new_names(read_state_dict(weights))
     if problems := differences(shapes_of(state), shapes_of(unet.state_dict())):
-        shown = "\n  ".join(problems[:8])
-        more = f"\n  ... and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise CheckpointError(
             f"'{weights}' does not fit the network of the {CONFIG} beside it "
-            f"({len(problems)} parameters differ):\n  {shown}{more}\nFetch both files anew."
+            f"({len(problems)} parameters differ):{listed(problems)}\nFetch both files anew."
         )
     return state
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddpmseg.backbones.describe import Shapes, describe, differences
+from ddpmseg.backbones.describe import Shapes, describe, differences, listed
 from ddpmseg.backbones.unet import UNetModel
 from ddpmseg.errors import CheckpointError, ConfigError
 
@@ -142,11 +142,9 @@ def load_weights(network: UNetModel, path: Path, flags_key: str) -> None:
     state = read_state_dict(path)
     given, wanted = shapes_of(state), shapes_of(network.state_dict())
     if problems := differences(given, wanted):
-        shown = "\n  ".join(problems[:8])
-        more = f"\n  ... and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network built from `{flags_key}` "
-            f"({len(problems)} of {len(wanted)} parameters differ):\n  {shown}{more}\n"
+            f"({len(problems)} of {len(wanted)} parameters differ):{listed(problems)}\n"
             f"{_way_out(given, wanted, network.image_size, flags_key)}"
         )
     network.load_state_dict(state)

@@ -21,7 +21,7 @@ from torchvision.models.segmentation import (
     deeplabv3_resnet101,
 )
 
-from ddpmseg.backbones.describe import Shapes, differences
+from ddpmseg.backbones.describe import Shapes, differences, listed
 from ddpmseg.backbones.encoder import MEAN, STD
 from ddpmseg.backbones.pretrained import read_pretrained
 from ddpmseg.backbones.weights import RANDOM, shapes_of
@@ -141,11 +141,9 @@ def load_body(network: DeepLab, path: Path) -> str:
     found = {key: shape for key, shape in shapes_of(given).items() if not key.endswith(COUNTER)}
     asked = {key: shape for key, shape in wanted.items() if not key.endswith(COUNTER)}
     if problems := differences(found, asked):
-        shown = "\n  ".join(problems[:6])
-        more = f"\n  ... and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise CheckpointError(
             f"checkpoint '{path}' does not fit `segmenter.architecture={network.architecture}` "
-            f"({len(problems)} of {len(asked)} parameters differ):\n  {shown}{more}\n"
+            f"({len(problems)} of {len(asked)} parameters differ):{listed(problems, 6)}\n"
             f"{_way_out(shapes_of(state))}"
         )
     network.network.backbone.load_state_dict(body | {key: given[key] for key in found})

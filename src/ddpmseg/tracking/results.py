@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from ddpmseg.config import leave_out_how
 from ddpmseg.data.class_table import ClassTable
@@ -157,6 +159,16 @@ def _what_matters(settings: str) -> Any:
 def write_results(folder: Path, row: Mapping[str, object]) -> None:
     """Write what `mark_finished` makes `results.csv`: a header and one row of `COLUMNS`."""
     write_table(folder / PENDING, COLUMNS, [row])
+
+
+def score_columns(scores: Scores, uncertainties: Sequence[Tensor]) -> dict[str, str]:
+    """Those of a row: the scores, and the mean uncertainty of the test images."""
+    return {
+        "miou": f"{scores.miou:.6f}",
+        "miou_present": f"{scores.miou_present:.6f}",
+        "pixel_accuracy": f"{scores.pixel_accuracy:.6f}",
+        "uncertainty": f"{torch.cat(list(uncertainties)).mean():.6f}",
+    }
 
 
 def mark_finished(folder: Path) -> None:
