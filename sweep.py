@@ -11,8 +11,8 @@ config.register()
 @hydra.main(config_path="conf", config_name="sweep", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     # Here, so that --help and completion need not wait for torch.
-    from ddpmseg.apps import jobs
-    from ddpmseg.apps.sweep import finished, sweep
+    from ddpmseg.multiruns import jobs
+    from ddpmseg.sweeps.sweep import finished, sweep
 
     return jobs.run(jobs.Program("sweep", sweep, finished), cfg)
 

@@ -11,8 +11,8 @@ config.register()
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     # Here, so that --help and completion need not wait for torch.
-    from ddpmseg.apps import jobs
-    from ddpmseg.apps.train import finished, train
+    from ddpmseg.multiruns import jobs
+    from ddpmseg.runs.train import finished, train
 
     return jobs.run(jobs.Program("train", train, finished), cfg)
 

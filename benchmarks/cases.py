@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import plain
-from ddpmseg.apps.device import choose_precision
-from ddpmseg.apps.plan import compose
-from ddpmseg.apps.setup import quiet_libraries
-from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.composition.plan import compose
 from ddpmseg.config import GuidedDiffusionConfig, TrainConfig
 from ddpmseg.features.noise import NoiseSource
 from ddpmseg.randomness import keyed_generator
+from ddpmseg.runtime.device import choose_precision
+from ddpmseg.runtime.logs import quiet_libraries
 
 Size = Literal["tiny", "small", "full"]
 CONF = Path(__file__).parents[1] / "conf"

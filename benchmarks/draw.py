@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.plots import FIGURES
 from benchmarks.record import FASTER, SMALLER, Row, newest, read, shown
-from ddpmseg.analysis.canvas import DPI, house_style
 from ddpmseg.errors import DataError
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
+from ddpmseg.report.canvas import DPI, house_style
 
 PAGE = "performance.md"
 ON_POINTS = " = "

@@ -11,7 +11,7 @@ from benchmarks.cases import CASES, Case, Options, PlainExtractor, ours, prepare
 from benchmarks.record import FASTER, Recorder
 from benchmarks.stages import as_plain_maps
 from benchmarks.timing import alternate, clocked
-from ddpmseg.apps.build import build_dataset, build_extractor
+from ddpmseg.composition.build import build_dataset, build_extractor
 from ddpmseg.config import TrainConfig
 
 log = logging.getLogger(__name__)

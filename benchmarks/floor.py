@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import alternate
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 
 PRECISIONS = {"32 bits": torch.float32, "16 bits": torch.bfloat16}
 

@@ -9,13 +9,13 @@ from benchmarks.cases import CASES, Options, PlainExtractor, ours, prepared
 from benchmarks.record import FASTER, Recorder
 from benchmarks.stages import copy_later
 from benchmarks.timing import Timed, alternate
-from ddpmseg.apps.build import build_dataset, build_extractor, build_probes, head_widths
-from ddpmseg.apps.probe import probe_timestep
 from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import build_dataset, build_extractor, build_probes, head_widths
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.heads.probes import ProbeReader
 from ddpmseg.metrics.functional import confusion, miou
+from ddpmseg.sweeps.probe import probe_timestep
 
 TIMESTEPS = {"tiny": (5, 50), "small": (0, 50, 100, 150, 250, 400, 600, 800)}
 """'small': those of `conf/grid/quick.yaml`."""

@@ -13,9 +13,8 @@ from benchmarks.cases import CASES, Options, PlainExtractor, composed, ours, pre
 from benchmarks.record import FASTER, Recorder
 from benchmarks.stages import as_plain_maps, as_plain_members, synthetic_maps, trained_head
 from benchmarks.timing import Timed, alternate, clocked
-from ddpmseg.apps.build import build_dataset, build_extractor, head_widths
-from ddpmseg.apps.checks import planned_layout
-from ddpmseg.apps.segment import extract_training_set
+from ddpmseg.composition.build import build_dataset, build_extractor, head_widths
+from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
@@ -23,6 +22,7 @@ from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.segment import HeadReader, segment
 from ddpmseg.metrics.functional import confusion, miou
+from ddpmseg.training.extraction import extract_training_set
 
 MIOU_NOISE = 0.05
 """How far below that of the straightforward way our mIoU may lie before it is called another."""

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from ddpmseg.apps.setup import quiet_libraries
+from ddpmseg.runtime.logs import quiet_libraries
 
 P = ParamSpec("P")
 T = TypeVar("T")

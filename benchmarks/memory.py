@@ -11,13 +11,13 @@ from benchmarks.cases import CASES, Options, PlainExtractor, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import SMALLER, Recorder
 from benchmarks.stages import trained_head
-from ddpmseg.apps.build import build_dataset, build_extractor, head_widths
-from ddpmseg.apps.checks import planned_layout
-from ddpmseg.apps.segment import extract_training_set
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.composition.build import build_dataset, build_extractor, head_widths
+from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.training.extraction import extract_training_set
 
 IMAGES = {"tiny": (2, 3), "small": (10, 20, 50), "full": (10, 20, 50)}
 FULL_STEPS = 20

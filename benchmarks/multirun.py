@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.record import ROOT
-from ddpmseg.apps.job_records import PLAN, Job, State, read_jobs
+from ddpmseg.multiruns.job_records import PLAN, Job, State, read_jobs
 
 log = logging.getLogger(__name__)
 LEDGER = "DDPMSEG_BENCHMARK_PASSES"

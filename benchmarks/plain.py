@@ -14,10 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ddpmseg.backbones.unet import GaussianDiffusion, UNetFlags, UNetModel, build_unet
-from ddpmseg.backbones.weights import load_weights, resolve_checkpoint
+from ddpmseg.backbones.guided_diffusion.load import load_weights
+from ddpmseg.backbones.guided_diffusion.unet import (
+    GaussianDiffusion,
+    UNetFlags,
+    UNetModel,
+    build_unet,
+)
 from ddpmseg.heads.mlp import initialise
 from ddpmseg.randomness import keyed_generator
+from ddpmseg.weights.read import resolve_checkpoint
 
 Maps = dict[tuple[int, int], Tensor]
 """(timestep, block) -> map of one image (1, c, h, w), timestep-major."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.record import Row, shown
-from ddpmseg.analysis.canvas import (
+from ddpmseg.report.canvas import (
     DARK,
     GREY,
     HEAD,
@@ -21,8 +21,8 @@ from ddpmseg.analysis.canvas import (
     widest,
     write,
 )
-from ddpmseg.analysis.charts import BELOW, LEFT, put_legend
-from ddpmseg.analysis.colours import CLUSTER_COLOURS
+from ddpmseg.report.charts import BELOW, LEFT, put_legend
+from ddpmseg.report.colours import CLUSTER_COLOURS
 
 ROW = 0.27
 """Inches of a bar with its gap."""

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.timing import ratios
 from ddpmseg.errors import DataError
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
 
 ROOT = Path(__file__).parents[1]
 FASTER, SMALLER = "times as fast as plain", "times as small as plain"

@@ -15,12 +15,12 @@ from benchmarks.cases import CASES, Options, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import Recorder
 from benchmarks.timing import clocked
-from ddpmseg.apps.build import build_dataset, build_extractor, build_protocol
-from ddpmseg.apps.device import trainer_arguments
+from ddpmseg.composition.build import build_dataset, build_extractor, build_protocol
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.segment import HeadReader, Segmentation, segment
+from ddpmseg.runtime.device import trainer_arguments
 from ddpmseg.training.head import HeadTraining
 from ddpmseg.training.pixels import LabelledPixels
 

@@ -16,9 +16,8 @@ from benchmarks.floor import forward_flops, product_rates
 from benchmarks.record import Recorder
 from benchmarks.stages import trained_head
 from benchmarks.timing import clocked
-from ddpmseg.apps.build import build_dataset, build_extractor, build_probes, build_protocol
-from ddpmseg.apps.device import trainer_arguments
 from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import build_dataset, build_extractor, build_probes, build_protocol
 from ddpmseg.config import FeaturesConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
@@ -26,6 +25,7 @@ from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.probes import ProbeReader
 from ddpmseg.heads.segment import HeadReader, segment
 from ddpmseg.metrics.functional import member_confusions
+from ddpmseg.runtime.device import trainer_arguments
 from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.probes import ProbeTraining
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
-from ddpmseg.apps.segment import train_head
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.stacked import StackedBatchNorm, StackedLinear
+from ddpmseg.runs.segment import train_head
 
 
 def trained_head(

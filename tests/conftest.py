@@ -7,7 +7,12 @@ from hypothesis import settings
 # Every call in these packages is checked against its annotations, shapes included. Elsewhere
 # Lightning and OmegaConf decide what arrives. The hook must come before the first import.
 CHECKED = (
-    "analysis",
+    "compare",
+    "records",
+    "report",
+    "tables",
+    "weights",
+    "numbering",
     "backbones",
     "data",
     "features",

@@ -13,7 +13,7 @@ from golden_fill import FOLDER, filled
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddpmseg.backbones.style_encoder import StyleEncoder
+from ddpmseg.backbones.alae.style_encoder import StyleEncoder
 
 FACTS = json.loads((FOLDER / "alae.json").read_text())
 SETTINGS = {

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddpmseg.backbones.encoder import MEAN, STD
-from ddpmseg.backbones.resnet import ResNet
+from ddpmseg.backbones.swav.resnet import ResNet
 
 FACTS = json.loads((FOLDER / "encoders.json").read_text())
 LAYERS = [3, 4, 6, 3]

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 

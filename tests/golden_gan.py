@@ -11,8 +11,8 @@ from golden_fill import FOLDER, filled
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddpmseg.backbones.e4e import E4E
-from ddpmseg.backbones.stylegan2 import Generator
+from ddpmseg.backbones.gan.e4e import E4E
+from ddpmseg.backbones.gan.stylegan2 import Generator
 
 FACTS = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in ("e4e", "stylegan2")}
 TINY = {"size": 16, "channels": 16, "input_size": 32}

@@ -12,9 +12,9 @@ from golden_fill import FOLDER, filled
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddpmseg.backbones.vdvae import VdvaeBackbone
-from ddpmseg.backbones.vdvae_layout import read_layout
-from ddpmseg.backbones.vdvae_network import VeryDeepVAE
+from ddpmseg.backbones.vdvae.backbone import VdvaeBackbone
+from ddpmseg.backbones.vdvae.layout import read_layout
+from ddpmseg.backbones.vdvae.network import VeryDeepVAE
 
 FACTS = json.loads((FOLDER / "vdvae.json").read_text())
 TINY: dict[str, Any] = {

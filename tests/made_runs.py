@@ -6,9 +6,9 @@ from typing import Any
 
 from tiny_run import SEGMENT, composed
 
-from ddpmseg.analysis.published import load_published
-from ddpmseg.analysis.runs import Run
-from ddpmseg.apps.train import train
+from ddpmseg.records.published import load_published
+from ddpmseg.records.runs import Run
+from ddpmseg.runs.train import train
 
 
 def some_run(miou: float = 0.5, **settings: Any) -> Run:

@@ -14,11 +14,11 @@ from tiny_run import CONF, HARDWARE, composed
 
 from ddpmseg import backbones
 from ddpmseg.__main__ import main
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
 from ddpmseg.backbones.contract import breaches
 from ddpmseg.config.store import backbone_schemas, schema_of
 from ddpmseg.errors import ConfigError
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import sweep
 
 PAGE = page("add_a_backbone")
 COMMANDS = commands(PAGE)

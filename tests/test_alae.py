@@ -13,21 +13,22 @@ from golden_fill import relative_error
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ddpmseg.backbones.alae import AlaeBackbone, input_level, layer_numbers
-from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.encoder import reduced
-from ddpmseg.backbones.mae import MaeBackbone
-from ddpmseg.backbones.style_encoder import (
+from ddpmseg.backbones.alae.backbone import AlaeBackbone, input_level, layer_numbers
+from ddpmseg.backbones.alae.style_encoder import (
     EncodeBlock,
     StyleEncoder,
     halving_kernel,
     instance_norm,
     style_encoder_settings,
 )
-from ddpmseg.backbones.swav import SwavBackbone
-from ddpmseg.backbones.weights import PRECISIONS, shapes_of
+from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.encoder import reduced
+from ddpmseg.backbones.mae import MaeBackbone
+from ddpmseg.backbones.swav.backbone import SwavBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.weights.read import PRECISIONS
+from ddpmseg.weights.shapes import shapes_of
 
 TINY = {"levels": 3, "channels": 4, "max_channels": 8, "latent_size": 5}
 """For images of 16 pixels."""

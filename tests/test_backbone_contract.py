@@ -11,16 +11,16 @@ from tiny_run import ROOT, UNET
 from torch import Tensor, nn
 
 from ddpmseg.__main__ import main
-from ddpmseg.backbones.alae import AlaeBackbone
+from ddpmseg.backbones.alae.backbone import AlaeBackbone
 from ddpmseg.backbones.base import Backbone, BlockSpec, Hook
 from ddpmseg.backbones.contract import RULES, breaches
-from ddpmseg.backbones.gan_encoder import GanEncoderBackbone
-from ddpmseg.backbones.gan_inversion import GanInversionBackbone
+from ddpmseg.backbones.gan.encoder import GanEncoderBackbone
+from ddpmseg.backbones.gan.inversion import GanInversionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.mae import MaeBackbone
 from ddpmseg.backbones.pixels import PixelsBackbone
-from ddpmseg.backbones.swav import SwavBackbone
-from ddpmseg.backbones.timm import TimmBackbone
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.swav.backbone import SwavBackbone
+from ddpmseg.backbones.timm.backbone import TimmBackbone
 
 TINY = UNetFlags(
     image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"
@@ -266,7 +266,7 @@ def test_command_names_the_broken_promise(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("ddpmseg.apps.contract.build_backbone", lambda *_: WrongChannels())
+    monkeypatch.setattr("ddpmseg.weight_tools.contract.build_backbone", lambda *_: WrongChannels())
     assert main(["check-backbone", "--config-dir", str(ROOT / "conf"), "backbone=pixels"]) == 1
     told = [record.message for record in caplog.records]
     assert "BROKEN channels       A map has the channels its block promises." in told

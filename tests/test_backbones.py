@@ -17,21 +17,21 @@ from tiny_diffusers import tiny_backbone
 from torch import Tensor, nn
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.build import build_backbone, build_backbone_without_weights
-from ddpmseg.apps.device import choose_precision
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.fast import _GroupNormFunction, scaled_norm
-from ddpmseg.backbones.guided_diffusion import PRECISIONS, GuidedDiffusionBackbone
-from ddpmseg.backbones.pixels import PixelsBackbone
-from ddpmseg.backbones.unet import (
+from ddpmseg.backbones.guided_diffusion.backbone import PRECISIONS, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.fast import _GroupNormFunction, scaled_norm
+from ddpmseg.backbones.guided_diffusion.unet import (
     UNetFlags,
     build_unet,
     sampling_process,
     use_half,
 )
+from ddpmseg.backbones.pixels import PixelsBackbone
+from ddpmseg.composition.build import build_backbone, build_backbone_without_weights
 from ddpmseg.errors import ConfigError
+from ddpmseg.runtime.device import choose_precision
 
 CONF = Path(__file__).parents[1] / "conf"
 HOOKS: tuple[Hook, ...] = ("output", "input")

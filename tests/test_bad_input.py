@@ -17,10 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_run import CONF, PRETRAIN, ROOT, SEGMENT, UNET, composed, contents
 
-from ddpmseg.apps import segment
-from ddpmseg.apps.plan import compose
-from ddpmseg.apps.train import train
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.composition.plan import compose
 from ddpmseg.errors import (
     CheckpointError,
     ConfigError,
@@ -29,6 +27,8 @@ from ddpmseg.errors import (
     UserError,
 )
 from ddpmseg.features.maps import NativeMaps
+from ddpmseg.runs import segment
+from ddpmseg.runs.train import train
 
 SIZE = 16
 CLASSES = """

@@ -31,8 +31,13 @@ from benchmarks.record import (
     shown,
 )
 from benchmarks.timing import alternate, ratios
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags, UNetModel, build_unet, timestep_embedding
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import (
+    UNetFlags,
+    UNetModel,
+    build_unet,
+    timestep_embedding,
+)
 from ddpmseg.config import TrainConfig
 
 CPU = torch.device("cpu")

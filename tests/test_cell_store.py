@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from tiny_run import contents
 
-from ddpmseg.analysis.cells import Cell
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.records.cell_grid import Cell
+from ddpmseg.records.cells import CellStore
 
 REQUEST = {"seed": 0, "dataset.name": "ponies", "sweep.noise": "shared"}
 IDENTITY = {"request": REQUEST, "checkpoint_sha256": "a" * 64, "data_sha256": "b" * 64}
@@ -311,7 +311,7 @@ def test_a_timestep_is_free_after_an_error(store: CellStore) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.records.cells import CellStore
 
 with CellStore(Path(sys.argv[1])).held([5]):
     sys.stdout.write("held\\n")

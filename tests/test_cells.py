@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from ddpmseg.analysis.cells import (
+from ddpmseg.metrics import functional
+from ddpmseg.records.cell_grid import (
     METRICS,
     Cell,
     CellGrid,
@@ -18,7 +19,6 @@ from ddpmseg.analysis.cells import (
     seed_mean,
     seed_spread,
 )
-from ddpmseg.metrics import functional
 
 
 def random_cell(block: int, timestep: int, seed: int, classes: int = 4) -> Cell:

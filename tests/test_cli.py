@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_run import CONF, SEGMENT, UNET, composed
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.train import train
+from ddpmseg.runs.train import train
 
 HERE = ("--config-dir", str(CONF))
 

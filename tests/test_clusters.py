@@ -14,7 +14,12 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from ddpmseg.analysis.clusters import (
+from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
+from ddpmseg.backbones.pixels import PixelsBackbone
+from ddpmseg.errors import ConfigError
+from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.report.clusters import (
     FIT_POINTS,
     cluster_map,
     cluster_maps,
@@ -23,11 +28,6 @@ from ddpmseg.analysis.clusters import (
     panel_order,
     principal_components,
 )
-from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.pixels import PixelsBackbone
-from ddpmseg.backbones.unet import UNetFlags
-from ddpmseg.errors import ConfigError
-from ddpmseg.features.extract import FeatureExtractor
 
 TINY = UNetFlags(
     image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"

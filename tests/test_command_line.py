@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from tiny_run import CONF, ROOT
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.multirun import planned_jobs
 from ddpmseg.config.identity import LAUNCHING
+from ddpmseg.multiruns.multirun import planned_jobs
 
 PROGRAMS = ("train.py", "sweep.py")
 WITHOUT = """

@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_run import contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.analysis.cells import METRICS
-from ddpmseg.analysis.runs import DASH, Summary
+from ddpmseg.records.cell_grid import METRICS
+from ddpmseg.records.runs import DASH, Summary
 
 
 @pytest.fixture(scope="module")

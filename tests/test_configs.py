@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from tiny_run import CONF, ROOT, composed
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.checks import planned_layout
-from ddpmseg.apps.checks_sweep import checked_sweep
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
+from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.config.store import backbone_schemas
+from ddpmseg.sweeps.checks import checked_sweep
 
 GROUPS = {
     name: hint

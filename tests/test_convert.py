@@ -24,12 +24,12 @@ from tiny_annotations import SIZE, coco, labelme, save_coco, save_labelme, save_
 from tiny_run import contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.convert import _read, convert
 from ddpmseg.data.class_table import GREY, load_class_table
 from ddpmseg.data.coco import CocoShape, _area
 from ddpmseg.data.images import read_mask
 from ddpmseg.data.labelled import LabelledFolder
 from ddpmseg.data.split import split_names
+from ddpmseg.data_tools.convert import _read, convert
 from ddpmseg.errors import ConfigError, DataError
 
 BODY = np.zeros((SIZE, SIZE), bool)
@@ -426,7 +426,7 @@ def test_a_folder_that_fills_meanwhile_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = save_coco(tmp_path / "in")
-    monkeypatch.setattr("ddpmseg.apps.convert.check_output", lambda folder: None)
+    monkeypatch.setattr("ddpmseg.data_tools.convert.check_output", lambda folder: None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("x")
     with pytest.raises(DataError, match="out' could not be written"):

@@ -17,18 +17,18 @@ from tiny_diffusers import RESIDUAL, write_model
 from torch import Tensor
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps import convert_weights
-from ddpmseg.apps.convert_weights import convert_to_diffusers, convert_to_guided, flags_from
-from ddpmseg.backbones import unet2d_convert
-from ddpmseg.backbones.describe import network_shapes
-from ddpmseg.backbones.diffusers import DiffusersBackbone
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
+from ddpmseg.backbones.diffusers import convert as unet2d_convert
+from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
+from ddpmseg.backbones.diffusers.flags import guided_flags, scheduler_config, unet2d_config
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.describe import network_shapes
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.backbones.noise_schedule import NoiseSchedule, read_schedule
-from ddpmseg.backbones.unet import UNetFlags, build_unet
-from ddpmseg.backbones.unet2d_flags import guided_flags, scheduler_config, unet2d_config
-from ddpmseg.backbones.weights import shapes_of
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.weight_tools import convert_weights
+from ddpmseg.weight_tools.convert_weights import convert_to_diffusers, convert_to_guided, flags_from
+from ddpmseg.weights.shapes import shapes_of
 
 TINY = UNetFlags(
     image_size=16,

@@ -8,7 +8,7 @@ import pytest
 
 from ddpmseg.__main__ import main
 from ddpmseg.errors import ConfigError, TrackingError
-from ddpmseg.tracking import dashboard
+from ddpmseg.sweeps import dashboard
 
 # wandb-workspaces is written for an older pydantic.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -16,13 +16,12 @@ from safetensors.torch import load_file
 from tiny_run import PRETRAIN, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
 
 from ddpmseg import ranks
-from ddpmseg.apps.build import build_dataset
-from ddpmseg.apps.checks import checked_config
-from ddpmseg.apps.segment import check_shares
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
+from ddpmseg.composition.build import build_dataset
+from ddpmseg.composition.checks import check_shares, checked_config
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import sweep
 from ddpmseg.training.pretrain import DiffusionPretraining
 from ddpmseg.training.steps import shuffled_indices
 

@@ -15,10 +15,10 @@ from tiny_run import CONF
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
-from ddpmseg.backbones.describe import describe, network_shapes
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.describe import describe, network_shapes
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.errors import ConfigError
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
 
 TINY = UNetFlags(
     image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"

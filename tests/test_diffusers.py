@@ -17,15 +17,15 @@ from tiny_run import SEGMENT, SWEEP, composed
 from torch import Tensor
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.sweep import finished, sweep
-from ddpmseg.apps.train import train
 from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.diffusers import DiffusersBackbone
-from ddpmseg.backbones.model_folder import find_model
+from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
 from ddpmseg.backbones.noise_schedule import CHOICES, chosen_schedule, read_schedule
 from ddpmseg.errors import CheckpointError, ConfigError, DownloadError, UserError
 from ddpmseg.features.extract import FeatureExtractor
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import finished, sweep
+from ddpmseg.weights.model_folder import find_model
 
 THREE_LEVELS: dict[str, Any] = {
     "block_out_channels": (32, 32, 64),
@@ -186,7 +186,7 @@ def test_compile_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def compiled(function: Any) -> Any:
         return lambda *given: calls.append(given) or function(*given)
 
-    monkeypatch.setattr("ddpmseg.backbones.diffusers.Compiled", compiled)
+    monkeypatch.setattr("ddpmseg.backbones.diffusers.backbone.Compiled", compiled)
     model = str(write_model(tmp_path))
     pair = [DiffusersBackbone("tiny", model, compile=c) for c in (True, False)]
     assert torch.equal(*(backbone.native_maps(*inputs(), [1])[1] for backbone in pair))

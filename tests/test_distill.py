@@ -21,26 +21,26 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from wandb_files import recorded
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.checks import checked_config
-from ddpmseg.apps.epochs import EpochScores
-from ddpmseg.apps.gather import _report_runs
-from ddpmseg.apps.label import load_labeller
-from ddpmseg.apps.load import load_config
-from ddpmseg.apps.plan import estimate
-from ddpmseg.apps.predict import predict
-from ddpmseg.apps.samples import labelled_samples
-from ddpmseg.apps.train import finished as finished_score
-from ddpmseg.apps.train import train
+from ddpmseg.composition.checks import checked_config
+from ddpmseg.composition.plan import estimate
 from ddpmseg.config import SegmenterConfig, run_key
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import Ponies
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError, DataError, TrainingError, UserError
 from ddpmseg.metrics.segmentation import SegmentationScores
+from ddpmseg.multiruns.gather import _report_runs
+from ddpmseg.records.labelled_samples import labelled_samples
+from ddpmseg.records.load import load_config
+from ddpmseg.records.results import COLUMNS
+from ddpmseg.records.samples import SampleFolder, name_of
+from ddpmseg.runs.epochs import EpochScores
+from ddpmseg.runs.predict import predict
+from ddpmseg.runs.train import finished as finished_score
+from ddpmseg.runs.train import train
+from ddpmseg.sampling.label import load_labeller
 from ddpmseg.segmenters.deeplab import ARCHITECTURES, DeepLab
 from ddpmseg.segmenters.export import load_segmenter
-from ddpmseg.tracking.results import COLUMNS
-from ddpmseg.tracking.samples import SampleFolder, name_of
 from ddpmseg.training.distill import SegmenterTesting, SegmenterTraining
 
 PONIES = load_class_table("ponies")

@@ -14,12 +14,12 @@ from tiny_run import CONF, HARDWARE, composed
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
-from ddpmseg.analysis.published import load_published
-from ddpmseg.apps.runs import read_runs
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
 from ddpmseg.backbones.mae import MaeBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.records.published import load_published
+from ddpmseg.records.run_folders import read_runs
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import sweep
 
 IMAGES = ("dataset.image_size=32", "dataset.num_labelled=2", "dataset.num_test=2")
 HEAD = ("hidden=[8]", "max_steps=3", "batch_size=64")

@@ -26,11 +26,11 @@ from torchvision.models import resnet50
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.mae import MaeBackbone, sincos_positions
-from ddpmseg.backbones.resnet import ResNet
-from ddpmseg.backbones.swav import SwavBackbone
-from ddpmseg.backbones.weights import PRECISIONS
+from ddpmseg.backbones.swav.backbone import SwavBackbone
+from ddpmseg.backbones.swav.resnet import ResNet
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.weights.read import PRECISIONS
 
 EVERY_SECOND = [0, 2, 3, 5, 7, 9, 11, 13, 15]
 TINY_LAYERS = [2, 1]

@@ -19,14 +19,11 @@ from test_train import outcome, same, weights
 from tiny_run import SEGMENT, composed, composed_sweep, contents
 from torch import Tensor
 
-from ddpmseg.apps.build import as_training, build_cache
-from ddpmseg.apps.checks import checked_config
-from ddpmseg.apps.checks_sweep import checked_sweep
-from ddpmseg.apps.load import load_config
-from ddpmseg.apps.train import train
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.pixels import PixelsBackbone
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.composition.build import as_training, build_cache
+from ddpmseg.composition.checks import checked_config
 from ddpmseg.config import GuidedDiffusionConfig
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.bounded import BoundedFolder
@@ -34,7 +31,10 @@ from ddpmseg.features.cache import NAMES, MapCache
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.noise import NoiseKind
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.locks import FolderLocks
+from ddpmseg.records.load import load_config
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.checks import checked_sweep
 
 TINY = UNetFlags(
     image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"
@@ -433,7 +433,7 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_ends_nothing(
 HOLD = """
 import sys, time
 from pathlib import Path
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.locks import FolderLocks
 print("asks", flush=True)
 with FolderLocks(Path(sys.argv[1])).alone("b", "a", "b"):
     Path(sys.argv[2]).touch()
@@ -475,8 +475,8 @@ EXTRACT = """
 import sys, time
 from pathlib import Path
 import torch
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.features.cache import MapCache
 from ddpmseg.features.extract import FeatureExtractor
 

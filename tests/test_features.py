@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.pixels import PixelsBackbone
-from ddpmseg.backbones.unet import UNetFlags
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout, MapSpec, feature_layout

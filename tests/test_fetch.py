@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tiny_run import contents
 from web import Web, serving
 
-from ddpmseg.data import fetch as module
-from ddpmseg.data import transfer
-from ddpmseg.data.fetch import Source, fetch
-from ddpmseg.data.origin import checked_sha256, origin_path, read_origin
+from ddpmseg.download import fetch as module
+from ddpmseg.download import transfer
+from ddpmseg.download.fetch import Source, fetch
+from ddpmseg.download.origin import checked_sha256, origin_path, read_origin
 from ddpmseg.errors import CheckpointError, DataError, DownloadError
 
 CONTENT = bytes(range(256)) * 40

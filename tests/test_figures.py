@@ -21,11 +21,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from ddpmseg.analysis.canvas import DPI, class_labels, fitted, house_style, text_width
-from ddpmseg.analysis.cells import Cell, CellGrid
-from ddpmseg.analysis.charts import spread_out
-from ddpmseg.analysis.colours import cluster_colours
-from ddpmseg.analysis.figures import (
+from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.records.cell_grid import Cell, CellGrid
+from ddpmseg.report.canvas import DPI, class_labels, fitted, house_style, text_width
+from ddpmseg.report.charts import spread_out
+from ddpmseg.report.colours import cluster_colours
+from ddpmseg.report.figures import (
     class_size,
     figures,
     miou_heatmap,
@@ -33,14 +34,9 @@ from ddpmseg.analysis.figures import (
     per_class,
     save_figures,
 )
-from ddpmseg.analysis.notable import notable_cells
-from ddpmseg.analysis.panels import (
-    cluster_panels,
-    component_panels,
-    mask_panels,
-)
-from ddpmseg.analysis.study import ClusterMaps, Examples, Study
-from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.report.notable import notable_cells
+from ddpmseg.report.panels import cluster_panels, component_panels, mask_panels
+from ddpmseg.report.study import ClusterMaps, Examples, Study
 
 STEMS = ["miou_over_timesteps", "miou_heatmap", "class_size", "per_class"]
 PICTURES = ["clusters", "components", "masks"]

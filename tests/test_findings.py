@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from ddpmseg.analysis.cells import Cell, CellGrid
-from ddpmseg.analysis.findings import findings
-from ddpmseg.analysis.preferences import class_preferences
-from ddpmseg.analysis.study import Study
 from ddpmseg.data.class_table import ClassTable
+from ddpmseg.records.cell_grid import Cell, CellGrid
+from ddpmseg.report.findings import findings
+from ddpmseg.report.preferences import class_preferences
+from ddpmseg.report.study import Study
 
 Value = float | Sequence[float]
 Levels = Mapping[tuple[int, int], Value]

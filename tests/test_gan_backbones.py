@@ -23,15 +23,15 @@ from golden_gan import (
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddpmseg.backbones.e4e import E4E
 from ddpmseg.backbones.encoder import EncoderBackbone, reduced
-from ddpmseg.backbones.gan_encoder import GAN_ENCODER, GanEncoderBackbone
-from ddpmseg.backbones.gan_inversion import GAN_INVERSION, GanInversionBackbone
-from ddpmseg.backbones.swav import SwavBackbone
-from ddpmseg.backbones.weights import PRECISIONS
+from ddpmseg.backbones.gan.e4e import E4E
+from ddpmseg.backbones.gan.encoder import GAN_ENCODER, GanEncoderBackbone
+from ddpmseg.backbones.gan.inversion import GAN_INVERSION, GanInversionBackbone
+from ddpmseg.backbones.swav.backbone import SwavBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.layout import FeatureLayout, MapSpec, feature_layout
 from ddpmseg.features.maps import NativeMaps
+from ddpmseg.weights.read import PRECISIONS
 
 TOLERANCE = 1e-4
 """Largest difference as a share of the root mean square; the smallest mistake known gives 0.17."""

@@ -9,11 +9,11 @@ from golden_gan import TINY, save_e4e, tiny_state
 from tiny_run import CONF, HARDWARE, composed
 
 from ddpmseg.__main__ import main
-from ddpmseg.analysis.published import load_published
-from ddpmseg.apps.runs import read_runs
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.records.published import load_published
+from ddpmseg.records.run_folders import read_runs
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import sweep
 
 IMAGES = ("dataset.image_size=8", "dataset.num_labelled=2", "dataset.num_test=2")
 HEAD = ("hidden=[8]", "max_steps=3", "batch_size=64")

@@ -16,13 +16,13 @@ from tiny_run import CONF, SEGMENT, SWEEP, composed, contents
 from web import Web, serving
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps import sweep as sweep_module
-from ddpmseg.apps.checks import checked_config, planned_layout
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.composition.checks import checked_config, planned_layout
 from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, sweep_key
 from ddpmseg.errors import CheckpointError, ConfigError, DownloadError
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps import sweep as sweep_module
+from ddpmseg.sweeps.sweep import sweep
 
 SIZE = 16
 HERE = ("--config-dir", str(CONF))

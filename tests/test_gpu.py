@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny_run import PRETRAIN, SEGMENT, SWEEP, composed, composed_sweep
 
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import sweep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 GPU = "trainer.accelerator=gpu"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpmseg.analysis.groups import group_classes
 from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.report.groups import group_classes
 
 
 def table(num_classes: int, ignore_label: int = 255) -> ClassTable:

@@ -7,7 +7,7 @@ import pytest
 from tiny_run import ROOT, SEGMENT
 
 from benchmarks.multirun import killed_and_repeated
-from ddpmseg.apps.job_records import State
+from ddpmseg.multiruns.job_records import State
 
 JOBS = (
     *(o for o in SEGMENT if not o.startswith(("features.blocks", "features.timesteps", "head."))),

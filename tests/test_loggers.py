@@ -9,11 +9,11 @@ import yaml
 from hydra.errors import HydraException
 from tiny_run import SEGMENT, SWEEP, composed, composed_sweep
 
-from ddpmseg.apps.checks import checked_config
-from ddpmseg.apps.checks_sweep import checked_sweep
-from ddpmseg.apps.load import load_config
-from ddpmseg.apps.train import finished, train
+from ddpmseg.composition.checks import checked_config
 from ddpmseg.errors import ConfigError
+from ddpmseg.records.load import load_config
+from ddpmseg.runs.train import finished, train
+from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.tracking import loggers
 
 

@@ -17,13 +17,13 @@ from tiny_run import CONF, ROOT, SEGMENT, SWEEP, composed, composed_sweep, conte
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
-from ddpmseg.apps.gather import gather
-from ddpmseg.apps.job_records import Job, Plan, State, begin, read_jobs
-from ddpmseg.apps.jobs import Program, run, share_passes
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import finished, train
 from ddpmseg.errors import ConfigError
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.multiruns.gather import gather
+from ddpmseg.multiruns.job_records import Job, Plan, State, begin, read_jobs
+from ddpmseg.multiruns.jobs import Program, run, share_passes
+from ddpmseg.records.cells import CellStore
+from ddpmseg.runs.train import finished, train
+from ddpmseg.sweeps.sweep import sweep
 
 LONE = ("head.members=1", "head.max_steps=3")
 SMALL = tuple(o for o in SEGMENT if not o.startswith(("features.blocks", "features.timesteps")))
@@ -207,7 +207,9 @@ def test_two_processes_never_run_one_job(
     hydra_job, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    holder = "from ddpmseg.locks import FolderLocks; from pathlib import Path; import sys, time\n"
+    holder = (
+        "from ddpmseg.io.locks import FolderLocks; from pathlib import Path; import sys, time\n"
+    )
     holder += "with FolderLocks(Path(sys.argv[1])).alone('job4'):\n"
     holder += "    print('held', flush=True); time.sleep(0.5)"
     (tmp_path / "multi").mkdir()

@@ -15,16 +15,16 @@ from tiny_run import CONF, SEGMENT, composed, composed_sweep, contents
 from torch import Tensor, nn
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps import segment as program
-from ddpmseg.apps.checks_sweep import checked_sweep
-from ddpmseg.apps.train import finished as finished_score
-from ddpmseg.apps.train import train
 from ddpmseg.config import run_key
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.official import read_ensemble, write_ensemble
 from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.runs import segment as program
+from ddpmseg.runs.train import finished as finished_score
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.training.head import HeadTraining
 
 PAPERS = (*(key for key in SEGMENT if "hidden" not in key), "head.max_steps=3")

@@ -20,15 +20,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import PRETRAIN, ROOT, composed, contents
 
-from ddpmseg.apps.checks import checked_config
-from ddpmseg.apps.pretrain import image_source
-from ddpmseg.apps.train import train
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
+from ddpmseg.composition.checks import checked_config
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig
 from ddpmseg.data.images import PonyImages
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
+from ddpmseg.runs.pretrain import image_source
+from ddpmseg.runs.train import train
 from ddpmseg.training.pretrain import (
     AveragedWeights,
     DiffusionPretraining,

@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from tiny_run import SEGMENT, composed, composed_sweep
 from torch import Tensor
 
-from ddpmseg.analysis.cells import Cell
-from ddpmseg.apps.build import as_training, build_backbone, build_dataset
-from ddpmseg.apps.checks_sweep import checked_sweep
-from ddpmseg.apps.probe import Probed, probe_timestep
-from ddpmseg.apps.setup import quiet_libraries
-from ddpmseg.apps.train import train
+from ddpmseg.composition.build import as_training, build_backbone, build_dataset
 from ddpmseg.errors import DataError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
@@ -24,6 +19,11 @@ from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.probes import ProbeReader, Probes
 from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.metrics.functional import confusion, member_confusions
+from ddpmseg.records.cell_grid import Cell
+from ddpmseg.runs.train import train
+from ddpmseg.runtime.logs import quiet_libraries
+from ddpmseg.sweeps.checks import checked_sweep
+from ddpmseg.sweeps.probe import Probed, probe_timestep
 from ddpmseg.training.head import HeadTraining
 from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.probes import ProbeTraining

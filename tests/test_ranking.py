@@ -8,22 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import some_run
 
-from ddpmseg.analysis.dots import dots, of_classes, of_ranking
-from ddpmseg.analysis.keys import (
-    filtered,
-    find_conditions,
-    find_key,
-    series,
-    short_keys,
-    shortened,
-)
-from ddpmseg.analysis.markup import as_latex
-from ddpmseg.analysis.per_class import ClassScores, class_table
-from ddpmseg.analysis.ranking import Ranking, paired, rank, ranking_table
-from ddpmseg.analysis.runs import Run, Summary
-from ddpmseg.analysis.tables import Row, Table
-from ddpmseg.analysis.terminal import as_text
+from ddpmseg.compare.dots import dots, of_classes, of_ranking
+from ddpmseg.compare.per_class import ClassScores, class_table
+from ddpmseg.compare.ranking import Ranking, paired, rank, ranking_table
 from ddpmseg.errors import ConfigError, DataError, UserError
+from ddpmseg.records.keys import filtered, find_conditions, find_key, series, short_keys, shortened
+from ddpmseg.records.runs import Run, Summary
+from ddpmseg.tables.markup import as_latex
+from ddpmseg.tables.table import Row, Table
+from ddpmseg.tables.terminal import as_text
 
 SCORES = {(1, "hard"): 0.3, (1, "soft"): 0.31, (2, "hard"): 0.42, (2, "soft"): 0.4}
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpmseg.analysis.cells import Cell, CellGrid
-from ddpmseg.analysis.report import COLUMNS, render_report, write_report
-from ddpmseg.analysis.study import ClusterMaps, Examples, Study
 from ddpmseg.data.class_table import ClassTable
+from ddpmseg.records.cell_grid import Cell, CellGrid
+from ddpmseg.report.page import COLUMNS, render_report, write_report
+from ddpmseg.report.study import ClusterMaps, Examples, Study
 
 BLOCKS, TIMESTEPS, SEEDS = (2, 5, 6), (0, 50, 400, 999), (0, 3)
 MISSING = (5, 400)

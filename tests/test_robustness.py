@@ -15,26 +15,19 @@ from test_bad_input import CLASSES, save_pair, some_pair
 from tiny_run import HARDWARE, PRETRAIN, SEGMENT, composed, contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.analysis.markup import as_markdown
-from ddpmseg.analysis.robustness import (
-    Line,
-    Robustness,
-    drop_table,
-    lines,
-    miou_table,
-    relative_drop,
-)
-from ddpmseg.analysis.robustness_figures import examples_figure, robustness_figure
-from ddpmseg.analysis.runs import Run
-from ddpmseg.apps import robustness as app
-from ddpmseg.apps.build import build_backbone, build_dataset, build_extractor
-from ddpmseg.apps.load import load_config
-from ddpmseg.apps.train import train
+from ddpmseg.composition.build import build_backbone, build_dataset, build_extractor
 from ddpmseg.data.corruptions import Corruption, corrupt
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.segment import HeadReader, segment
 from ddpmseg.metrics import functional
-from ddpmseg.tracking.results import claim_folder
+from ddpmseg.records.load import load_config
+from ddpmseg.records.results import claim_folder
+from ddpmseg.records.runs import Run
+from ddpmseg.robustness import run as app
+from ddpmseg.robustness.figures import examples_figure, robustness_figure
+from ddpmseg.robustness.scores import Line, Robustness, drop_table, lines, miou_table, relative_drop
+from ddpmseg.runs.train import train
+from ddpmseg.tables.markup import as_markdown
 
 PIXELS = (
     "backbone=pixels",

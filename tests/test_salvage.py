@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch._utils import _rebuild_tensor_v2
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.salvage import convert_weights
-from ddpmseg.backbones.salvage import BYTES, STORAGES, SalvageError, salvage
-from ddpmseg.backbones.weights import read_state_dict
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weight_tools.salvage import convert_weights
+from ddpmseg.weights.pickled import BYTES, STORAGES, SalvageError, salvage
+from ddpmseg.weights.read import read_state_dict
 
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,

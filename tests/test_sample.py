@@ -11,13 +11,13 @@ from PIL import Image
 from tiny_run import CONF, HARDWARE, SEGMENT, UNET, composed, contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps import label
-from ddpmseg.apps.sample import _num_dropped
-from ddpmseg.apps.train import train
 from ddpmseg.backbones.sampling import Sampler
 from ddpmseg.data.images import read_mask
 from ddpmseg.errors import DataError
-from ddpmseg.tracking.samples import SampleFolder
+from ddpmseg.records.samples import SampleFolder
+from ddpmseg.runs.train import train
+from ddpmseg.sampling import label
+from ddpmseg.sampling.sample import _num_dropped
 
 NETWORK = ("random", *UNET, "backbone.precision='32'", *HARDWARE)
 

@@ -12,7 +12,7 @@ from ddpmseg.__main__ import main
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.data.sample_archive import SampleArchive
 from ddpmseg.errors import DataError
-from ddpmseg.tracking.samples import SampleFolder
+from ddpmseg.records.samples import SampleFolder
 
 SCENES = [draw_pony(index, "pretrain", 0, 16) for index in range(4)]
 UNCERTAINTIES = np.array([0.25, 0.125, 0.5, 0.375], np.float32)

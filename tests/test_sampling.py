@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ddpmseg.backbones.guided_diffusion.unet import (
+    UNetFlags,
+    build_unet,
+    sampling_process,
+    use_half,
+)
 from ddpmseg.backbones.sampling import Sampler, check_steps
-from ddpmseg.backbones.unet import UNetFlags, build_unet, sampling_process, use_half
 from ddpmseg.errors import ConfigError
 from ddpmseg.randomness import keyed_generator
 

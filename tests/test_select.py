@@ -7,13 +7,13 @@ import torch
 from tiny_run import SWEEP, composed
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.build import build_dataset
-from ddpmseg.apps.checks_sweep import checked_sweep
-from ddpmseg.apps.select import draw_sample, select
-from ddpmseg.apps.sweep import sweep
+from ddpmseg.composition.build import build_dataset
 from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.heads import ridge
+from ddpmseg.sweeps.checks import checked_sweep
+from ddpmseg.sweeps.select import draw_sample, select
+from ddpmseg.sweeps.sweep import sweep
 
 
 @pytest.fixture(autouse=True)

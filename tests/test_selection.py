@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpmseg.analysis.selection import Budget, Chosen, Search, channels, paper_rule
+from ddpmseg.sweeps.selection import Budget, Chosen, Search, channels, paper_rule
 
 WIDTH = {0: 8, 1: 8, 2: 4, 3: 4, 4: 2}
 TIMESTEPS = (0, 50, 100, 200)

@@ -18,14 +18,14 @@ from PIL import Image
 from tiny_run import ROOT, SWEEP, composed, composed_sweep, contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps import sweep as program
-from ddpmseg.apps.load import load_sweep_config
-from ddpmseg.apps.sweep import finished, sweep
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
-from ddpmseg.files import file_sha256
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.io.files import file_sha256
+from ddpmseg.records.cells import CellStore
+from ddpmseg.records.load import load_sweep_config
+from ddpmseg.sweeps import sweep as program
+from ddpmseg.sweeps.sweep import finished, sweep
 
 HEADER = "block,timestep,seed,miou,miou_present,pixel_accuracy,miou_small,miou_large,seconds"
 FOUR = [(1, 5, 0), (1, 50, 0), (2, 5, 0), (2, 50, 0)]

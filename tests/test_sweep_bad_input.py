@@ -14,11 +14,11 @@ from hydra.errors import HydraException
 from test_bad_input import must_not_run, save_pair, some_pair
 from tiny_run import ROOT, SWEEP, composed_sweep, contents
 
-from ddpmseg.apps import sweep as program
-from ddpmseg.apps.sweep import finished, sweep
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.errors import CheckpointError, ConfigError, DataError, UserError
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.records.cells import CellStore
+from ddpmseg.sweeps import sweep as program
+from ddpmseg.sweeps.sweep import finished, sweep
 
 ONE = (
     "sweep.blocks=[1]",

@@ -17,13 +17,13 @@ from PIL import Image
 from tiny_run import PRETRAIN, composed, contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.analysis.ablation import ablation
-from ddpmseg.analysis.cells import METRICS
-from ddpmseg.analysis.markup import as_csv, as_latex, as_markdown
-from ddpmseg.analysis.published import load_published
-from ddpmseg.analysis.runs import DASH, Run, Summary, in_order, variants, without_repeats
-from ddpmseg.analysis.tables import Row, Table, cross_table, paper_table
-from ddpmseg.tracking.results import claim_folder
+from ddpmseg.compare.ablation import ablation
+from ddpmseg.records.cell_grid import METRICS
+from ddpmseg.records.published import load_published
+from ddpmseg.records.results import claim_folder
+from ddpmseg.records.runs import DASH, Run, Summary, in_order, variants, without_repeats
+from ddpmseg.tables.markup import as_csv, as_latex, as_markdown
+from ddpmseg.tables.table import Row, Table, cross_table, paper_table
 
 PUBLISHED = load_published()
 FRACTIONS = st.lists(st.floats(0, 1), min_size=1, max_size=12)

@@ -19,23 +19,23 @@ from test_report import Page, some_grid, some_study
 from tiny_run import HARDWARE, composed, composed_sweep
 
 from ddpmseg.__main__ import main
-from ddpmseg.analysis.canvas import house_style
-from ddpmseg.analysis.cells import CellGrid
-from ddpmseg.analysis.clusters import evenly_chosen
-from ddpmseg.analysis.figures import figures
-from ddpmseg.analysis.findings import findings
-from ddpmseg.analysis.numbering import Numbering
-from ddpmseg.analysis.panels import cluster_panels
-from ddpmseg.analysis.profiles import miou_over_blocks, per_class_over_blocks
-from ddpmseg.analysis.report import render_report
-from ddpmseg.analysis.study import Study
-from ddpmseg.apps.checks_sweep import checked_sweep
-from ddpmseg.apps.report import read_study
-from ddpmseg.apps.select import select
-from ddpmseg.apps.sweep import finished, sweep
 from ddpmseg.errors import ConfigError
 from ddpmseg.heads import ridge
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.numbering import Numbering
+from ddpmseg.records.cell_grid import CellGrid
+from ddpmseg.records.cells import CellStore
+from ddpmseg.report.canvas import house_style
+from ddpmseg.report.clusters import evenly_chosen
+from ddpmseg.report.figures import figures
+from ddpmseg.report.findings import findings
+from ddpmseg.report.page import render_report
+from ddpmseg.report.panels import cluster_panels
+from ddpmseg.report.profiles import miou_over_blocks, per_class_over_blocks
+from ddpmseg.report.study import Study
+from ddpmseg.sweeps.checks import checked_sweep
+from ddpmseg.sweeps.report import read_study
+from ddpmseg.sweeps.select import select
+from ddpmseg.sweeps.sweep import finished, sweep
 
 NAMES = {2: "act1", 5: "layer1", 6: "layer2"}
 TIMELESS = Numbering("in forward order", True, NAMES)

@@ -14,17 +14,17 @@ from safetensors.torch import save_file
 from tiny_run import HARDWARE, composed
 from torch import Tensor
 
-from ddpmseg.apps.checks import checked_config, planned_config
-from ddpmseg.apps.get import get_weights
-from ddpmseg.apps.plan import blocks, estimate
-from ddpmseg.apps.predict import predict
-from ddpmseg.apps.train import train
-from ddpmseg.backbones.timm import TimmBackbone
-from ddpmseg.backbones.timm_models import chosen_layers, layer_numbers, layers_of
-from ddpmseg.backbones.timm_weights import hub_file
+from ddpmseg.backbones.timm.backbone import TimmBackbone
+from ddpmseg.backbones.timm.models import chosen_layers, layer_numbers, layers_of
+from ddpmseg.backbones.timm.weights import hub_file
+from ddpmseg.composition.checks import checked_config, planned_config
+from ddpmseg.composition.get import get_weights
+from ddpmseg.composition.plan import blocks, estimate
 from ddpmseg.config import TimmConfig
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.runs.predict import predict
+from ddpmseg.runs.train import train
 
 NETWORKS = ("test_resnet", "test_vit", "test_convnext")
 NO_TIME = torch.zeros(2, dtype=torch.long)

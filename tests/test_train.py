@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from tiny_run import SEGMENT, composed, contents
 
-from ddpmseg.apps import segment
-from ddpmseg.apps.checks import checked_config
-from ddpmseg.apps.load import load_config
-from ddpmseg.apps.predict import predict
-from ddpmseg.apps.train import finished as is_finished
-from ddpmseg.apps.train import train
+from ddpmseg.composition.checks import checked_config
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.protocols import BatchLossStopping
-from ddpmseg.tracking.results import COLUMNS
+from ddpmseg.records.load import load_config
+from ddpmseg.records.results import COLUMNS
+from ddpmseg.runs import segment
+from ddpmseg.runs.predict import predict
+from ddpmseg.runs.train import finished as is_finished
+from ddpmseg.runs.train import train
 from ddpmseg.training.callbacks import Checkpoint
 from ddpmseg.training.head import HeadTraining
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tiny_run import contents
 
 from ddpmseg.data.digests import known_files, manifest_path
-from ddpmseg.data.unpack import unpack_folder
+from ddpmseg.download.unpack import unpack_folder
 from ddpmseg.errors import DataError
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
 
 FILES = {
     "horses/real/train/a.png": b"image",

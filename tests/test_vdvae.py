@@ -25,13 +25,13 @@ from safetensors.torch import save_file
 from test_encoders import maps_of, pictures
 from torch import Tensor
 
-from ddpmseg.backbones.swav import SwavBackbone
-from ddpmseg.backbones.vdvae_layout import DecoderPlace, EncoderPlace, read_layout
-from ddpmseg.backbones.weights import PRECISIONS
+from ddpmseg.backbones.swav.backbone import SwavBackbone
+from ddpmseg.backbones.vdvae.layout import DecoderPlace, EncoderPlace, read_layout
 from ddpmseg.config import VdvaeConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.randomness import keyed_generator
+from ddpmseg.weights.read import PRECISIONS
 
 NUM_ENCODER_BLOCKS = 12
 

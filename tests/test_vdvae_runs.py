@@ -12,11 +12,11 @@ from tiny_run import composed
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
-from ddpmseg.apps.checks import planned_layout
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
+from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import sweep
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import pytest
 from tiny_run import HARDWARE, PRETRAIN, ROOT, SEGMENT, composed, composed_sweep
 from wandb_files import Recorded, read_run, recorded
 
-from ddpmseg.analysis.study import Study
-from ddpmseg.apps import report
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
 from ddpmseg.config import LoggerConfig, run_key
 from ddpmseg.data.class_table import load_class_table
+from ddpmseg.report.study import Study
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps import report
+from ddpmseg.sweeps.sweep import sweep
 from ddpmseg.tracking.wandb_run import Identity, open_run
 
 OFFLINE = ("logger=wandb", "logger.mode=offline", "logger.project=tests")

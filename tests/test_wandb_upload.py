@@ -15,8 +15,8 @@ from tiny_run import SEGMENT, composed
 from wandb_files import read_run, recorded
 from wandb_server import Server, serving
 
-from ddpmseg.apps.train import train
 from ddpmseg.config import LoggerConfig
+from ddpmseg.runs.train import train
 from ddpmseg.tracking import upload
 from ddpmseg.tracking.upload import Upload
 from ddpmseg.tracking.wandb_run import Identity, open_run, recorded_runs

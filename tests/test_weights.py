@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddpmseg.backbones.guided_diffusion import GuidedDiffusionBackbone
-from ddpmseg.backbones.unet import UNetFlags, build_unet
-from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.errors import CheckpointError
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
+from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
 
 TINY = UNetFlags(
     image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"

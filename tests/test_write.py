@@ -8,10 +8,11 @@ import torch
 from tiny_run import CONF, composed, contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps import checks, write
-from ddpmseg.apps.build import build_dataset
+from ddpmseg.composition import checks
+from ddpmseg.composition.build import build_dataset
 from ddpmseg.data.labelled import LabelledFolder, Ponies
 from ddpmseg.data.survey import survey
+from ddpmseg.data_tools import write
 
 SMALL = ("dataset.num_labelled=3", "dataset.num_test=2", "dataset.image_size=32")
 

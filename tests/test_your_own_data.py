@@ -12,9 +12,9 @@ from tiny_annotations import coco, save_coco, save_labelme
 from tiny_run import CONF, HARDWARE, ROOT, composed
 
 from ddpmseg.__main__ import main
-from ddpmseg.apps.sweep import sweep
-from ddpmseg.apps.train import train
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps.sweep import sweep
 
 PAGE = page("your_own_data")
 COMMANDS = commands(PAGE)

@@ -8,7 +8,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from golden_fill import filled
 
-from ddpmseg.backbones.diffusers import DiffusersBackbone
+from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
 
 TINY: dict[str, Any] = {
     "sample_size": 16,

@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 
-from ddpmseg.commands import (
+from ddpmseg.cli import (
     check_backbone,
     compare,
     dashboard,

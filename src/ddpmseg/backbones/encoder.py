@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.backbones.pretrained import Encoder, Network, load_encoder
-from ddpmseg.backbones.weights import PRECISIONS, RANDOM, resolve_checkpoint
-from ddpmseg.data.origin import checked_sha256
+from ddpmseg.download.origin import checked_sha256
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weights.pretrained import Encoder, Network, load_encoder
+from ddpmseg.weights.read import PRECISIONS, RANDOM, resolve_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours in 0..1."""

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import Shapes
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.pretrained import Encoder
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.shapes import Shapes
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer

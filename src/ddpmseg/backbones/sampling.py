@@ -6,7 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from ddpmseg.backbones.unet import UNetFlags, sampling_process
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, sampling_process
 from ddpmseg.errors import ConfigError
 from ddpmseg.randomness import keyed_generator
 

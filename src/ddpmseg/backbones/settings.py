@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from ddpmseg.data.download import DownloadConfig
+from ddpmseg.download.settings import DownloadConfig
 
 
 @dataclass

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command, add_overrides
+from ddpmseg.cli.common import add_command, add_overrides
 
 
 def add(commands: Any) -> None:
     def run(config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps import checks, plan
-        from ddpmseg.apps.contract import check_backbone
+        from ddpmseg.composition import checks, plan
+        from ddpmseg.weight_tools.contract import check_backbone
 
         config = plan.compose(config_dir, overrides, checks.typed_config)
         return 0 if check_backbone(config) else 1

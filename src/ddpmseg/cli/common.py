@@ -53,7 +53,7 @@ def add_choice_of_runs(command: argparse.ArgumentParser, style: str) -> None:
 
 def typed(config_dir: Path, *overrides: str) -> "TrainConfig":
     """The configuration of these overrides, held against its types alone."""
-    from ddpmseg.apps import checks, plan
+    from ddpmseg.composition import checks, plan
 
     return plan.compose(config_dir, list(overrides), checks.typed_config)
 

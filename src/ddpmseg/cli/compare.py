@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_choice_of_runs, add_command
+from ddpmseg.cli.common import add_choice_of_runs, add_command
 
 
 def add(commands: Any) -> None:
     def run(**options: Any) -> int:
-        from ddpmseg.apps.compare import compare
+        from ddpmseg.compare.compare import compare
 
         compare(**options)
         return 0

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ddpmseg.commands.common import add_command, show
+from ddpmseg.cli.common import add_command, show
 
 
 def add(commands: Any) -> None:
     def run(project: str, entity: str | None, name: str, dry_run: bool) -> int:
-        from ddpmseg.tracking.dashboard import as_json, build, save
+        from ddpmseg.sweeps.dashboard import as_json, build, save
 
         workspace = build(entity or "", project, name)
         return show([as_json(workspace) if dry_run else save(workspace)])

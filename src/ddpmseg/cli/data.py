@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command, add_overrides, show, typed
+from ddpmseg.cli.common import add_command, add_overrides, show, typed
 
 
 def add(commands: Any) -> None:
@@ -12,14 +12,14 @@ def add(commands: Any) -> None:
     ).add_subparsers(required=True)
 
     def get(name: str, config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps.get import get_dataset
+        from ddpmseg.composition.get import get_dataset
 
         config = typed(config_dir, f"dataset={name}", *overrides)
         get_dataset(config.dataset, config.paths)
         return 0
 
     def check(name: str, config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps.check import check_dataset
+        from ddpmseg.data_tools.check import check_dataset
 
         config = typed(config_dir, f"dataset={name}", *overrides)
         return 0 if check_dataset(config.dataset) else 1
@@ -27,17 +27,17 @@ def add(commands: Any) -> None:
     def write(
         name: str, config_dir: Path, overrides: list[str], output: Path, config: Path | None
     ) -> int:
-        from ddpmseg.apps.write import write
+        from ddpmseg.data_tools.write import write
 
         return show(write(typed(config_dir, f"dataset={name}", *overrides).dataset, output, config))
 
     def convert(**options: Any) -> int:
-        from ddpmseg.apps.convert import convert
+        from ddpmseg.data_tools.convert import convert
 
         return show(convert(**options))
 
     def unpack(**options: Any) -> int:
-        from ddpmseg.apps.unpack_samples import unpack_samples
+        from ddpmseg.data_tools.unpack import unpack_samples
 
         return show(unpack_samples(**options))
 

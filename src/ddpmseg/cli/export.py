@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command
+from ddpmseg.cli.common import add_command
 
 
 def add(commands: Any) -> None:
     def run(**options: Any) -> int:
-        from ddpmseg.apps.export import export
+        from ddpmseg.runs.export import export
 
         export(**options)
         return 0

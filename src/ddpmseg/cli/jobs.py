@@ -4,16 +4,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command
+from ddpmseg.cli.common import add_command
 
 log = logging.getLogger(__name__)
 
 
 def add(commands: Any) -> None:
     def run(folder: Path, report: bool) -> int:
-        from ddpmseg.apps import job_table
-        from ddpmseg.apps.job_records import PLAN, Plan, read_jobs
         from ddpmseg.errors import ConfigError
+        from ddpmseg.multiruns import job_table
+        from ddpmseg.multiruns.job_records import PLAN, Plan, read_jobs
 
         if not (folder / PLAN).is_file():
             raise ConfigError(
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
                 "one of those below outputs/multirun."
             )
         if report:
-            from ddpmseg.apps.gather import gather
+            from ddpmseg.multiruns.gather import gather
 
             gather(folder, Plan.read(folder).command)
             return 0

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command, add_overrides, show
+from ddpmseg.cli.common import add_command, add_overrides, show
 
 
 def add(commands: Any) -> None:
     def estimate(config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps import checks, plan
+        from ddpmseg.composition import checks, plan
 
         return show(plan.estimate(plan.compose(config_dir, overrides, checks.planned_config)))
 
     def blocks(config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps import checks, plan
+        from ddpmseg.composition import checks, plan
 
         # Who asks which blocks there are cannot be expected to have chosen them already.
         return show(plan.blocks(plan.compose(config_dir, overrides, checks.typed_config)))

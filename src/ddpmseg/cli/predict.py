@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command
+from ddpmseg.cli.common import add_command
 
 
 def add(commands: Any) -> None:
     def run(**options: Any) -> int:
-        from ddpmseg.apps.predict import predict
+        from ddpmseg.runs.predict import predict
 
         predict(**options)
         return 0

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command
+from ddpmseg.cli.common import add_command
 
 
 def add(commands: Any) -> None:
     def run(folder: Path) -> int:
-        from ddpmseg.apps.report import write_sweep_report
+        from ddpmseg.sweeps.report import write_sweep_report
 
         write_sweep_report(folder)
         return 0

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command
+from ddpmseg.cli.common import add_command
 
 
 def add(commands: Any) -> None:
     def run(**options: Any) -> int:
-        from ddpmseg.apps.robustness import robustness
+        from ddpmseg.robustness.run import robustness
 
         robustness(**options)
         return 0

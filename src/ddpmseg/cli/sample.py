@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command, typed
+from ddpmseg.cli.common import add_command, typed
 
 
 def add(commands: Any) -> None:
     def run(given: list[str], config_dir: Path, **options: Any) -> int:
-        from ddpmseg.apps.sample import sample
+        from ddpmseg.sampling.sample import sample
 
         overrides = [word if "=" in word else f"backbone={word}" for word in given]
         sample(typed(config_dir, *overrides), **options)

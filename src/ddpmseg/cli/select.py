@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command, show
+from ddpmseg.cli.common import add_command, show
 
 
 def add(commands: Any) -> None:
     def run(**options: Any) -> int:
-        from ddpmseg.apps.select import select
+        from ddpmseg.sweeps.select import select
 
         return show(select(**options).lines())
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands import weights_convert
-from ddpmseg.commands.common import add_command, add_overrides, show, typed
+from ddpmseg.cli import weights_convert
+from ddpmseg.cli.common import add_command, add_overrides, show, typed
 
 
 def add(commands: Any) -> None:
@@ -13,19 +13,19 @@ def add(commands: Any) -> None:
     ).add_subparsers(required=True)
 
     def get(name: str, config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps.get import get_weights
+        from ddpmseg.composition.get import get_weights
 
         config = typed(config_dir, f"backbone={name}", *overrides)
         get_weights(config.backbone)
         return 0
 
     def describe(checkpoint: str, output: Path | None, **known: Any) -> int:
-        from ddpmseg.apps.describe import Known, describe_weights
+        from ddpmseg.weight_tools.describe import Known, describe_weights
 
         return show(describe_weights(checkpoint, Known(**known), output))
 
     def convert(**options: Any) -> int:
-        from ddpmseg.apps.salvage import convert_weights
+        from ddpmseg.weight_tools.salvage import convert_weights
 
         return show(convert_weights(**options))
 

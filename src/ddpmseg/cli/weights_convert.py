@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.commands.common import add_command, add_overrides
+from ddpmseg.cli.common import add_command, add_overrides
 
 
 def add(commands: Any) -> None:
     """`commands` are those of `weights`."""
 
     def to_diffusers(checkpoint: str, output: Path, config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.apps.convert_weights import convert_to_diffusers, flags_from
+        from ddpmseg.weight_tools.convert_weights import convert_to_diffusers, flags_from
 
         convert_to_diffusers(checkpoint, output, flags_from(config_dir, overrides))
         return 0
 
     def to_guided(**options: Any) -> int:
-        from ddpmseg.apps.convert_weights import convert_to_guided
+        from ddpmseg.weight_tools.convert_weights import convert_to_guided
 
         convert_to_guided(**options)
         return 0

@@ -1,0 +1,1 @@
+"""Any runs side by side: ranked, tabulated, drawn."""

@@ -7,7 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpmseg.analysis.canvas import (
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.runs import Summary
+from ddpmseg.report.canvas import (
     DPI,
     HEAD,
     MARGIN,
@@ -21,11 +23,9 @@ from ddpmseg.analysis.canvas import (
     paper,
     text_width,
 )
-from ddpmseg.analysis.charts import BELOW, LEFT, MARKERS, legend_room, put_legend
-from ddpmseg.analysis.colours import cluster_colours
-from ddpmseg.analysis.runs import Summary
-from ddpmseg.analysis.tables import Table
-from ddpmseg.files import written_whole
+from ddpmseg.report.charts import BELOW, LEFT, MARKERS, legend_room, put_legend
+from ddpmseg.report.colours import cluster_colours
+from ddpmseg.tables.table import Table
 
 TITLES = {
     "miou": "mIoU (%)",

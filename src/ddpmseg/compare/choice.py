@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddpmseg.analysis.keys import filtered, find_conditions, find_key, series
-from ddpmseg.analysis.published import load_published
-from ddpmseg.analysis.runs import Run
-from ddpmseg.apps.runs import read_runs
 from ddpmseg.errors import DataError
+from ddpmseg.records.keys import filtered, find_conditions, find_key, series
+from ddpmseg.records.published import load_published
+from ddpmseg.records.run_folders import read_runs
+from ddpmseg.records.runs import Run
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ddpmseg.analysis.dots import of_classes, of_ranking, save_dots
-from ddpmseg.analysis.keys import Condition, find_conditions, find_key, known_keys, short_keys
-from ddpmseg.analysis.per_class import class_table
-from ddpmseg.analysis.ranking import Ranking, rank, ranking_table, reference_of
-from ddpmseg.analysis.runs import DATASET, REPEATS, Run
-from ddpmseg.analysis.tables import Table
-from ddpmseg.apps.chosen import Choice, choose_runs
-from ddpmseg.apps.deliver import STYLES, check_figure, deliver, place_of
-from ddpmseg.apps.records import CLASS_METRICS, read_class_scores, read_corrupted
+from ddpmseg.compare.choice import Choice, choose_runs
+from ddpmseg.compare.dots import of_classes, of_ranking, save_dots
+from ddpmseg.compare.per_class import class_table
+from ddpmseg.compare.ranking import Ranking, rank, ranking_table, reference_of
+from ddpmseg.compare.run_scores import CLASS_METRICS, read_class_scores, read_corrupted
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.records.keys import Condition, find_conditions, find_key, known_keys, short_keys
+from ddpmseg.records.runs import DATASET, REPEATS, Run
+from ddpmseg.tables.output import STYLES, check_figure, deliver, place_of
+from ddpmseg.tables.table import Table
 
 HOW_TRAINED = ("num_labelled", "subset_seed", "tiny_annotations", "train_images", "train_masks")
 """Settings of a dataset that leave the test images as they are."""

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ddpmseg.analysis.ablation import TITLES, describe_runs
-from ddpmseg.analysis.canvas import (
+from ddpmseg.compare.ablation import TITLES, describe_runs
+from ddpmseg.compare.ranking import Ranking
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.runs import Summary
+from ddpmseg.report.canvas import (
     DARK,
     DPI,
     GREY,
@@ -22,12 +25,9 @@ from ddpmseg.analysis.canvas import (
     paper,
     widest,
 )
-from ddpmseg.analysis.charts import BELOW, MARKERS, legend_room, put_legend
-from ddpmseg.analysis.colours import cluster_colours
-from ddpmseg.analysis.ranking import Ranking
-from ddpmseg.analysis.runs import Summary
-from ddpmseg.analysis.tables import Table, describe
-from ddpmseg.files import written_whole
+from ddpmseg.report.charts import BELOW, MARKERS, legend_room, put_legend
+from ddpmseg.report.colours import cluster_colours
+from ddpmseg.tables.table import Table, describe
 
 _ROW, _WIDTH, _LABEL, _LEGEND = 0.2, 4.2, 3.2, 2.6
 """Inches: height of a row, width of the axes, of a label and of a line of the legend at most."""

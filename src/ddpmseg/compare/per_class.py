@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ddpmseg.analysis.keys import Condition
-from ddpmseg.analysis.ranking import Ranking, Setting, reference_of
-from ddpmseg.analysis.runs import DATASET, Summary
-from ddpmseg.analysis.tables import Row, Table
+from ddpmseg.compare.ranking import Ranking, Setting, reference_of
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.records.keys import Condition
+from ddpmseg.records.runs import DATASET, Summary
+from ddpmseg.tables.table import Row, Table
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ddpmseg.analysis.keys import Condition
-from ddpmseg.analysis.runs import REPEATS, Run, Summary, Variant, in_order, place, variants
-from ddpmseg.analysis.tables import Row, Table, describe
 from ddpmseg.errors import ConfigError
+from ddpmseg.records.keys import Condition
+from ddpmseg.records.runs import REPEATS, Run, Summary, Variant, in_order, place, variants
+from ddpmseg.tables.table import Row, Table, describe
 
 Scores = Mapping[str, float]
 """A score by the folder of its run, as a fraction."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from ddpmseg.analysis.per_class import ClassScores
-from ddpmseg.analysis.runs import Run
+from ddpmseg.compare.per_class import ClassScores
 from ddpmseg.errors import DataError
+from ddpmseg.records.runs import Run
 
 ROBUSTNESS = "robustness.csv"
 STRENGTHS = {0: "clean", 1: "weak", 3: "medium", 5: "strong"}

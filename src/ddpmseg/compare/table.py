@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpmseg.analysis.ablation import save_ablation
-from ddpmseg.analysis.keys import find_key
-from ddpmseg.analysis.published import load_published
-from ddpmseg.analysis.runs import DATASET
-from ddpmseg.analysis.tables import Table, cross_table, paper_table
-from ddpmseg.apps.chosen import Choice, choose_runs
-from ddpmseg.apps.deliver import STYLES, check_figure, deliver, place_of
+from ddpmseg.compare.ablation import save_ablation
+from ddpmseg.compare.choice import Choice, choose_runs
 from ddpmseg.errors import ConfigError
+from ddpmseg.records.keys import find_key
+from ddpmseg.records.published import load_published
+from ddpmseg.records.runs import DATASET
+from ddpmseg.tables.output import STYLES, check_figure, deliver, place_of
+from ddpmseg.tables.table import Table, cross_table, paper_table
 
 
 def table(

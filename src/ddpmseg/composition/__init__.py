@@ -1,0 +1,1 @@
+"""From a composed configuration to checked settings and the parts they describe."""

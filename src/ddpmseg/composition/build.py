@@ -8,11 +8,8 @@ from typing import Any, Literal
 import torch
 from hydra.utils import get_class
 
-from ddpmseg.apps.device import choose_precision
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.backbones.model_folder import find_model
-from ddpmseg.backbones.timm import checkpoint_file
-from ddpmseg.backbones.weights import RANDOM, resolve_checkpoint
+from ddpmseg.backbones.timm.backbone import checkpoint_file
 from ddpmseg.config import (
     TRANSFER,
     BackboneConfig,
@@ -37,6 +34,9 @@ from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.official import read_ensemble
 from ddpmseg.heads.probes import Probes
 from ddpmseg.heads.protocols import Protocol, choose_protocol
+from ddpmseg.runtime.device import choose_precision
+from ddpmseg.weights.model_folder import find_model
+from ddpmseg.weights.read import RANDOM, resolve_checkpoint
 
 ALLOWED = "ddpmseg."
 """A configuration may build only classes of this package: `_target_` can name any callable."""

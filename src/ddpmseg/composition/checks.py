@@ -8,20 +8,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ddpmseg.apps.build import (
+from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.sampling import check_steps
+from ddpmseg.composition.build import (
     build_backbone_without_weights,
     build_protocol,
     maps_folder,
     read_head,
     weight_file,
 )
-from ddpmseg.apps.checks_distill import check_distillation
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.get import comes_at_first_use, how_to_get
-from ddpmseg.apps.ranges import at_least, one_of
-from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.sampling import check_steps
-from ddpmseg.backbones.weights import PRECISIONS
+from ddpmseg.composition.checks_distill import check_distillation
+from ddpmseg.composition.get import comes_at_first_use, how_to_get
 from ddpmseg.config import (
     DatasetConfig,
     DiffusersConfig,
@@ -32,15 +29,18 @@ from ddpmseg.config import (
     TrainerConfig,
     WeightsConfig,
 )
+from ddpmseg.config.ranges import at_least, one_of
 from ddpmseg.data.class_table import load_class_table
-from ddpmseg.data.labelled import SPLITS
+from ddpmseg.data.labelled import SPLITS, LabelledSet
 from ddpmseg.data.tiny import RULES
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.heads.protocols import PROTOCOLS
 from ddpmseg.heads.segment import Vote
+from ddpmseg.runtime.device import choose_device
 from ddpmseg.tracking.loggers import check_loggers
+from ddpmseg.weights.read import PRECISIONS
 
 TASKS = ("segment", "distill", "pretrain")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -229,4 +229,13 @@ def _check_folder(key: str, folder: Path) -> None:
         raise ConfigError(
             f"`{key}={folder}`: '{existing}' is not a folder that can be written to. "
             f"Choose another `{key}`."
+        )
+
+
+def check_shares(devices: int, dataset: LabelledSet) -> None:
+    """ConfigError where a device would have no image to test."""
+    if len(dataset.test) < devices:
+        raise ConfigError(
+            f"`trainer.devices={devices}`: there are {len(dataset.test)} test "
+            f"images, and every device takes at least one. Use 1..{len(dataset.test)}."
         )

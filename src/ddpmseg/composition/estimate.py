@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ddpmseg import ranks
-from ddpmseg.apps.build import build_extractor
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet

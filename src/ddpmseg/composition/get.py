@@ -5,8 +5,7 @@ import logging
 import re
 from pathlib import Path
 
-from ddpmseg.apps.build import cache_folder, weight_file
-from ddpmseg.backbones.weights import BUNDLED, HUB, RANDOM
+from ddpmseg.composition.build import cache_folder, weight_file
 from ddpmseg.config import (
     BackboneConfig,
     DatasetConfig,
@@ -15,9 +14,10 @@ from ddpmseg.config import (
     PathsConfig,
     WeightsConfig,
 )
-from ddpmseg.data.fetch import Source, fetch
-from ddpmseg.data.unpack import holds_something, unpack_folder
+from ddpmseg.download.fetch import Source, fetch
+from ddpmseg.download.unpack import holds_something, unpack_folder
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
+from ddpmseg.weights.read import BUNDLED, HUB, RANDOM
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg import config as schemas
-from ddpmseg.apps.build import (
+from ddpmseg.composition.build import (
     build_backbone,
     build_backbone_without_weights,
     build_dataset,
@@ -18,13 +18,13 @@ from ddpmseg.apps.build import (
     untrained,
     weight_file,
 )
-from ddpmseg.apps.checks import checked_config, planned_layout
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.estimate import describe, num_training_images, seconds_per_image
+from ddpmseg.composition.checks import checked_config, planned_layout
+from ddpmseg.composition.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.config import FolderDatasetConfig, TrainConfig
 from ddpmseg.data.class_table import load_class_table
-from ddpmseg.data.unpack import holds_something
+from ddpmseg.download.unpack import holds_something
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.runtime.device import choose_device
 
 
 def compose(

@@ -41,7 +41,7 @@ from ddpmseg.config.roots import (
 )
 from ddpmseg.config.segmenter import SegmenterConfig
 from ddpmseg.config.store import register, schema_of
-from ddpmseg.data.download import TRANSFER, DownloadConfig
+from ddpmseg.download.settings import TRANSFER, DownloadConfig
 
 __all__ = [
     "CACHE",

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from ddpmseg.backbones.flags import UNetFlags
+from ddpmseg.backbones.guided_diffusion.flags import UNetFlags
 from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
 
 
@@ -137,7 +137,7 @@ class AlaeConfig(WeightsConfig):
 class GanEncoderConfig(WeightsConfig):
     """The encoder of e4e, which inverts a GAN; its file is one of e4e, or a bare state dict."""
 
-    _target_: str = "ddpmseg.backbones.gan_encoder.GanEncoderBackbone"
+    _target_: str = "ddpmseg.backbones.gan.GanEncoderBackbone"
     channels: int = 512
     """Of its deepest maps, to which all others are proportional."""
     input_size: int = 256
@@ -149,7 +149,7 @@ class GanEncoderConfig(WeightsConfig):
 class GanInversionConfig(WeightsConfig):
     """The generator of StyleGAN2 on the codes that e4e finds; its file is one of e4e."""
 
-    _target_: str = "ddpmseg.backbones.gan_inversion.GanInversionBackbone"
+    _target_: str = "ddpmseg.backbones.gan.GanInversionBackbone"
     size: int = 256
     """Side, in pixels, of the images that the generator draws."""
     channels: int = 512

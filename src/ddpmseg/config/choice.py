@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from ddpmseg.errors import ConfigError
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
 
 
 def check_choice(path: Path, group: str, option: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from ddpmseg.data.download import DownloadConfig
+from ddpmseg.download.settings import DownloadConfig
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ddpmseg.data.download import TRANSFER
+from ddpmseg.download.settings import TRANSFER
 
 CACHE = ("cache_gb", "cache_dir", "cache_blocks")
 """Of `features`: where native maps are kept."""

@@ -92,13 +92,13 @@ def _ensemble_sha256(folder: str | None) -> str | None:
 
 
 def _timm_layers(name: str, layers: Sequence[int] | str | None) -> list[int]:
-    from ddpmseg.backbones.timm_models import chosen_layers  # likewise
+    from ddpmseg.backbones.timm.models import chosen_layers  # likewise
 
     return chosen_layers(name, layers)
 
 
 def _alae_layers(levels: int, image_size: int, input_size: int | None) -> list[int]:
-    from ddpmseg.backbones.alae import layer_numbers  # likewise
+    from ddpmseg.backbones.alae.backbone import layer_numbers  # likewise
 
     return layer_numbers(levels, image_size, input_size)
 

@@ -1,0 +1,1 @@
+"""Labelled images: folders, the paper's sets, ponies."""

@@ -16,7 +16,7 @@ from ddpmseg.data.digests import FileDigests, SplitDigest, split_digest
 from ddpmseg.data.images import read_image, read_mask
 from ddpmseg.data.pairs import Listing, Pair, list_pairs
 from ddpmseg.errors import DataError
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
 
 
 @dataclass(frozen=True)

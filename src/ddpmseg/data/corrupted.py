@@ -20,8 +20,8 @@ from ddpmseg.data.corruptions import FORMAT, Corruption, Pixels, corrupt, librar
 from ddpmseg.data.images import read_image
 from ddpmseg.data.labelled import LabelledSplit, Sample
 from ddpmseg.errors import DataError
-from ddpmseg.files import folder_written_whole, told_when_unwritable, written_whole
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.files import folder_written_whole, told_when_unwritable, written_whole
+from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

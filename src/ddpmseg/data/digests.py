@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ddpmseg.errors import DataError
-from ddpmseg.files import file_sha256, written_whole
+from ddpmseg.io.files import file_sha256, written_whole
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The commands of `data`: get, check, write, convert, unpack."""

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ddpmseg.apps.get import command, how_to_get
+from ddpmseg.composition.get import command, how_to_get
 from ddpmseg.config import DatasetConfig, FolderDatasetConfig
 from ddpmseg.data.check import SplitCheck, SplitFolders, check_folder
 from ddpmseg.data.class_table import ClassTable, load_class_table

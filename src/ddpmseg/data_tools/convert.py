@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from ddpmseg.apps.choice import check_choice, write_choice
+from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.annotated import AnnotatedSet, OnTop, read_json
 from ddpmseg.data.coco import read_coco
 from ddpmseg.data.convert import (
@@ -20,7 +20,7 @@ from ddpmseg.data.convert import (
 from ddpmseg.data.labelme import read_labelme
 from ddpmseg.data.split import split_names
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.files import folder_written_whole
+from ddpmseg.io.files import folder_written_whole
 
 
 def convert(

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.sample_archive import SampleArchive
 from ddpmseg.errors import ConfigError
-from ddpmseg.files import file_sha256
-from ddpmseg.tracking.samples import SampleFolder, name_of
+from ddpmseg.io.files import file_sha256
+from ddpmseg.records.samples import SampleFolder, name_of
 
 log = logging.getLogger(__name__)
 

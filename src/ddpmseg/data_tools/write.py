@@ -4,14 +4,14 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from ddpmseg.apps.build import build_dataset
-from ddpmseg.apps.choice import check_choice, write_choice
-from ddpmseg.apps.convert import check_output
+from ddpmseg.composition.build import build_dataset
 from ddpmseg.config import DatasetConfig
+from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert import CLASSES
 from ddpmseg.data.write import write_set
+from ddpmseg.data_tools.convert import check_output
 from ddpmseg.errors import DataError
-from ddpmseg.files import folder_written_whole
+from ddpmseg.io.files import folder_written_whole
 
 
 def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> list[str]:

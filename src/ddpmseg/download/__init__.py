@@ -1,0 +1,1 @@
+"""Files from the web, resumed, verified and unpacked."""

@@ -5,9 +5,9 @@ import re
 import time
 from pathlib import Path
 
-from ddpmseg.data.origin import Origin, checked_sha256, origin_path, read_origin, write_origin
-from ddpmseg.data.partial import PartialFile
-from ddpmseg.data.transfer import (
+from ddpmseg.download.origin import Origin, checked_sha256, origin_path, read_origin, write_origin
+from ddpmseg.download.partial import PartialFile
+from ddpmseg.download.transfer import (
     BrokenOffError,
     ChangedError,
     Source,
@@ -16,8 +16,8 @@ from ddpmseg.data.transfer import (
     request_lacking,
 )
 from ddpmseg.errors import DownloadError
-from ddpmseg.files import file_sha256
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.files import file_sha256
+from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
 

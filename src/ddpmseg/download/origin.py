@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddpmseg.errors import DataError, UserError
-from ddpmseg.files import file_sha256, written_whole
+from ddpmseg.io.files import file_sha256, written_whole
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
 
 
 @dataclass(frozen=True)

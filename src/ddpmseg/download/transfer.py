@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from ddpmseg.data.partial import FileState, PartialFile
+from ddpmseg.download.partial import FileState, PartialFile
 from ddpmseg.errors import DownloadError, UserError
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ddpmseg.data.digests import FileDigests, write_manifest
 from ddpmseg.errors import DataError
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.locks import FolderLocks
 
 
 def holds_something(folder: Path) -> bool:

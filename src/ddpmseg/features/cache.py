@@ -23,8 +23,8 @@ from torch import Tensor
 from ddpmseg.backbones.base import Hook
 from ddpmseg.features.bounded import BoundedFolder
 from ddpmseg.features.noise import NoiseSource
-from ddpmseg.files import written_whole
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.files import written_whole
+from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
 

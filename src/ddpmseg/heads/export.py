@@ -5,7 +5,7 @@ from typing import Any
 
 from ddpmseg.errors import CheckpointError
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.tensor_file import UNREADABLE, load_tensors, save_tensors
+from ddpmseg.io.tensor_file import UNREADABLE, load_tensors, save_tensors
 
 SHAPE = ("dim", "num_classes", "members", "hidden")
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddpmseg.backbones.weights import read_state_dict
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.files import file_sha256, folder_written_whole
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.io.files import file_sha256, folder_written_whole
+from ddpmseg.weights.read import read_state_dict
 
 ENTRY = "model_state_dict"
 LINEARS = (0, 3, 6)

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, locks between processes, tensors on disk."""

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
 
 UNREADABLE = (
     OSError,

@@ -1,0 +1,1 @@
+"""Many jobs of one command: planned, run side by side, gathered."""

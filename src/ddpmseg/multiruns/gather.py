@@ -8,20 +8,20 @@ from pathlib import Path
 
 import torch
 
-from ddpmseg.analysis.cells import Cell, CellGrid
-from ddpmseg.analysis.numbering import Numbering
-from ddpmseg.analysis.study import Study
-from ddpmseg.apps.build import build_backbone_without_weights, build_dataset
-from ddpmseg.apps.job_records import State, read_jobs
-from ddpmseg.apps.job_table import tell
-from ddpmseg.apps.load import load_config, load_sweep_config
-from ddpmseg.apps.report import network_record, write_study
-from ddpmseg.apps.setup import quiet_libraries
-from ddpmseg.apps.sweep import show
-from ddpmseg.apps.track import log_multirun, record_cells, sweep_run
+from ddpmseg.composition.build import build_backbone_without_weights, build_dataset
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import load_class_table
-from ddpmseg.tracking.results import read_results
+from ddpmseg.multiruns.job_records import State, read_jobs
+from ddpmseg.multiruns.job_table import tell
+from ddpmseg.numbering import Numbering
+from ddpmseg.records.cell_grid import Cell, CellGrid
+from ddpmseg.records.load import load_config, load_sweep_config
+from ddpmseg.records.results import read_results
+from ddpmseg.report.study import Study
+from ddpmseg.runtime.logs import quiet_libraries
+from ddpmseg.sweeps.report import network_record, write_study
+from ddpmseg.sweeps.sweep import show
+from ddpmseg.sweeps.track import log_multirun, record_cells, sweep_run
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from ddpmseg.files import written_whole
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.files import written_whole
+from ddpmseg.io.locks import FolderLocks
 
 JOB, PLAN, STOP = "job.json", "multirun.json", "stopped"
 BLOCKS = "features.blocks="

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpmseg.apps.job_records import Job, State
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
+from ddpmseg.multiruns.job_records import Job, State
 
 log = logging.getLogger(__name__)
 TABLE = "jobs.csv"

@@ -13,12 +13,12 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ddpmseg.apps.gpus import take_gpu
-from ddpmseg.apps.job_records import Job, Plan, State, lock_of, stop, stopped_by
-from ddpmseg.apps.setup import log_file
 from ddpmseg.config import which_job
 from ddpmseg.errors import ConfigError, UserError
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.locks import FolderLocks
+from ddpmseg.multiruns.gpus import take_gpu
+from ddpmseg.multiruns.job_records import Job, Plan, State, lock_of, stop, stopped_by
+from ddpmseg.runtime.logs import log_file
 
 log = logging.getLogger(__name__)
 LOG = "job.log"
@@ -43,7 +43,8 @@ def run(program: Program, cfg: DictConfig) -> float | None:
 
     A job of a multirun leaves `job.json` and its log in Hydra's folder for it. `multirun.resume`
     decides which are left out; one that fails leaves its traceback in its log and returns NaN, so
-    that the others still run. `ddpmseg.apps.multirun.GatherJobs` then makes the exit status say so.
+    that the others still run. `ddpmseg.multiruns.multirun.GatherJobs` then makes the exit status
+    say so.
     """
     hydra = HydraConfig.get()
     if OmegaConf.is_missing(hydra.job, "num"):

@@ -17,10 +17,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpmseg.apps import job_table
-from ddpmseg.apps.job_records import Job, Plan, State, begin, read_jobs
 from ddpmseg.config import RESUMES, which_job
 from ddpmseg.errors import ConfigError, UserError
+from ddpmseg.multiruns import job_table
+from ddpmseg.multiruns.job_records import Job, Plan, State, begin, read_jobs
 
 log = logging.getLogger(__name__)
 MAPS = "maps"
@@ -35,8 +35,8 @@ class GatherJobs(Callback):
     """Hydra callback. Plans the jobs, tells what became of each, and reports their cells.
 
     In the folder of the multirun: `multirun.json`, its plan; `jobs.csv`; and what
-    `ddpmseg.apps.gather` makes of the jobs' results. The exit status is 1 when a job failed. With
-    `multirun.dry_run` the jobs are listed and nothing else happens.
+    `ddpmseg.multiruns.gather` makes of the jobs' results. The exit status is 1 when a job failed.
+    With `multirun.dry_run` the jobs are listed and nothing else happens.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class GatherJobs(Callback):
         atexit.register(self._tell_if_broken_off, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from ddpmseg.apps.gather import gather  # with torch, for which jobs need not wait
+        from ddpmseg.multiruns.gather import gather  # with torch, for which jobs need not wait
 
         folder = Path(config.hydra.sweep.dir)
         self._ended = True
@@ -135,7 +135,7 @@ def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:
 
 def _foreseen(number: int, plan: Plan, known: Job | None, config_name: str) -> Job:
     """A job as it is, with the output folder its settings give it."""
-    from ddpmseg.tracking.results import finished_miou  # with torch
+    from ddpmseg.records.results import finished_miou  # with torch
 
     overrides: Sequence[str] = plan.jobs[number]
     try:
@@ -161,7 +161,7 @@ def _check(config: DictConfig) -> None:
     if not config.multirun.share_gb >= 0:  # NaN is not
         raise ConfigError(f"`multirun.share_gb={config.multirun.share_gb}`: must be at least 0.")
     if config.trainer.devices > 1:
-        from ddpmseg.apps.checks import check_alone
+        from ddpmseg.composition.checks import check_alone
 
         check_alone(config.trainer, in_multirun=True)
     target = config.hydra.launcher._target_

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from ddpmseg.analysis.numbering import Numbering
 from ddpmseg.metrics import functional
+from ddpmseg.numbering import Numbering
 
 METRICS = ("miou", "miou_present", "pixel_accuracy")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from ddpmseg.errors import ConfigError
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from ddpmseg.analysis.cells import Cell
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.files import written_whole
-from ddpmseg.tracking.locks import TimestepLocks
-from ddpmseg.tracking.results import CONFIG
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.cell_grid import Cell
+from ddpmseg.records.cell_locks import TimestepLocks
+from ddpmseg.records.results import CONFIG
 
 VERSION = 1
 """Of the format of records; another one is refused, never guessed at."""

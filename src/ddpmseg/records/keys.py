@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from ddpmseg.analysis.runs import REPEATS, Run
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.records.runs import REPEATS, Run
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ddpmseg.data.labelled import LabelledFiles, LabelledSplit
 from ddpmseg.data.pairs import Pair, list_pairs
 from ddpmseg.data.subsets import least_uncertain, num_filtered, num_most_certain
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.tracking.samples import UNCERTAINTY, SampleFolder
+from ddpmseg.records.samples import UNCERTAINTY, SampleFolder
 
 log = logging.getLogger(__name__)
 HOW = (

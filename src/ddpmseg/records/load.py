@@ -10,7 +10,7 @@ from yaml import YAMLError
 
 from ddpmseg.config import LoggerConfig, SweepConfig, TrainConfig, schema_of
 from ddpmseg.errors import ConfigError
-from ddpmseg.tracking.results import CONFIG
+from ddpmseg.records.results import CONFIG
 
 Root = TypeVar("Root", TrainConfig, SweepConfig)
 

@@ -12,8 +12,8 @@ from pytorch_lightning.callbacks import Callback
 
 from ddpmseg import ranks
 from ddpmseg.data.class_table import ClassTable
-from ddpmseg.files import written_whole
 from ddpmseg.heads.segment import Segmentation
+from ddpmseg.io.files import written_whole
 
 COLUMN_TITLES = ("image", "truth", "prediction", "uncertainty")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ddpmseg.analysis.runs import BACKBONE, SEGMENTER, Summary
+from ddpmseg.records.runs import BACKBONE, SEGMENTER, Summary
 
 Quoted = Mapping[str, Summary]
 """Numbers by dataset; datasets without one are left out."""
@@ -65,7 +65,7 @@ def _network_of(settings: Mapping[str, Any]) -> str:
 @cache
 def load_published() -> Published:
     """The numbers of `published.yaml`, which says where each is from."""
-    path = files("ddpmseg") / "analysis" / "published.yaml"
+    path = files("ddpmseg") / "records" / "published.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     datasets = content["datasets"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ddpmseg.config import leave_out_how
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
 
 RESULTS = "results.csv"

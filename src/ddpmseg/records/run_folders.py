@@ -6,13 +6,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from ddpmseg.analysis.cells import METRICS
-from ddpmseg.analysis.published import Published
-from ddpmseg.analysis.runs import METHOD, Run, without_repeats
-from ddpmseg.apps.load import load_config
 from ddpmseg.config import run_request
 from ddpmseg.errors import ConfigError, DataError, UserError
-from ddpmseg.tracking.results import CONFIG, RESULTS, read_results
+from ddpmseg.records.cell_grid import METRICS
+from ddpmseg.records.load import load_config
+from ddpmseg.records.published import Published
+from ddpmseg.records.results import CONFIG, RESULTS, read_results
+from ddpmseg.records.runs import METHOD, Run, without_repeats
 
 
 def read_runs(

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.files import written_whole
-from ddpmseg.tracking.results import write_table
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.results import write_table
 
 SETTINGS = "samples.json"
 UNCERTAINTY = "uncertainty.csv"

@@ -17,9 +17,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from ddpmseg.analysis.canvas import DARK, GREY, SMALL, axes_at, fitted, inches_of, widest
-from ddpmseg.analysis.cells import CellGrid, best_cell, seed_mean, seed_spread
-from ddpmseg.analysis.study import Study
+from ddpmseg.records.cell_grid import CellGrid, best_cell, seed_mean, seed_spread
+from ddpmseg.report.canvas import DARK, GREY, SMALL, axes_at, fitted, inches_of, widest
+from ddpmseg.report.study import Study
 
 Percent = Float64[np.ndarray, "b t"]
 Metric = Callable[[CellGrid], Float64[np.ndarray, "b t s"]]

@@ -17,10 +17,10 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ddpmseg.analysis.study import ClusterMaps
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.randomness import keyed_generator
+from ddpmseg.report.study import ClusterMaps
 
 PAPER_BLOCKS, PAPER_NUM_BLOCKS = (6, 8, 10, 12), 18
 PAPER_TIMESTEPS = (50, 200, 400, 600, 800)

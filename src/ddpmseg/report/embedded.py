@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ddpmseg.analysis.colours import cluster_colours
-from ddpmseg.analysis.study import ClusterMaps, Examples
 from ddpmseg.data.class_table import GREY, ClassTable
+from ddpmseg.report.colours import cluster_colours
+from ddpmseg.report.study import ClusterMaps, Examples
 
 MASK_CHARACTERS, PHOTO_CHARACTERS, CLUSTER_CHARACTERS = 1_100_000, 400_000, 1_000_000
 """What pictures may take of the page; larger ones are thinned to fit."""

@@ -7,7 +7,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ddpmseg.analysis.canvas import (
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.cell_grid import best_cell, seed_mean
+from ddpmseg.report.canvas import (
     DPI,
     GREY,
     HEAD,
@@ -20,8 +22,7 @@ from ddpmseg.analysis.canvas import (
     paper,
     write,
 )
-from ddpmseg.analysis.cells import best_cell, seed_mean
-from ddpmseg.analysis.charts import (
+from ddpmseg.report.charts import (
     BAR,
     BELOW,
     BLOCK_AXIS,
@@ -36,14 +37,9 @@ from ddpmseg.analysis.charts import (
     legend_room,
     put_legend,
 )
-from ddpmseg.analysis.panels import cluster_panels, component_panels, has_masks, mask_panels
-from ddpmseg.analysis.profiles import (
-    class_size_over_blocks,
-    miou_over_blocks,
-    per_class_over_blocks,
-)
-from ddpmseg.analysis.study import Study
-from ddpmseg.files import written_whole
+from ddpmseg.report.panels import cluster_panels, component_panels, has_masks, mask_panels
+from ddpmseg.report.profiles import class_size_over_blocks, miou_over_blocks, per_class_over_blocks
+from ddpmseg.report.study import Study
 
 
 @house_style()

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from ddpmseg.analysis.cells import CellGrid, best_cell, half_crossing, seed_mean, seed_spread
-from ddpmseg.analysis.preferences import SEGMENTED, Preferences, class_preferences
-from ddpmseg.analysis.study import Study
+from ddpmseg.records.cell_grid import CellGrid, best_cell, half_crossing, seed_mean, seed_spread
+from ddpmseg.report.preferences import SEGMENTED, Preferences, class_preferences
+from ddpmseg.report.study import Study
 
 BAND = 0.9
 """Share of the best value that a block must reach to count as near it."""

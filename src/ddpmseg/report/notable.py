@@ -1,7 +1,7 @@
 """The cells whose masks are worth a look: the best, the median and the worst."""
 
-from ddpmseg.analysis.cells import seed_mean
-from ddpmseg.analysis.study import Study
+from ddpmseg.records.cell_grid import seed_mean
+from ddpmseg.report.study import Study
 
 
 def notable_cells(study: Study) -> dict[str, tuple[int, int]]:

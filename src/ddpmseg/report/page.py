@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ddpmseg.analysis.cells import METRICS, CellGrid, best_cell, seed_mean, seed_spread
-from ddpmseg.analysis.embedded import embedded_clusters, embedded_examples
-from ddpmseg.analysis.notable import notable_cells
-from ddpmseg.analysis.study import Study
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.cell_grid import METRICS, CellGrid, best_cell, seed_mean, seed_spread
+from ddpmseg.report.embedded import embedded_clusters, embedded_examples
+from ddpmseg.report.notable import notable_cells
+from ddpmseg.report.study import Study
 
 COLUMNS = ("block", "timestep", "seed", *METRICS, "miou_small", "miou_large", "seconds")
 """Of the table of cells and of the CSV file that the page offers."""
@@ -60,7 +60,7 @@ def render_report(study: Study, findings: Sequence[str]) -> str:
 
 
 def _piece(name: str) -> str:
-    return (files("ddpmseg") / "analysis" / "page" / name).read_text(encoding="utf-8")
+    return (files("ddpmseg") / "report" / "html" / name).read_text(encoding="utf-8")
 
 
 def _sections(study: Study, findings: Sequence[str]) -> dict[str, bool]:

@@ -9,7 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ddpmseg.analysis.canvas import (
+from ddpmseg.data.class_table import GREY as NO_CLASS
+from ddpmseg.data.class_table import ClassTable
+from ddpmseg.records.cell_grid import seed_mean
+from ddpmseg.report.canvas import (
     DPI,
     HEAD,
     MARGIN,
@@ -24,12 +27,9 @@ from ddpmseg.analysis.canvas import (
     widest,
     write,
 )
-from ddpmseg.analysis.cells import seed_mean
-from ddpmseg.analysis.colours import cluster_colours
-from ddpmseg.analysis.notable import notable_cells
-from ddpmseg.analysis.study import ClusterMaps, Study
-from ddpmseg.data.class_table import GREY as NO_CLASS
-from ddpmseg.data.class_table import ClassTable
+from ddpmseg.report.colours import cluster_colours
+from ddpmseg.report.notable import notable_cells
+from ddpmseg.report.study import ClusterMaps, Study
 
 _GAP = 6 / DPI
 _SMALLEST, _LARGEST = 160, 256

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import spearmanr
 
-from ddpmseg.analysis.cells import CellGrid, best_cell, half_crossing, seed_mean
-from ddpmseg.analysis.study import Study
+from ddpmseg.records.cell_grid import CellGrid, best_cell, half_crossing, seed_mean
+from ddpmseg.report.study import Study
 
 SEGMENTED = 0.01
 """A class with a smaller IoU in every cell prefers none."""

@@ -10,7 +10,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ddpmseg.analysis.canvas import (
+from ddpmseg.records.cell_grid import CellGrid, best_cell, seed_mean
+from ddpmseg.report.canvas import (
     DARK,
     GREY,
     HEAD,
@@ -25,9 +26,8 @@ from ddpmseg.analysis.canvas import (
     widest,
     write,
 )
-from ddpmseg.analysis.cells import CellGrid, best_cell, seed_mean
-from ddpmseg.analysis.charts import BAR, LEFT, Scores, colour_bar, draw_controls, write_numbers
-from ddpmseg.analysis.study import Study
+from ddpmseg.report.charts import BAR, LEFT, Scores, colour_bar, draw_controls, write_numbers
+from ddpmseg.report.study import Study
 
 _HIGH = 2.6
 _NAME = 1.3

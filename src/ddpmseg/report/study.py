@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import UInt8
 
-from ddpmseg.analysis.cells import CellGrid
-from ddpmseg.analysis.groups import ClassGroups, group_classes
 from ddpmseg.data.class_table import ClassTable
+from ddpmseg.records.cell_grid import CellGrid
+from ddpmseg.report.groups import ClassGroups, group_classes
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Finished heads on corrupted images."""

@@ -8,7 +8,10 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpmseg.analysis.canvas import (
+from ddpmseg.data.corruptions import Corruption, level
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.runs import Summary
+from ddpmseg.report.canvas import (
     DPI,
     HEAD,
     MARGIN,
@@ -23,12 +26,9 @@ from ddpmseg.analysis.canvas import (
     widest,
     write,
 )
-from ddpmseg.analysis.charts import BELOW, LEFT, MARKERS, legend_room, put_legend
-from ddpmseg.analysis.colours import cluster_colours
-from ddpmseg.analysis.robustness import Line, severities, types
-from ddpmseg.analysis.runs import Summary
-from ddpmseg.data.corruptions import Corruption, level
-from ddpmseg.files import written_whole
+from ddpmseg.report.charts import BELOW, LEFT, MARKERS, legend_room, put_legend
+from ddpmseg.report.colours import cluster_colours
+from ddpmseg.robustness.scores import Line, severities, types
 
 _LEGEND = 2.6
 """Inches that a label of the legend takes at most."""

@@ -6,31 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddpmseg.analysis.published import load_published
-from ddpmseg.analysis.runs import METHOD, Run
-from ddpmseg.apps.build import build_backbone, build_dataset, build_extractor, cache_folder
-from ddpmseg.apps.checks import check_training
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.load import load_config
-from ddpmseg.apps.runs import read_runs
+from ddpmseg.composition.build import build_backbone, build_dataset, build_extractor, cache_folder
+from ddpmseg.composition.checks import check_training
 from ddpmseg.config import PathsConfig, TrainConfig
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption, check_size
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import CheckpointError, ConfigError, DataError, UserError
 from ddpmseg.features.extract import FeatureExtractor
-from ddpmseg.files import file_sha256
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.tracking.results import read_results
-from ddpmseg.tracking.robustness import OutcomeStore
+from ddpmseg.io.files import file_sha256
+from ddpmseg.records.load import load_config
+from ddpmseg.records.published import load_published
+from ddpmseg.records.results import read_results
+from ddpmseg.records.run_folders import read_runs
+from ddpmseg.records.runs import METHOD, Run
+from ddpmseg.robustness.store import OutcomeStore
+from ddpmseg.runtime.device import choose_device
 
 HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `ddpmseg.apps.robustness.robustness` was asked for, which explains it."""
+    """What `ddpmseg.robustness.run.robustness` was asked for, which explains it."""
 
     corruptions: tuple[Corruption, ...]
     output: Path

@@ -5,15 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpmseg.analysis.markup import FORMATS
-from ddpmseg.analysis.robustness import COLUMNS, Robustness, drop_table, lines, miou_table
-from ddpmseg.analysis.robustness_figures import examples_figure, robustness_figure, save_figure
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption
-from ddpmseg.files import told_when_unwritable, written_whole
-from ddpmseg.locks import FolderLocks
-from ddpmseg.tracking.results import write_table
-from ddpmseg.tracking.robustness import ADVICE
+from ddpmseg.io.files import told_when_unwritable, written_whole
+from ddpmseg.io.locks import FolderLocks
+from ddpmseg.records.results import write_table
+from ddpmseg.robustness.figures import examples_figure, robustness_figure, save_figure
+from ddpmseg.robustness.scores import COLUMNS, Robustness, drop_table, lines, miou_table
+from ddpmseg.robustness.store import ADVICE
+from ddpmseg.tables.markup import FORMATS
 
 log = logging.getLogger(__name__)
 SUFFIXES = {"md": "md", "csv": "csv", "latex": "tex"}

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from ddpmseg.analysis.cells import METRICS
-from ddpmseg.analysis.robustness import Robustness
-from ddpmseg.analysis.runs import METHOD
-from ddpmseg.apps.device import trainer_arguments
-from ddpmseg.apps.progress import Progress, duration
-from ddpmseg.apps.robustness_plan import Plan, Request, open_head, open_runs
-from ddpmseg.apps.robustness_report import write_report
-from ddpmseg.apps.setup import quiet_libraries
 from ddpmseg.data.corruptions import Corruption, choose, libraries
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.metrics import functional
-from ddpmseg.tracking.results import RESULTS
-from ddpmseg.tracking.robustness import Outcome
+from ddpmseg.records.cell_grid import METRICS
+from ddpmseg.records.results import RESULTS
+from ddpmseg.records.runs import METHOD
+from ddpmseg.robustness.plan import Plan, Request, open_head, open_runs
+from ddpmseg.robustness.report import write_report
+from ddpmseg.robustness.scores import Robustness
+from ddpmseg.robustness.store import Outcome
+from ddpmseg.runtime.device import trainer_arguments
+from ddpmseg.runtime.logs import quiet_libraries
+from ddpmseg.runtime.progress import Progress, duration
 from ddpmseg.training.head import HeadTesting
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from ddpmseg.analysis.runs import DATASET, METHOD, Run, Summary, variants
-from ddpmseg.analysis.tables import Row, Table, describe
 from ddpmseg.data.corruptions import TYPES, Corruption, level
+from ddpmseg.records.runs import DATASET, METHOD, Run, Summary, variants
+from ddpmseg.tables.table import Row, Table, describe
 
 COLUMNS = (
     "run", "method", "dataset", "corruption", "severity", "level", "num_test",

@@ -14,8 +14,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ddpmseg.data.corruptions import Corruption
-from ddpmseg.files import told_when_unwritable, written_whole
-from ddpmseg.locks import FolderLocks
+from ddpmseg.io.files import told_when_unwritable, written_whole
+from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
 VERSION = 1

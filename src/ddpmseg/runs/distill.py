@@ -9,22 +9,22 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from ddpmseg.apps.build import build_dataset
-from ddpmseg.apps.device import trainer_arguments
-from ddpmseg.apps.epochs import EPOCHS, EpochScores
-from ddpmseg.apps.samples import labelled_samples
+from ddpmseg.composition.build import build_dataset
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
 from ddpmseg.data.survey import survey
 from ddpmseg.errors import ConfigError
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
+from ddpmseg.records.labelled_samples import labelled_samples
+from ddpmseg.records.pictures import PredictionWriter
+from ddpmseg.records.results import peak_rss_mb, score_columns, write_per_class, write_results
+from ddpmseg.runs.epochs import EPOCHS, EpochScores
+from ddpmseg.runtime.device import trainer_arguments
 from ddpmseg.segmenters.deeplab import DeepLab, find_weights, load_body
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 from ddpmseg.tracking.loggers import Claim, Tracking
-from ddpmseg.tracking.pictures import PredictionWriter
-from ddpmseg.tracking.results import peak_rss_mb, score_columns, write_per_class, write_results
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.distill import SegmenterTesting, SegmenterTraining

@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import Callback
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.datamodule import Batch
 from ddpmseg.metrics.segmentation import SegmentationScores
+from ddpmseg.records.results import write_table
 from ddpmseg.segmenters.export import save_segmenter
-from ddpmseg.tracking.results import write_table
 from ddpmseg.training.callbacks import METRICS, append_metrics
 from ddpmseg.training.distill import SegmenterTraining
 

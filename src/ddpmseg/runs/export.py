@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from ddpmseg.apps.load import load_head_config
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import paper_hidden
 from ddpmseg.heads.official import write_ensemble
+from ddpmseg.records.load import load_head_config
 
 log = logging.getLogger(__name__)
 

@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpmseg.apps.build import build_backbone, build_extractor
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.load import load_config
+from ddpmseg.composition.build import build_backbone, build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
-from ddpmseg.files import written_whole
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.segment import HeadReader, Segmentation, segment
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.load import load_config
+from ddpmseg.records.pictures import overlay, write_mask
+from ddpmseg.runtime.device import choose_device
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
-from ddpmseg.tracking.pictures import overlay, write_mask
 
 log = logging.getLogger(__name__)
 

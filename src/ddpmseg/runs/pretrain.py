@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torchvision.utils import save_image
 
 from ddpmseg import ranks
-from ddpmseg.apps.device import choose_device, trainer_precision
-from ddpmseg.apps.launch import StopAtOnce
 from ddpmseg.backbones.sampling import Sampler
 from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
-from ddpmseg.files import file_sha256, written_whole
+from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.runtime.device import choose_device, trainer_precision
+from ddpmseg.runtime.processes import StopAtOnce
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import log_model, log_picture
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks

@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
-from ddpmseg.analysis.numbering import NO_TIMESTEP
-from ddpmseg.apps.build import (
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import (
     build_backbone,
     build_cache,
     build_dataset,
@@ -21,26 +21,26 @@ from ddpmseg.apps.build import (
     build_protocol,
     read_head,
 )
-from ddpmseg.apps.checks import planned_layout
-from ddpmseg.apps.device import choose_device, trainer_arguments
-from ddpmseg.apps.estimate import describe, forecast, num_training_images
-from ddpmseg.apps.launch import alone
-from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.checks import check_shares, planned_layout
+from ddpmseg.composition.estimate import describe, forecast, num_training_images
 from ddpmseg.config import CACHE, TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
-from ddpmseg.errors import ConfigError
-from ddpmseg.features.extract import CPU, FeatureExtractor
+from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.export import save_head
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.metrics.segmentation import Scores
+from ddpmseg.numbering import NO_TIMESTEP
+from ddpmseg.records.pictures import PredictionWriter
+from ddpmseg.records.results import peak_rss_mb, score_columns, write_per_class, write_results
+from ddpmseg.runtime.device import choose_device, trainer_arguments
+from ddpmseg.runtime.processes import alone
 from ddpmseg.tracking.loggers import Claim, Tracking
-from ddpmseg.tracking.pictures import PredictionWriter
-from ddpmseg.tracking.results import peak_rss_mb, score_columns, write_per_class, write_results
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
+from ddpmseg.training.extraction import extract_training_set
 from ddpmseg.training.head import HeadTesting, HeadTraining
 from ddpmseg.training.pixels import LabelledPixels
 
@@ -122,15 +122,6 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     return testing.scores
 
 
-def check_shares(devices: int, dataset: LabelledSet) -> None:
-    """ConfigError where a device would have no image to test."""
-    if len(dataset.test) < devices:
-        raise ConfigError(
-            f"`trainer.devices={devices}`: there are {len(dataset.test)} test "
-            f"images, and every device takes at least one. Use 1..{len(dataset.test)}."
-        )
-
-
 def tell(config: TrainConfig, dataset: LabelledSet) -> str:
     """Say what the run will take and what its images lack; returns the digest of the images.
 
@@ -143,43 +134,6 @@ def tell(config: TrainConfig, dataset: LabelledSet) -> str:
     for sentence in found.warnings(dataset.classes):
         log.warning(sentence)
     return found.sha256
-
-
-def extract_training_set(
-    extractor: FeatureExtractor, images: LabelledImages
-) -> tuple[NativeMaps, torch.Tensor]:
-    """Native maps and masks (n, s, s) of the labelled images.
-
-    Every rank extracts its share, and rank 0 gets all maps; the others return their own. They are
-    on the GPU where they take less than half of what is free there, else on the CPU.
-    """
-    masks = []
-
-    def batches():
-        for pictures, truth, names in images.train_dataloader():
-            masks.append(truth)
-            yield pictures, names
-
-    count = len(images.dataset.train)
-    parts = ranks.shares(count, images.batch_size)
-    place = _place_of_maps(extractor, count)
-    maps = extractor.extract_all(
-        batches(),
-        count if ranks.is_first() else len(parts[ranks.rank()]),
-        place if ranks.num_ranks() == 1 else CPU,  # between ranks they travel from CPU to CPU
-    )
-    for group in maps.groups.values():
-        ranks.collect_rows(group, parts)
-    every_mask = [mask for part in ranks.gathered(masks) for mask in part]
-    return maps.to(place), torch.cat(every_mask)
-
-
-def _place_of_maps(extractor: FeatureExtractor, num_images: int) -> torch.device:
-    device, dtype = extractor.backbone.device, extractor.backbone.dtype
-    num_bytes = num_images * extractor.layout.values_per_image() * dtype.itemsize
-    if device.type == "cuda" and num_bytes < torch.cuda.mem_get_info()[0] / 2:
-        return device
-    return CPU
 
 
 def train_head(

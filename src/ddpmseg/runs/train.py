@@ -7,18 +7,18 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ddpmseg import ranks
-from ddpmseg.apps.build import cache_folder
-from ddpmseg.apps.checks import check_alone, checked_config
-from ddpmseg.apps.distill import run_distillation
-from ddpmseg.apps.get import fetch_missing
-from ddpmseg.apps.launch import processes
-from ddpmseg.apps.pretrain import run_pretraining
-from ddpmseg.apps.segment import run_segmentation
-from ddpmseg.apps.setup import log_file, quiet_libraries
 from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.composition.build import cache_folder
+from ddpmseg.composition.checks import check_alone, checked_config
+from ddpmseg.composition.get import fetch_missing
 from ddpmseg.config import run_key
+from ddpmseg.records.results import check_claim, claim_folder, finished_miou, mark_finished
+from ddpmseg.runs.distill import run_distillation
+from ddpmseg.runs.pretrain import run_pretraining
+from ddpmseg.runs.segment import run_segmentation
+from ddpmseg.runtime.logs import log_file, quiet_libraries
+from ddpmseg.runtime.processes import processes
 from ddpmseg.tracking.loggers import Tracking, open_loggers
-from ddpmseg.tracking.results import check_claim, claim_folder, finished_miou, mark_finished
 
 
 def finished(cfg: DictConfig) -> float | None:

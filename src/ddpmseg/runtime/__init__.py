@@ -1,0 +1,1 @@
+"""Device, precision, processes, logs and progress: where and how a program computes."""

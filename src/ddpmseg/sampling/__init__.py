@@ -1,0 +1,1 @@
+"""Images drawn from a diffusion model and labelled by a finished run."""

@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ddpmseg.apps.build import build_backbone, build_extractor
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.load import load_head_config
+from ddpmseg.composition.build import build_backbone, build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.convert import CLASSES
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.files import file_sha256, written_whole
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.segment import HeadReader, segment
-from ddpmseg.tracking.pictures import contact_sheet, overlay
-from ddpmseg.tracking.samples import SampleFolder, name_of
+from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.records.load import load_head_config
+from ddpmseg.records.pictures import contact_sheet, overlay
+from ddpmseg.records.samples import SampleFolder, name_of
+from ddpmseg.runtime.device import choose_device
 
 log = logging.getLogger(__name__)
 

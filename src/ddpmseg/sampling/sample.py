@@ -8,16 +8,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddpmseg.apps.build import build_backbone
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.label import OVERVIEW, Labeller, label_images, load_labeller, write_overview
-from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
 from ddpmseg.backbones.sampling import Sampler, check_steps
+from ddpmseg.composition.build import build_backbone
 from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, TrainConfig
 from ddpmseg.data.subsets import least_uncertain, num_filtered, num_most_certain
 from ddpmseg.errors import ConfigError
-from ddpmseg.locks import FolderLocks
-from ddpmseg.tracking.samples import SampleFolder, name_of
+from ddpmseg.io.locks import FolderLocks
+from ddpmseg.records.samples import SampleFolder, name_of
+from ddpmseg.runtime.device import choose_device
+from ddpmseg.sampling.label import OVERVIEW, Labeller, label_images, load_labeller, write_overview
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Networks that segment whole images, trained on labels of an ensemble."""

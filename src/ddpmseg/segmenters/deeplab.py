@@ -21,14 +21,14 @@ from torchvision.models.segmentation import (
     deeplabv3_resnet101,
 )
 
-from ddpmseg.backbones.describe import Shapes, differences, listed
 from ddpmseg.backbones.encoder import MEAN, STD
-from ddpmseg.backbones.pretrained import read_pretrained
-from ddpmseg.backbones.weights import RANDOM, shapes_of
-from ddpmseg.data.origin import checked_sha256
+from ddpmseg.download.origin import checked_sha256
 from ddpmseg.errors import CheckpointError
 from ddpmseg.heads.segment import Segmentation
 from ddpmseg.heads.vote import image_uncertainty
+from ddpmseg.weights.pretrained import read_pretrained
+from ddpmseg.weights.read import RANDOM
+from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
 
 Value = TypeVar("Value")
 

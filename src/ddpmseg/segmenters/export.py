@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpmseg.errors import CheckpointError
+from ddpmseg.io.tensor_file import UNREADABLE, load_tensors, save_tensors
 from ddpmseg.segmenters.deeplab import DeepLab
-from ddpmseg.tensor_file import UNREADABLE, load_tensors, save_tensors
 
 SEGMENTER = "segmenter.safetensors"
 """The file of a finished run."""

@@ -1,0 +1,1 @@
+"""Every (block, timestep) of a network: the grid, its probes, its cells and their report."""

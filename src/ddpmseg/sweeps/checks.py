@@ -4,9 +4,9 @@ from typing import get_args
 
 from omegaconf import DictConfig
 
-from ddpmseg.apps.build import as_training, build_backbone_without_weights
-from ddpmseg.apps.checks import at_least, check_training, one_of, typed_config
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.composition.build import as_training, build_backbone_without_weights
+from ddpmseg.composition.checks import at_least, check_training, one_of, typed_config
 from ddpmseg.config import SweepConfig
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.noise import NoiseKind

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ddpmseg.errors import ConfigError, TrackingError
+from ddpmseg.sweeps.wandb_sweep import AXIS
 from ddpmseg.tracking.wandb_run import STEP
-from ddpmseg.tracking.wandb_sweep import AXIS
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Sequence
 
 from ddpmseg import ranks
-from ddpmseg.apps.build import build_extractor, build_probes, build_protocol
-from ddpmseg.apps.estimate import seconds_of_probes, seconds_per_image
-from ddpmseg.apps.grid import Piece
-from ddpmseg.apps.progress import Progress, duration
 from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import build_extractor, build_probes, build_protocol
+from ddpmseg.composition.estimate import seconds_of_probes, seconds_per_image
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.runtime.progress import Progress, duration
+from ddpmseg.sweeps.grid import Piece
 
 log = logging.getLogger(__name__)
 

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from ddpmseg.analysis.numbering import NO_TIMESTEP
-from ddpmseg.apps.build import as_training, untrained
+from ddpmseg.composition.build import as_training, untrained
 from ddpmseg.config import (
     BackboneConfig,
     PixelsConfig,
     SweepConfig,
     TrainConfig,
 )
-from ddpmseg.tracking.cells import CellStore, Key
+from ddpmseg.numbering import NO_TIMESTEP
+from ddpmseg.records.cells import CellStore, Key
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from jaxtyping import UInt8
 from pytorch_lightning.callbacks import Callback
 
 from ddpmseg import ranks
-from ddpmseg.analysis.cells import Cell
-from ddpmseg.apps.build import build_extractor, build_probes, build_protocol
-from ddpmseg.apps.device import trainer_arguments
-from ddpmseg.apps.launch import alone
-from ddpmseg.apps.segment import extract_training_set
 from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import build_extractor, build_probes, build_protocol
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.records.cell_grid import Cell
+from ddpmseg.runtime.device import trainer_arguments
+from ddpmseg.runtime.processes import alone
+from ddpmseg.training.extraction import extract_training_set
 from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.probes import ProbeTesting, ProbeTraining
 

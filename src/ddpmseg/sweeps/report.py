@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from ddpmseg.analysis.cells import METRICS, CellGrid
-from ddpmseg.analysis.figures import save_figures
-from ddpmseg.analysis.findings import findings
-from ddpmseg.analysis.numbering import Numbering
-from ddpmseg.analysis.report import write_report
-from ddpmseg.analysis.study import Examples, Study
-from ddpmseg.apps.show import EXAMPLES, read_arrays, read_clusters
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import DataError
-from ddpmseg.files import written_whole
-from ddpmseg.tracking.cells import CellStore, told_when_full
-from ddpmseg.tracking.results import write_table
+from ddpmseg.io.files import written_whole
+from ddpmseg.numbering import Numbering
+from ddpmseg.records.cell_grid import METRICS, CellGrid
+from ddpmseg.records.cells import CellStore, told_when_full
+from ddpmseg.records.results import write_table
+from ddpmseg.report.figures import save_figures
+from ddpmseg.report.findings import findings
+from ddpmseg.report.page import write_report
+from ddpmseg.report.study import Examples, Study
+from ddpmseg.sweeps.show import EXAMPLES, read_arrays, read_clusters
 
 log = logging.getLogger(__name__)
 LAYERS = "network"

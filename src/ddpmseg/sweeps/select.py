@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ddpmseg.analysis.selection import Budget, Chosen, Search, channels, paper_rule
-from ddpmseg.apps.build import as_training, build_backbone, build_dataset, build_extractor
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.load import load_sweep_config
-from ddpmseg.apps.segment import extract_training_set
+from ddpmseg.composition.build import as_training, build_backbone, build_dataset, build_extractor
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.heads.ridge import cross_validated_counts, mean_iou
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.records.cells import CellStore
+from ddpmseg.records.load import load_sweep_config
+from ddpmseg.runtime.device import choose_device
+from ddpmseg.sweeps.selection import Budget, Chosen, Search, channels, paper_rule
+from ddpmseg.training.extraction import extract_training_set
 from ddpmseg.training.pixels import LabelledPixels
 
 log = logging.getLogger(__name__)

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpmseg.analysis.clusters import cluster_maps, default_cluster_choice, evenly_chosen
-from ddpmseg.analysis.study import ClusterMaps
-from ddpmseg.apps.build import (
+from ddpmseg.composition.build import (
     as_training,
     build_backbone,
     build_backbone_without_weights,
     build_extractor,
 )
-from ddpmseg.apps.device import choose_device
 from ddpmseg.config import SweepConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.files import written_whole
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.io.files import written_whole
+from ddpmseg.records.cells import CellStore
+from ddpmseg.report.clusters import cluster_maps, default_cluster_choice, evenly_chosen
+from ddpmseg.report.study import ClusterMaps
+from ddpmseg.runtime.device import choose_device
 
 EXAMPLES, CLUSTERS = "examples.npz", "clusters.npz"
 

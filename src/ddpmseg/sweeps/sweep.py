@@ -11,37 +11,36 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from ddpmseg import ranks
-from ddpmseg.apps.build import (
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.composition.build import (
     build_backbone,
     build_backbone_without_weights,
     build_dataset,
     cache_folder,
     weight_file,
 )
-from ddpmseg.apps.checks import check_alone
-from ddpmseg.apps.checks_sweep import CONTROLS, checked_sweep
-from ddpmseg.apps.device import choose_device
-from ddpmseg.apps.forecast import forecast_sweep
-from ddpmseg.apps.get import comes_at_first_use, fetch_missing
-from ddpmseg.apps.grid import Piece, dry_run, pieces_of, pieces_to_do
-from ddpmseg.apps.launch import processes
-from ddpmseg.apps.probe import Probed, probe_timestep
-from ddpmseg.apps.progress import Progress
-from ddpmseg.apps.report import LAYERS, network_record, write_sweep_report
-from ddpmseg.apps.segment import check_shares
-from ddpmseg.apps.setup import log_file, quiet_libraries
-from ddpmseg.apps.show import write_clusters, write_examples
-from ddpmseg.apps.track import log_sweep, record_cells, sweep_run
-from ddpmseg.backbones.base import Backbone
-from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.composition.checks import check_alone, check_shares
+from ddpmseg.composition.get import comes_at_first_use, fetch_missing
 from ddpmseg.config import BackboneConfig, SweepConfig, sweep_request
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
 from ddpmseg.metrics.functional import miou
-from ddpmseg.tracking.cells import CellStore, told_when_full
-from ddpmseg.tracking.results import peak_rss_mb
+from ddpmseg.records.cells import CellStore, told_when_full
+from ddpmseg.records.results import peak_rss_mb
+from ddpmseg.runtime.device import choose_device
+from ddpmseg.runtime.logs import log_file, quiet_libraries
+from ddpmseg.runtime.processes import processes
+from ddpmseg.runtime.progress import Progress
+from ddpmseg.sweeps.checks import CONTROLS, checked_sweep
+from ddpmseg.sweeps.forecast import forecast_sweep
+from ddpmseg.sweeps.grid import Piece, dry_run, pieces_of, pieces_to_do
+from ddpmseg.sweeps.probe import Probed, probe_timestep
+from ddpmseg.sweeps.report import LAYERS, network_record, write_sweep_report
+from ddpmseg.sweeps.show import write_clusters, write_examples
+from ddpmseg.sweeps.track import log_sweep, record_cells, sweep_run
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpmseg.analysis.study import Study
-from ddpmseg.apps.build import as_training
+from ddpmseg.composition.build import as_training
 from ddpmseg.config import SweepConfig, TrainConfig, request_key
-from ddpmseg.tracking.cells import CellStore
+from ddpmseg.records.cells import CellStore
+from ddpmseg.report.study import Study
+from ddpmseg.sweeps.wandb_sweep import log_cell, log_study
 from ddpmseg.tracking.upload import Upload
 from ddpmseg.tracking.wandb_media import DATASET, MODEL, log_reference
 from ddpmseg.tracking.wandb_run import (
@@ -21,7 +22,6 @@ from ddpmseg.tracking.wandb_run import (
     recorded_runs,
     sweep_identity,
 )
-from ddpmseg.tracking.wandb_sweep import log_cell, log_study
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpmseg.analysis.cells import CellGrid, best_cell, seed_mean
-from ddpmseg.analysis.study import Study
+from ddpmseg.records.cell_grid import CellGrid, best_cell, seed_mean
+from ddpmseg.report.study import Study
 from ddpmseg.tracking.wandb_media import table_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Tables of scores as text, Markdown, CSV and LaTeX."""

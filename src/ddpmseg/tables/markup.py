@@ -5,8 +5,8 @@ import io
 import re
 from collections.abc import Callable, Iterable
 
-from ddpmseg.analysis.runs import DASH
-from ddpmseg.analysis.tables import Row, Table
+from ddpmseg.records.runs import DASH
+from ddpmseg.tables.table import Row, Table
 
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}

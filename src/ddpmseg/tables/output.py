@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddpmseg.analysis.markup import FORMATS
-from ddpmseg.analysis.tables import Table
-from ddpmseg.analysis.terminal import as_text
 from ddpmseg.errors import ConfigError
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
+from ddpmseg.tables.markup import FORMATS
+from ddpmseg.tables.table import Table
+from ddpmseg.tables.terminal import as_text
 
 log = logging.getLogger(__name__)
 FIGURES = (".png", ".svg")

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ddpmseg.analysis.published import Published
-from ddpmseg.analysis.runs import DATASET, METHOD, Run, Summary, Variant, in_order, variants
+from ddpmseg.records.published import Published
+from ddpmseg.records.runs import DATASET, METHOD, Run, Summary, Variant, in_order, variants
 
 Cells = tuple[Summary | None, ...]
 

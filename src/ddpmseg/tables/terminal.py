@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddpmseg.analysis.keys import shortened
-from ddpmseg.analysis.markup import row_texts
-from ddpmseg.analysis.tables import Table
+from ddpmseg.records.keys import shortened
+from ddpmseg.tables.markup import row_texts
+from ddpmseg.tables.table import Table
 
 WIDTH = 100
 """Characters that a line takes at most."""

@@ -1,1 +1,1 @@
-"""What a run leaves behind."""
+"""Loggers and Weights & Biases."""

@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.heads.segment import Segmentation
-from ddpmseg.tracking.pictures import heat
-from ddpmseg.tracking.results import CONFUSION, PER_CLASS
+from ddpmseg.records.pictures import heat
+from ddpmseg.records.results import CONFUSION, PER_CLASS
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -1,0 +1,1 @@
+"""Lightning modules and callbacks: wiring of features, heads and metrics."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"

@@ -12,8 +12,8 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from ddpmseg import ranks
-from ddpmseg.backbones.fast import speed_up
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.fast import speed_up
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import ImageSource
 from ddpmseg.errors import TrainingError

@@ -1,0 +1,1 @@
+"""The commands of `weights`, and of backbones held against their contract."""

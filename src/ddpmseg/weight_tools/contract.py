@@ -2,10 +2,10 @@
 
 import logging
 
-from ddpmseg.apps.build import build_backbone
-from ddpmseg.apps.device import choose_device
 from ddpmseg.backbones.contract import RULES, breaches
+from ddpmseg.composition.build import build_backbone
 from ddpmseg.config import TrainConfig
+from ddpmseg.runtime.device import choose_device
 
 log = logging.getLogger(__name__)
 

@@ -17,21 +17,27 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddpmseg.apps.checks import typed_config
-from ddpmseg.apps.plan import compose
-from ddpmseg.backbones.describe import differences, network_shapes
-from ddpmseg.backbones.diffusers import DiffusersBackbone
-from ddpmseg.backbones.guided_diffusion import RANDOM, GuidedDiffusionBackbone
-from ddpmseg.backbones.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS, find_model, read_json
+from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
+from ddpmseg.backbones.diffusers.convert import to_guided, to_unet2d
+from ddpmseg.backbones.diffusers.flags import guided_flags, scheduler_config, unet2d_config
+from ddpmseg.backbones.diffusers.unet2d import (
+    build_unet2d,
+    check_unet,
+    diffusers_library,
+    read_unet2d,
+)
+from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.describe import network_shapes
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.noise_schedule import read_schedule
-from ddpmseg.backbones.unet import UNetFlags
-from ddpmseg.backbones.unet2d import build_unet2d, check_unet, diffusers_library, read_unet2d
-from ddpmseg.backbones.unet2d_convert import to_guided, to_unet2d
-from ddpmseg.backbones.unet2d_flags import guided_flags, scheduler_config, unet2d_config
-from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
+from ddpmseg.composition.checks import typed_config
+from ddpmseg.composition.plan import compose
 from ddpmseg.config import GuidedDiffusionConfig, TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.files import folder_written_whole
+from ddpmseg.io.files import folder_written_whole
+from ddpmseg.weights.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS, find_model, read_json
+from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
+from ddpmseg.weights.shapes import differences, shapes_of
 
 log = logging.getLogger(__name__)
 

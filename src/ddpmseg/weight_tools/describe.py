@@ -5,26 +5,21 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.apps.choice import check_choice, write_choice
-from ddpmseg.backbones.alae import ALAE
-from ddpmseg.backbones.describe import (
-    Description,
-    Shapes,
-    describe,
-    differences,
-    network_shapes,
-)
-from ddpmseg.backbones.gan_inversion import GAN_INVERSION
+from ddpmseg.backbones.alae.backbone import ALAE
+from ddpmseg.backbones.gan.inversion import GAN_INVERSION
+from ddpmseg.backbones.guided_diffusion.describe import Description, describe, network_shapes
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.mae import MAE
-from ddpmseg.backbones.pretrained import KINDS, Encoder, read_pretrained
-from ddpmseg.backbones.swav import SWAV
-from ddpmseg.backbones.unet import UNetFlags
-from ddpmseg.backbones.vdvae import VDVAE, num_blocks
-from ddpmseg.backbones.vdvae_layout import read_layout
-from ddpmseg.backbones.weights import read_state_dict, resolve_checkpoint, shapes_of
+from ddpmseg.backbones.swav.backbone import SWAV
+from ddpmseg.backbones.vdvae.backbone import VDVAE, num_blocks
+from ddpmseg.backbones.vdvae.layout import read_layout
 from ddpmseg.config import VdvaeConfig
+from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.files import file_sha256
+from ddpmseg.io.files import file_sha256
+from ddpmseg.weights.pretrained import KINDS, Encoder, read_pretrained
+from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
+from ddpmseg.weights.shapes import Shapes, differences, shapes_of
 
 ENCODERS = {
     "swav": SWAV,

@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.backbones.salvage import Salvaged
-from ddpmseg.backbones.weights import resolve_checkpoint
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.files import written_whole
+from ddpmseg.io.files import written_whole
+from ddpmseg.weights.pickled import Salvaged
+from ddpmseg.weights.read import resolve_checkpoint
 
 
 def convert_weights(source: str, output: Path, entry: str | None = None) -> list[str]:
     """Take the tensors of a torch file out in a process of its own; returns lines to print.
 
-    Nothing in the file is executed, see `ddpmseg.backbones.salvage`. Raises CheckpointError for a
+    Nothing in the file is executed, see `ddpmseg.weights.pickled`. Raises CheckpointError for a
     file that gives none, ConfigError for an `output` that is there already or is no .safetensors.
     """
     path = resolve_checkpoint(source)
@@ -23,7 +23,7 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
         raise ConfigError(f"`{output}`: the name of the new file must end in .safetensors.")
     if output.exists():
         raise ConfigError(f"'{output}' exists already. Remove it, or name another file.")
-    command = [sys.executable, "-m", "ddpmseg.backbones.salvage", str(path)]
+    command = [sys.executable, "-m", "ddpmseg.weights.pickled", str(path)]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(output) as unfinished:

@@ -1,0 +1,1 @@
+"""Weight files: read as plain tensors, recognised by their parameters, never executed."""

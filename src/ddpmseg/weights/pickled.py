@@ -1,6 +1,6 @@
 """Tensors taken out of a torch file that holds more than tensors, without executing any of it.
 
-    python -m ddpmseg.backbones.salvage INPUT OUTPUT.safetensors [ENTRY]
+    python -m ddpmseg.weights.pickled INPUT OUTPUT.safetensors [ENTRY]
 
 A process of its own, which imports neither torch nor anything that a file could name. The pickle in
 the file is walked by an unpickler that knows how a tensor is described and how a dictionary begins;

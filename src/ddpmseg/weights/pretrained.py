@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddpmseg.backbones.describe import Shapes, differences, listed
-from ddpmseg.backbones.weights import read_content, shapes_of, state_of
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weights.read import read_content, state_of
+from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
 
 log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)

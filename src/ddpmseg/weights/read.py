@@ -3,8 +3,7 @@
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,9 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddpmseg.backbones.describe import Shapes, describe, differences, listed
-from ddpmseg.backbones.unet import UNetModel
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError
 
 BUNDLED = "bundled:"
 RANDOM = "random"
@@ -30,7 +27,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     Raises CheckpointError when there is no such file.
     """
     if checkpoint.startswith(BUNDLED):
-        folder = Path(str(files("ddpmseg") / "weights"))
+        folder = Path(str(files("ddpmseg") / "weights" / "bundled"))
         path = folder / f"{checkpoint.removeprefix(BUNDLED)}.safetensors"
         if not path.is_file():
             names = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none"
@@ -127,51 +124,6 @@ def state_of(
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
-
-
-def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
-    return {key: tuple(value.shape) for key, value in state.items()}
-
-
-def load_weights(network: UNetModel, path: Path, flags_key: str) -> None:
-    """Load the file into `network`, every key and every shape, converted to the network's dtypes.
-
-    Raises CheckpointError listing what differs and, where it can be told, the flags that fit;
-    `flags_key` names the setting to change.
-    """
-    state = read_state_dict(path)
-    given, wanted = shapes_of(state), shapes_of(network.state_dict())
-    if problems := differences(given, wanted):
-        raise CheckpointError(
-            f"checkpoint '{path}' does not fit the network built from `{flags_key}` "
-            f"({len(problems)} of {len(wanted)} parameters differ):{listed(problems)}\n"
-            f"{_way_out(given, wanted, network.image_size, flags_key)}"
-        )
-    network.load_state_dict(state)
-
-
-def _way_out(given: Shapes, wanted: Shapes, image_size: int, flags_key: str) -> str:
-    """The flags that the file's parameters call for, where they are those of such a network."""
-    try:
-        theirs, ours = (
-            asdict(describe(shapes).flags(image_size, num_heads=1)) for shapes in (given, wanted)
-        )
-    except (ConfigError, ValueError) as error:
-        return (
-            f"Set `{flags_key}` to the flags the checkpoint was trained with; they cannot be told "
-            f"from the file: {error}."
-        )
-    changes = " ".join(
-        f"{flags_key}.{flag}={_override(theirs[flag])}"
-        for flag in theirs
-        if theirs[flag] != ours[flag]
-    )
-    return f"For images of {image_size} pixels the file fits with `{changes}`."
-
-
-def _override(value: object) -> str:
-    """A value as Hydra's command line reads it."""
-    return f"'{value}'" if isinstance(value, str) else str(value).lower()
 
 
 def _held(content: object) -> object:

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ddpmseg.backbones.alae.style_encoder import StyleEncoder, style_encoder_settings
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.pretrained import Encoder
-from ddpmseg.backbones.style_encoder import StyleEncoder, style_encoder_settings
 from ddpmseg.errors import ConfigError
+from ddpmseg.weights.pretrained import Encoder
 
 ALAE = Encoder(marker="encode_block.0.conv_1.weight", dropped=(), settings=style_encoder_settings)
 

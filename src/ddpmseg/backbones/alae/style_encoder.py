@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import Shapes
+from ddpmseg.weights.shapes import Shapes
 
 SLOPE = 0.2
 """Of the leaky ReLUs below zero."""

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import Compiled
-from ddpmseg.backbones.fast import use_native_norms
-from ddpmseg.backbones.model_folder import ModelFolder, find_model, read_json
-from ddpmseg.backbones.noise_schedule import NoiseSchedule, chosen_schedule, read_schedule
-from ddpmseg.backbones.unet2d import (
+from ddpmseg.backbones.diffusers.layers import resample, run_middle, run_stage
+from ddpmseg.backbones.diffusers.unet2d import (
     UNet2D,
     build_unet2d,
     check_unet,
@@ -23,10 +21,12 @@ from ddpmseg.backbones.unet2d import (
     load_unet2d,
     use_half,
 )
-from ddpmseg.backbones.unet2d_layers import resample, run_middle, run_stage
-from ddpmseg.backbones.weights import PRECISIONS
-from ddpmseg.data.origin import checked_sha256
+from ddpmseg.backbones.guided_diffusion.fast import use_native_norms
+from ddpmseg.backbones.noise_schedule import NoiseSchedule, chosen_schedule, read_schedule
+from ddpmseg.download.origin import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.weights.model_folder import ModelFolder, find_model, read_json
+from ddpmseg.weights.read import PRECISIONS
 
 
 class DiffusersBackbone(Backbone):

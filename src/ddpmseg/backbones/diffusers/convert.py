@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ddpmseg.backbones.unet import AttentionBlock, UNetFlags, UNetModel
-from ddpmseg.backbones.unet2d_flags import meta_network
+from ddpmseg.backbones.diffusers.flags import meta_network
+from ddpmseg.backbones.guided_diffusion.unet import AttentionBlock, UNetFlags, UNetModel
 
 _RESIDUAL = {
     "in_layers.0": "norm1",

@@ -9,8 +9,13 @@ from typing import Any
 
 import torch
 
+from ddpmseg.backbones.guided_diffusion.unet import (
+    AttentionBlock,
+    UNetFlags,
+    UNetModel,
+    build_unet,
+)
 from ddpmseg.backbones.noise_schedule import NoiseSchedule
-from ddpmseg.backbones.unet import AttentionBlock, UNetFlags, UNetModel, build_unet
 from ddpmseg.errors import ConfigError
 
 NORM_GROUPS, NORM_EPS = 32, 1e-5

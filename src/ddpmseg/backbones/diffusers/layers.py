@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpmseg.backbones.unet2d import Stage
+from ddpmseg.backbones.diffusers.unet2d import Stage
 
 Map = Float[Tensor, "n _ _ _"]
 Embedding = Float[Tensor, "n e"]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import differences, listed
-from ddpmseg.backbones.model_folder import CONFIG
-from ddpmseg.backbones.weights import read_state_dict, shapes_of
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.weights.model_folder import CONFIG
+from ddpmseg.weights.read import read_state_dict
+from ddpmseg.weights.shapes import differences, listed, shapes_of
 
 UNet2D = Any
 """A `diffusers.UNet2DModel`: its type is known only where the library is installed."""

@@ -11,10 +11,10 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import Shapes
-from ddpmseg.backbones.irse import IRSE50, NUM_BOTTLENECKS, rounded
-from ddpmseg.backbones.stylegan2 import Generator, config_f_widths, num_codes
+from ddpmseg.backbones.gan.irse import IRSE50, NUM_BOTTLENECKS, rounded
+from ddpmseg.backbones.gan.stylegan2 import Generator, config_f_widths, num_codes
 from ddpmseg.errors import ConfigError
+from ddpmseg.weights.shapes import Shapes
 
 MARKER = "encoder.input_layer.0.weight"
 """A parameter that every file of e4e has."""

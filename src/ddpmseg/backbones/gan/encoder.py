@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ddpmseg.backbones.describe import Shapes
-from ddpmseg.backbones.e4e import MARKER, PyramidEncoder, check_settings, encoder_channels
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.pretrained import Encoder
+from ddpmseg.backbones.gan.e4e import MARKER, PyramidEncoder, check_settings, encoder_channels
+from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.shapes import Shapes
 
 
 def gan_encoder_settings(shapes: Shapes) -> dict[str, Any]:

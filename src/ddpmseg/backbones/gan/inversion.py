@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import Shapes
-from ddpmseg.backbones.e4e import E4E, LARGEST_INPUT, MARKER, check_settings, encoder_channels
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.pretrained import Encoder
-from ddpmseg.backbones.stylegan2 import config_f_widths
+from ddpmseg.backbones.gan.e4e import E4E, LARGEST_INPUT, MARKER, check_settings, encoder_channels
+from ddpmseg.backbones.gan.stylegan2 import config_f_widths
 from ddpmseg.errors import ConfigError
+from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.shapes import Shapes
 
 HEAD_BIAS = re.compile(r"encoder\.styles\.\d+\.linear\.bias")
 

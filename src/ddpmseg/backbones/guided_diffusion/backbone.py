@@ -10,17 +10,18 @@ from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import Compiled
-from ddpmseg.backbones.fast import speed_up
-from ddpmseg.backbones.unet import (
+from ddpmseg.backbones.guided_diffusion.fast import speed_up
+from ddpmseg.backbones.guided_diffusion.load import load_weights
+from ddpmseg.backbones.guided_diffusion.unet import (
     UNetFlags,
     build_unet,
     decoder_blocks,
     timestep_embedding,
     use_half,
 )
-from ddpmseg.backbones.weights import PRECISIONS, RANDOM, load_weights, resolve_checkpoint
-from ddpmseg.data.origin import checked_sha256
+from ddpmseg.download.origin import checked_sha256
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weights.read import PRECISIONS, RANDOM, resolve_checkpoint
 
 
 class GuidedDiffusionBackbone(Backbone):

@@ -5,18 +5,15 @@ the heads of an attention and the diffusion process leave no trace there: who ha
 know them.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 
-from ddpmseg.backbones.unet import UNetFlags, build_unet
+from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.errors import ConfigError
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of every parameter, by its name in the state dict."""
+from ddpmseg.weights.shapes import Shapes, differences
 
 DEFAULT_MULTIPLIERS = {
     64: (1, 2, 3, 4),
@@ -143,24 +140,6 @@ def network_shapes(flags: UNetFlags) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         unet, _ = build_unet(flags)
     return {key: tuple(value.shape) for key, value in unet.state_dict().items()}
-
-
-def listed(problems: Sequence[str], most: int = 8) -> str:
-    """A line for each of `differences`, the first `most` of them; begins with the line's end."""
-    more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
-    return "".join(f"\n  {problem}" for problem in [*problems[:most], *more])
-
-
-def differences(given: Shapes, wanted: Shapes) -> list[str]:
-    """A clause for every parameter that a file lacks, has besides, or has in another shape."""
-    problems = [f"missing {key} {list(wanted[key])}" for key in wanted if key not in given]
-    problems += [f"unknown {key} {list(given[key])}" for key in given if key not in wanted]
-    problems += [
-        f"{key} is {list(given[key])} in the file, {list(wanted[key])} in the network"
-        for key in wanted
-        if key in given and given[key] != wanted[key]
-    ]
-    return problems
 
 
 class _Parameters:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpmseg.backbones.unet import (
+from ddpmseg.backbones.guided_diffusion.unet import (
     AttentionBlock,
     QKVAttentionLegacy,
     ResBlock,

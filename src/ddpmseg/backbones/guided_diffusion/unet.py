@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     )
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.flags import UNetFlags
+from ddpmseg.backbones.guided_diffusion.flags import UNetFlags
 from ddpmseg.errors import ConfigError
 
 __all__ = [

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.pretrained import Encoder
-from ddpmseg.backbones.resnet import ResNet, resnet_settings
+from ddpmseg.backbones.swav.resnet import ResNet, resnet_settings
 from ddpmseg.errors import ConfigError
+from ddpmseg.weights.pretrained import Encoder
 
 SWAV = Encoder(
     marker="layer1.0.conv1.weight",

@@ -8,7 +8,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck, conv1x1
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import Shapes
+from ddpmseg.weights.shapes import Shapes
 
 STEM_STRIDE = 4
 

@@ -9,17 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.backbones.timm_models import (
+from ddpmseg.backbones.timm.models import (
     build_network,
     intermediates,
     layer_numbers,
     layers_of,
     library,
 )
-from ddpmseg.backbones.timm_weights import hub_file, network_from_file
-from ddpmseg.backbones.weights import HUB, PRECISIONS, RANDOM, resolve_checkpoint
-from ddpmseg.data.origin import checked_sha256
+from ddpmseg.backbones.timm.weights import hub_file, network_from_file
+from ddpmseg.download.origin import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.weights.read import HUB, PRECISIONS, RANDOM, resolve_checkpoint
 
 
 class TimmBackbone(Backbone):

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ddpmseg.backbones.timm_models import build_network, check_name, library
-from ddpmseg.backbones.weights import read_state_dict
+from ddpmseg.backbones.timm.models import build_network, check_name, library
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weights.read import read_state_dict
 
 NESTED = ("state_dict", "model", "teacher")
 """Entries under which training programs keep a network's state dict; the first one found counts."""

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.describe import Shapes
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.pretrained import Encoder
-from ddpmseg.backbones.vdvae_layout import Layout, read_layout
-from ddpmseg.backbones.vdvae_network import VeryDeepVAE
+from ddpmseg.backbones.vdvae.layout import Layout, read_layout
+from ddpmseg.backbones.vdvae.network import VeryDeepVAE
 from ddpmseg.errors import ConfigError
 from ddpmseg.randomness import keyed_generator
+from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.shapes import Shapes
 
 LATENTS = ("mean", "sampled")
 COARSEST = 8

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpmseg.backbones.vdvae_layout import DecoderPlace, EncoderPlace, Layout
+from ddpmseg.backbones.vdvae.layout import DecoderPlace, EncoderPlace, Layout
 
 Noise = Callable[[int, int], Tensor]
 """(decoder block, side of its maps) -> N(0, 1) of shape (zdim, side, side) for all images."""
