@@ -7,19 +7,18 @@ from hypothesis import settings
 # Every call in these packages is checked against its annotations, shapes included. Elsewhere
 # Lightning and OmegaConf decide what arrives. The hook must come before the first import.
 CHECKED = (
-    "compare",
-    "records",
-    "report",
-    "tables",
-    "weights",
-    "numbering",
     "backbones",
+    "compare.ranking",
     "data",
     "features",
     "heads",
     "metrics",
     "randomness",
+    "records.cell_grid",
+    "report",
     "segmenters",
+    "tables.table",
+    "weights",
 )
 jaxtyping.install_import_hook([f"ddpmseg.{name}" for name in CHECKED], "typecheck.checked")
 
