@@ -1,4 +1,4 @@
-"""`weights get`, `weights describe`, `weights convert` and, in a module of their own, two more."""
+"""`weights get`, `weights describe`, `weights convert` and, in a module of its own, one more."""
 
 from pathlib import Path
 from typing import Any

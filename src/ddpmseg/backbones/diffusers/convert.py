@@ -1,7 +1,7 @@
-"""The parameters of a guided_diffusion UNet as those of a `UNet2DModel` of diffusers, and back.
+"""A guided_diffusion UNet as a `UNet2DModel` of diffusers: its settings and its parameters.
 
-Both directions only rename, reshape and reorder, so that one undoes the other exactly.
-Sources: openai/guided-diffusion `UNetModel`, diffusers `UNet2DModel`.
+Parameters are only renamed, reshaped and reordered.
+Sources: openai/guided-diffusion `UNetModel`, diffusers `UNet2DModel` and `DDPMScheduler`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,9 +11,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ddpmseg.backbones.diffusers.flags import meta_network
-from ddpmseg.backbones.guided_diffusion.unet import AttentionBlock, UNetFlags, UNetModel
+from ddpmseg.backbones.guided_diffusion.unet import (
+    AttentionBlock,
+    UNetFlags,
+    UNetModel,
+    build_unet,
+)
+from ddpmseg.errors import ConfigError
 
+NORM_GROUPS, NORM_EPS = 32, 1e-5
+"""Of every normalisation in guided_diffusion."""
+_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 _RESIDUAL = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -31,6 +39,76 @@ class Attention:
     guided: str
     unet2d: str
     heads: int
+
+
+def unet2d_config(flags: UNetFlags) -> dict[str, Any]:
+    """The `config.json` of the same network; ConfigError where diffusers has none."""
+    unet = _meta_network(flags)
+    problems = []
+    if unet.channel_mult[0] != 1:
+        problems.append(
+            f"its first level has {unet.channel_mult[0]} times `num_channels`={flags.num_channels} "
+            "channels, but UNet2DModel embeds the timestep in as many as the first level has"
+        )
+    if flags.rescale_timesteps and flags.diffusion_steps != 1000:
+        problems.append(
+            f"it is told its {flags.diffusion_steps} timesteps rescaled to 1000 "
+            "(`rescale_timesteps`), which no scheduler of diffusers does"
+        )
+    layers = [module for module in unet.modules() if isinstance(module, AttentionBlock)]
+    widths = sorted({layer.channels // layer.num_heads for layer in layers})
+    if len(widths) > 1 and any(layer.num_heads > 1 for layer in layers):
+        problems.append(
+            f"its attention heads have {', '.join(map(str, widths))} channels (`num_heads`), but "
+            "UNet2DModel knows one width for all (`num_head_channels`)"
+        )
+    if problems:
+        listed = "\n  ".join(problems)
+        raise ConfigError(f"the network has no equal in diffusers:\n  {listed}")
+    attends = [2**level in unet.attention_resolutions for level in range(len(unet.channel_mult))]
+    down, up = _block_types(attends, flags.resblock_updown)
+    resampling = "resnet" if flags.resblock_updown else "conv"
+    return {
+        "_class_name": "UNet2DModel",
+        "sample_size": flags.image_size,
+        "in_channels": 3,
+        "out_channels": 6 if flags.learn_sigma else 3,
+        "center_input_sample": False,
+        "time_embedding_type": "positional",
+        "freq_shift": 0,
+        "flip_sin_to_cos": True,  # cosines first
+        "down_block_types": down,
+        "up_block_types": up,
+        "block_out_channels": [int(m * flags.num_channels) for m in unet.channel_mult],
+        "layers_per_block": flags.num_res_blocks,
+        "downsample_padding": 1,
+        "downsample_type": resampling,
+        "upsample_type": resampling,
+        "dropout": flags.dropout,
+        "act_fn": "silu",
+        "attention_head_dim": widths[0] if len(widths) == 1 else None,  # None: a single head
+        "norm_num_groups": NORM_GROUPS,
+        # Where scale and shift are on, the middle block would have no normalisation without it.
+        "attn_norm_num_groups": NORM_GROUPS,
+        "norm_eps": NORM_EPS,
+        "resnet_time_scale_shift": "scale_shift" if flags.use_scale_shift_norm else "default",
+        "add_attention": True,
+    }
+
+
+def scheduler_config(flags: UNetFlags) -> dict[str, Any]:
+    """The `scheduler_config.json` of a DDPMScheduler with the process of the flags."""
+    scale = 1000 / flags.diffusion_steps
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": flags.diffusion_steps,
+        "beta_schedule": _SCHEDULES[flags.noise_schedule],
+        "beta_start": scale * 0.0001,
+        "beta_end": scale * 0.02,
+        "variance_type": "learned_range" if flags.learn_sigma else "fixed_large",
+        "prediction_type": "epsilon",
+        "clip_sample": True,
+    }
 
 
 def to_unet2d(state: Mapping[str, Tensor], flags: UNetFlags) -> dict[str, Tensor]:
@@ -55,24 +133,17 @@ def to_unet2d(state: Mapping[str, Tensor], flags: UNetFlags) -> dict[str, Tensor
     return converted
 
 
-def to_guided(state: Mapping[str, Tensor], flags: UNetFlags) -> dict[str, Tensor]:
-    """What `to_unet2d` was given."""
-    layers, attentions = _names(flags)
-    converted = {}
-    for guided, unet2d in layers:
-        for part in ("weight", "bias"):
-            if f"{unet2d}.{part}" in state:
-                converted[f"{guided}.{part}"] = state[f"{unet2d}.{part}"]
-    for names in attentions:
-        for part in ("weight", "bias"):
-            axis = 0 if flags.use_new_attention_order else 1
-            matrices = [state[f"{names.unet2d}.to_{letter}.{part}"] for letter in "qkv"]
-            split = [matrix.reshape(names.heads, -1, *matrix.shape[1:]) for matrix in matrices]
-            qkv = torch.stack(split, axis).flatten(0, 2)
-            converted[f"{names.guided}.qkv.{part}"] = _as_convolution(qkv, part)
-            out = state[f"{names.unet2d}.to_out.0.{part}"]
-            converted[f"{names.guided}.proj_out.{part}"] = _as_convolution(out, part)
-    return converted
+def _block_types(attends: list[bool], updown: bool) -> tuple[list[str], list[str]]:
+    """`down_block_types` and `up_block_types` of the levels, from full resolution down."""
+    kinds = ("Attn{}Block2D", "Resnet{}sampleBlock2D" if updown else "{}Block2D")
+    down = [kinds[not here].format("Down") for here in attends]
+    return down, [kinds[not here].format("Up") for here in reversed(attends)]
+
+
+def _meta_network(flags: UNetFlags) -> UNetModel:
+    """The network of the flags, without values."""
+    with torch.device("meta"):
+        return build_unet(flags)[0]
 
 
 def _order(flags: UNetFlags, heads: int) -> tuple[int, int]:
@@ -84,13 +155,9 @@ def _as_linear(value: Tensor, part: str) -> Tensor:
     return value[..., 0] if part == "weight" else value
 
 
-def _as_convolution(value: Tensor, part: str) -> Tensor:
-    return value[..., None] if part == "weight" else value
-
-
 def _names(flags: UNetFlags) -> tuple[list[tuple[str, str]], list[Attention]]:
     """Names of all layers in both networks, guided_diffusion's first; attention also by itself."""
-    unet = meta_network(flags)
+    unet = _meta_network(flags)
     modules = dict(unet.named_modules())
     layers, attentions = [], []
     for guided, unet2d in _parts(unet):

@@ -1,41 +1,31 @@
-"""Weights of guided_diffusion as a model of the diffusers library, and back.
+"""Weights of guided_diffusion as a model of the diffusers library.
 
-What is written is read again first and held against the original: both networks get the same
-random image, and every decoder block, and the predicted noise, must agree.
+The model is read again and compared with the original before it gets its name: both networks get
+the same random image, and every decoder block, and the predicted noise, must agree.
 """
 
 import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
-from ddpmseg.backbones.diffusers.convert import to_guided, to_unet2d
-from ddpmseg.backbones.diffusers.flags import guided_flags, scheduler_config, unet2d_config
-from ddpmseg.backbones.diffusers.unet2d import (
-    build_unet2d,
-    check_unet,
-    diffusers_library,
-    read_unet2d,
-)
+from ddpmseg.backbones.diffusers.convert import scheduler_config, to_unet2d, unet2d_config
+from ddpmseg.backbones.diffusers.unet2d import diffusers_library
 from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.describe import network_shapes
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.backbones.noise_schedule import read_schedule
 from ddpmseg.composition.checks import typed_config
 from ddpmseg.composition.plan import compose
 from ddpmseg.config import GuidedDiffusionConfig, TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.io.files import folder_written_whole
-from ddpmseg.weights.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS, find_model, read_json
+from ddpmseg.weights.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS
 from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
 from ddpmseg.weights.shapes import differences, shapes_of
 
@@ -43,8 +33,6 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
 """Largest difference of a map as a share of its largest value: rounding of the order of sums."""
-ORDER = "use_new_attention_order"
-"""Key of the metadata of a converted weight file: rows of q, k and v have no order there."""
 
 
 def flags_from(config_dir: Path, overrides: list[str]) -> UNetFlags:
@@ -89,56 +77,11 @@ def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> Non
         _write_json(folder / INDEX, {"_class_name": "DDPMPipeline"} | version | parts)
         _write_json(folder / "scheduler" / SCHEDULER, scheduler_config(flags) | version)
         _write_json(folder / "unet" / CONFIG, config | version)
-        metadata = {"format": "pt", ORDER: json.dumps(flags.use_new_attention_order)}
         converted = {key: value.contiguous() for key, value in to_unet2d(state, flags).items()}
-        save_file(converted, folder / "unet" / WEIGHTS, metadata)
+        save_file(converted, folder / "unet" / WEIGHTS, {"format": "pt"})
         del converted
         _check_agreement(state, flags, folder)
     log.info("wrote %s: use it with `backbone=diffusers backbone.checkpoint=%s`", output, output)
-
-
-def convert_to_guided(checkpoint: str, output: Path, use_new_attention_order: bool | None) -> None:
-    """Write the network of a diffusers folder as a checkpoint of guided_diffusion.
-
-    Args:
-        output: a .pt or .safetensors file.
-        use_new_attention_order: which order its rows of q, k and v get; None: that of the
-            checkpoint the folder was converted from, else the old one.
-
-    Raises CheckpointError for a model that cannot be read, and where the two networks disagree,
-    ConfigError for one that guided_diffusion cannot express and an output that is there.
-    """
-    if output.suffix not in (".pt", ".safetensors"):
-        raise ConfigError(f"'{output}': name a .pt or .safetensors file.")
-    _check_new(output)
-    model = find_model(checkpoint)
-    config = read_json(model.config)
-    check_unet(config, model.config)
-    with torch.device("meta"):
-        unet = build_unet2d(config, model.config)
-    if use_new_attention_order is None:
-        use_new_attention_order = _recorded_order(model.weights)
-    schedule = None
-    if model.scheduler is not None:
-        schedule = read_schedule(read_json(model.scheduler), f"'{model.scheduler}'")
-    flags = guided_flags(unet.config, schedule, use_new_attention_order)
-    state = to_guided(read_unet2d(unet, model.weights), flags)
-    assert not differences(shapes_of(state), network_shapes(flags))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent) as folder:
-        unfinished = Path(folder) / output.name
-        if output.suffix == ".pt":
-            torch.save(state, unfinished)
-        else:
-            save_file({key: value.contiguous() for key, value in state.items()}, unfinished)
-        del state  # large networks fill gigabytes
-        _check_agreement(read_state_dict(unfinished, mapped=True), flags, model.config.parent)
-        unfinished.replace(output)
-    if schedule is None:
-        log.info("its noise schedule is not known: the folder has no scheduler_config.json")
-    log.info("wrote %s, a checkpoint of guided_diffusion with these flags:", output)
-    for line in _told(flags):
-        log.info("  %s", line)
 
 
 def _check_new(output: Path) -> None:
@@ -148,20 +91,6 @@ def _check_new(output: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _recorded_order(weights: Path) -> bool:
-    with safe_open(weights, "pt") as file:
-        return json.loads((file.metadata() or {}).get(ORDER, "false"))
-
-
-def _told(flags: UNetFlags) -> list[str]:
-    """All flags as overrides of a guided_diffusion backbone, as a shell reads them."""
-    return [
-        f"backbone.unet.{flag}="
-        + (f"\"'{value}'\"" if isinstance(value, str) else str(value).lower())
-        for flag, value in asdict(flags).items()
-    ]
 
 
 @torch.inference_mode()
