@@ -155,6 +155,12 @@ def test_run_lengths_are_those_of_pycocotools(mask: np.ndarray, packed: bool) ->
     assert np.array_equal(shape.covers(width, height), mask)
 
 
+def test_run_lengths_with_empty_runs() -> None:
+    area = {"size": [2, 3], "counts": [0, 0, 1, 0, 0, 2, 3, 0]}
+    shape = CocoShape("body", _area({"segmentation": area}, "it"), "it")
+    assert shape.covers(3, 2).tolist() == [[False, True, False], [True, False, False]]
+
+
 def test_a_class_of_that_name_is_the_background(tmp_path: Path) -> None:
     content = coco()
     content["categories"].append({"id": 9, "name": "Background"})
@@ -273,7 +279,14 @@ def annotation(**values: Any) -> Callable[[dict[str, Any]], object]:
             annotation(segmentation={"size": [16, 16], "counts": [9]}),
             "do not add up to the 16 x 16",
         ),
-        (annotation(segmentation={"size": [16, 16], "counts": "zz"}), "has damaged run lengths"),
+        (annotation(segmentation={"size": [16, 0], "counts": []}), "is encoded without its `size`"),
+        *(
+            (
+                annotation(segmentation={"size": [16, 16], "counts": counts}),
+                "has damaged run lengths",
+            )
+            for counts in ("zz", "00", "", "`8`", "\N{PILCROW SIGN}", [], [300], [-1, 257], [2**40])
+        ),
         (
             annotation(segmentation={"size": [8, 32], "counts": [256]}),
             "is encoded for 32x8 pixels",
@@ -437,7 +450,7 @@ def test_a_folder_that_fills_meanwhile_is_left_alone(
 def test_without_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     message = refusal(ConfigError, tmp_path, save_coco(tmp_path / "in"))
-    assert "`pip install pycocotools`, or the extra `annotations`" in message
+    assert "install the extra `annotations` of this package, or `pip install pyco" in message
     convert(save_labelme(tmp_path / "labelme"), tmp_path / "out")
 
 

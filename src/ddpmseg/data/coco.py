@@ -3,6 +3,7 @@
 Format: https://cocodataset.org/#format-data, "object detection".
 """
 
+import re
 import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from ddpmseg.data.annotated import (
     AnnotatedImage,
@@ -57,39 +58,42 @@ def read_coco(path: Path, image_folder: Path) -> AnnotatedSet:
     return AnnotatedSet(tuple(names.values()), tuple(sorted(images, key=lambda i: i.name)))
 
 
-@dataclass(frozen=True)
-class RunLengths:
-    """A mask column by column: so many pixels outside, so many inside, and so on."""
-
-    height: int
-    width: int
-    runs: list[int]
+COMPRESSED = "[0-o]*[0-O]"
+"""Compressed `counts`: characters up to "O" end a number, those from "P" on do not."""
 
 
 @dataclass(frozen=True)
 class CocoShape:
-    """One annotation: run lengths, or polygons, each a list x, y, x, y, ... in pixels."""
+    """One annotation: run lengths, or polygons, each a list x, y, x, y, ... in pixels.
+
+    area: polygons, or `size` and compressed `counts` of run lengths, as pycocotools takes them.
+    """
 
     label: str
-    area: RunLengths | list[list[float]]
+    area: dict[str, Any] | list[list[float]]
     where: str
 
     def covers(self, width: int, height: int) -> Bool[np.ndarray, "h w"]:
-        """See `Shape.covers`; polygons are drawn by pycocotools."""
-        area = self.area
-        if isinstance(area, RunLengths):
-            if (area.width, area.height) != (width, height):
-                raise DataError(
-                    f"{self.where} is encoded for {area.width}x{area.height} pixels, but the image "
-                    f"is {width}x{height}. Export it again, or restore the image."
-                )
-            inside = np.arange(len(area.runs)) % 2 == 1
-            return np.repeat(inside, area.runs).reshape(width, height).T
-        masks = _mask_api()
-        with warnings.catch_warnings():
-            # pycocotools 2.0.11 converts its arrays the way numpy 1 asked for.
-            warnings.filterwarnings("ignore", ".*copy keyword.*", DeprecationWarning)
-            return masks.decode(masks.merge(masks.frPyObjects(area, height, width))).astype(bool)
+        """See `Shape.covers`."""
+        area, masks = self.area, _mask_api()
+        if isinstance(area, list):
+            encoded = masks.merge(masks.frPyObjects(area, height, width))
+        elif area["size"] == [height, width]:
+            encoded = area
+        else:
+            raise DataError(
+                f"{self.where} is encoded for {area['size'][1]}x{area['size'][0]} pixels, but the "
+                f"image is {width}x{height}. Export it again, or restore the image."
+            )
+        return _decode(encoded).astype(bool)
+
+
+def _decode(encoded: dict[str, Any]) -> UInt8[np.ndarray, "h w"]:
+    """1 inside. Raises ValueError for run lengths that add up to more than the size."""
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 converts its arrays the way numpy 1 asked for.
+        warnings.filterwarnings("ignore", ".*copy keyword.*", DeprecationWarning)
+        return _mask_api().decode(encoded)
 
 
 def _mask_api() -> ModuleType:
@@ -98,7 +102,7 @@ def _mask_api() -> ModuleType:
     except ImportError as error:
         raise ConfigError(
             "annotations of COCO are read with pycocotools, which is not installed: "
-            "`pip install pycocotools`, or the extra `annotations` of this package."
+            "install the extra `annotations` of this package, or `pip install pycocotools`."
         ) from error
     return mask
 
@@ -146,7 +150,7 @@ def _image(
     return AnnotatedImage(photo.stem, photo, photo.suffix, size, shapes, str(photo))
 
 
-def _area(annotation: dict[str, Any], where: str) -> RunLengths | list[list[float]]:
+def _area(annotation: dict[str, Any], where: str) -> dict[str, Any] | list[list[float]]:
     area = annotation.get("segmentation")
     if isinstance(area, dict):
         return _run_lengths(area, where)
@@ -159,40 +163,37 @@ def _area(annotation: dict[str, Any], where: str) -> RunLengths | list[list[floa
     return area
 
 
-def _run_lengths(area: dict[str, Any], where: str) -> RunLengths:
+def _run_lengths(area: dict[str, Any], where: str) -> dict[str, Any]:
+    """A checked run-length encoding as pycocotools takes it: `size` and compressed `counts`."""
     size, counts = area.get("size"), area.get("counts")
-    if not isinstance(size, list) or [type(side) for side in size] != [int, int]:
+    if not isinstance(size, list) or [type(n) for n in size] != [int, int] or min(size) < 1:
         raise DataError(f"{where} is encoded without its `size`, [height, width].")
-    runs = _unpacked(counts) if isinstance(counts, str) else counts
-    # pycocotools would take too few for a mask that ends early.
-    if (
-        not isinstance(runs, list)
-        or not all(type(run) is int and run >= 0 for run in runs)
-        or sum(runs) != size[0] * size[1]
-    ):
+    encoded = None
+    if isinstance(counts, str) and re.fullmatch(COMPRESSED, counts):
+        encoded = {"size": size, "counts": counts.encode()}
+    elif isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):
+        encoded = _mask_api().frPyObjects({"size": size, "counts": counts}, *size)
+    if encoded is None or not _fills(encoded):
         raise DataError(
             f"{where} has damaged run lengths: they do not add up to the {size[0]} x {size[1]} "
             "pixels of its size. Export it again."
         )
-    return RunLengths(size[0], size[1], runs)
+    return encoded
 
 
-def _unpacked(text: str) -> list[int]:
-    """The numbers in a compressed `counts`: five bits a character, the lowest first.
+def _fills(encoded: dict[str, Any]) -> bool:
+    """Whether the run lengths add up to the pixels of the size.
 
-    From the fourth on a number is stored as its difference to the last but one.
-    Source: cocodataset/cocoapi, `maskApi.c`, `rleFrString`.
+    pycocotools refuses a sum that is larger, and leaves undefined what a smaller one does not
+    reach: that the runs fit the size, but not one pixel less, shows that they add up to it.
     """
-    numbers: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
-        value = shift = 0
-    return numbers
+    height, width = encoded["size"]
+    try:
+        _decode(encoded)
+    except ValueError:
+        return False
+    try:
+        _decode({"size": [height * width - 1, 1], "counts": encoded["counts"]})
+    except ValueError:
+        return True
+    return False
