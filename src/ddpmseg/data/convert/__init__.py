@@ -1,0 +1,1 @@
+"""Annotations and archives of other programs, as folders that `dataset=folder` reads."""
