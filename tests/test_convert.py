@@ -25,7 +25,7 @@ from tiny_run import contents
 
 from ddpmseg.__main__ import main
 from ddpmseg.data.class_table import GREY, load_class_table
-from ddpmseg.data.coco import CocoShape, _area
+from ddpmseg.data.convert.coco import CocoShape, _area
 from ddpmseg.data.images import read_mask
 from ddpmseg.data.labelled import LabelledFolder
 from ddpmseg.data.split import split_names

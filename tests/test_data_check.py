@@ -14,7 +14,6 @@ from PIL import Image
 from tiny_run import CONF, ROOT
 
 from ddpmseg.__main__ import main
-from ddpmseg.data.check import SplitCheck, SplitFolders, check_folder
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.digests import (
     FileDigests,
@@ -25,6 +24,7 @@ from ddpmseg.data.digests import (
     split_digest,
     write_manifest,
 )
+from ddpmseg.data.inspection import SplitCheck, SplitFolders, check_folder
 from ddpmseg.errors import DataError
 
 SIZE = 8

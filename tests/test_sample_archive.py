@@ -9,8 +9,8 @@ from PIL import Image
 from tiny_run import contents
 
 from ddpmseg.__main__ import main
+from ddpmseg.data.convert.sample_archive import SampleArchive
 from ddpmseg.data.ponies import draw_pony
-from ddpmseg.data.sample_archive import SampleArchive
 from ddpmseg.errors import DataError
 from ddpmseg.records.samples import SampleFolder
 

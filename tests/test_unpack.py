@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_run import contents
 
+from ddpmseg.data.dataset_archive import unpack_folder
 from ddpmseg.data.digests import known_files, manifest_path
-from ddpmseg.download.unpack import unpack_folder
 from ddpmseg.errors import DataError
 from ddpmseg.io.files import file_sha256
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.download.origin import checked_sha256
 from ddpmseg.errors import CheckpointError
-from ddpmseg.weights.pretrained import Encoder, Network, load_encoder
+from ddpmseg.weights.encoder_files import Encoder, Network, load_encoder
 from ddpmseg.weights.read import PRECISIONS, RANDOM, resolve_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.encoder_files import Encoder
 from ddpmseg.weights.shapes import Shapes
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from ddpmseg.config import (
     PathsConfig,
     WeightsConfig,
 )
+from ddpmseg.data.dataset_archive import holds_something, unpack_folder
 from ddpmseg.download.fetch import Source, fetch
-from ddpmseg.download.unpack import holds_something, unpack_folder
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
 from ddpmseg.weights.read import BUNDLED, HUB, RANDOM
 

@@ -22,7 +22,7 @@ from ddpmseg.composition.checks import checked_config, planned_layout
 from ddpmseg.composition.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.config import FolderDatasetConfig, TrainConfig
 from ddpmseg.data.class_table import load_class_table
-from ddpmseg.download.unpack import holds_something
+from ddpmseg.data.dataset_archive import holds_something
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.runtime.device import choose_device
 

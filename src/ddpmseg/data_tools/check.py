@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ddpmseg.composition.get import command, how_to_get
 from ddpmseg.config import DatasetConfig, FolderDatasetConfig
-from ddpmseg.data.check import SplitCheck, SplitFolders, check_folder
 from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.digests import known_files, known_splits
+from ddpmseg.data.inspection import SplitCheck, SplitFolders, check_folder
 from ddpmseg.data.pairs import DRAWN
 from ddpmseg.data.survey import Survey
 from ddpmseg.errors import ConfigError

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from ddpmseg.config.choice import check_choice, write_choice
-from ddpmseg.data.annotated import AnnotatedSet, OnTop, read_json
-from ddpmseg.data.coco import read_coco
-from ddpmseg.data.convert import (
+from ddpmseg.data.convert.annotations import AnnotatedSet, OnTop, read_json
+from ddpmseg.data.convert.coco import read_coco
+from ddpmseg.data.convert.folder import (
     CLASSES,
     MASKS,
     TEST,
@@ -17,7 +17,7 @@ from ddpmseg.data.convert import (
     summary,
     write_split,
 )
-from ddpmseg.data.labelme import read_labelme
+from ddpmseg.data.convert.labelme import read_labelme
 from ddpmseg.data.split import split_names
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import folder_written_whole

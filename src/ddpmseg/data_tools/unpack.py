@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from ddpmseg.data.class_table import load_class_table
-from ddpmseg.data.sample_archive import SampleArchive
+from ddpmseg.data.convert.sample_archive import SampleArchive
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import file_sha256
 from ddpmseg.records.samples import SampleFolder, name_of

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ddpmseg.composition.build import build_backbone, build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import ClassTable, load_class_table
-from ddpmseg.data.convert import CLASSES
+from ddpmseg.data.convert.folder import CLASSES
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.heads.export import load_head

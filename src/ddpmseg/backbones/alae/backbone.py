@@ -9,7 +9,7 @@ from torch import Tensor
 from ddpmseg.backbones.alae.style_encoder import StyleEncoder, style_encoder_settings
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.errors import ConfigError
-from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.encoder_files import Encoder
 
 ALAE = Encoder(marker="encode_block.0.conv_1.weight", dropped=(), settings=style_encoder_settings)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.gan.e4e import MARKER, PyramidEncoder, check_settings, encoder_channels
-from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.encoder_files import Encoder
 from ddpmseg.weights.shapes import Shapes
 
 

@@ -15,7 +15,7 @@ from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.gan.e4e import E4E, LARGEST_INPUT, MARKER, check_settings, encoder_channels
 from ddpmseg.backbones.gan.stylegan2 import config_f_widths
 from ddpmseg.errors import ConfigError
-from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.encoder_files import Encoder
 from ddpmseg.weights.shapes import Shapes
 
 HEAD_BIAS = re.compile(r"encoder\.styles\.\d+\.linear\.bias")

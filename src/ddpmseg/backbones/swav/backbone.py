@@ -8,7 +8,7 @@ from torch import Tensor
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.swav.resnet import ResNet, resnet_settings
 from ddpmseg.errors import ConfigError
-from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.encoder_files import Encoder
 
 SWAV = Encoder(
     marker="layer1.0.conv1.weight",

@@ -13,7 +13,7 @@ from ddpmseg.backbones.vdvae.layout import Layout, read_layout
 from ddpmseg.backbones.vdvae.network import VeryDeepVAE
 from ddpmseg.errors import ConfigError
 from ddpmseg.randomness import keyed_generator
-from ddpmseg.weights.pretrained import Encoder
+from ddpmseg.weights.encoder_files import Encoder
 from ddpmseg.weights.shapes import Shapes
 
 LATENTS = ("mean", "sampled")

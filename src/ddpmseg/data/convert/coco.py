@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from ddpmseg.data.annotated import (
+from ddpmseg.data.convert.annotations import (
     AnnotatedImage,
     AnnotatedSet,
     check_points,

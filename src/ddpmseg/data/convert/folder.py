@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image, ImageOps
 
-from ddpmseg.data.annotated import IGNORED, AnnotatedImage, AnnotatedSet, OnTop, paint
 from ddpmseg.data.class_table import ClassTable, generated_colour
+from ddpmseg.data.convert.annotations import IGNORED, AnnotatedImage, AnnotatedSet, OnTop, paint
 from ddpmseg.data.images import IMAGE_SUFFIXES, read_image
 from ddpmseg.errors import DataError
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
-from ddpmseg.data.annotated import (
+from ddpmseg.data.convert.annotations import (
     IGNORED,
     AnnotatedImage,
     AnnotatedSet,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpmseg.data.convert import CLASSES, TEST, TRAIN, Split, class_yaml, summary
+from ddpmseg.data.convert.folder import CLASSES, TEST, TRAIN, Split, class_yaml, summary
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
 
 
