@@ -20,7 +20,7 @@ from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import segment
 from ddpmseg.metrics.functional import confusion, miou
 from ddpmseg.training.extraction import extract_training_set
 
@@ -223,7 +223,7 @@ def _with_protocol(config: TrainConfig, protocol: str, max_steps: int | None = N
 
 
 def _segmented(head: StackedMLP, maps: Sequence[NativeMaps]) -> Tensor:
-    reader = HeadReader(head, maps[0].layout, maps[0].dtype)
+    reader = head.reader(maps[0].layout, maps[0].dtype)
     return torch.cat([segment(reader, some).masks for some in maps])
 
 

@@ -16,7 +16,7 @@ from ddpmseg.composition.build import build_dataset, build_extractor, head_width
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import segment
 from ddpmseg.training.extraction import extract_training_set
 
 IMAGES = {"tiny": (2, 3), "small": (10, 20, 50), "full": (10, 20, 50)}
@@ -71,7 +71,7 @@ def our_peak(config: TrainConfig, first_pass_only: bool) -> int:
     images = LabelledImages(dataset, extractor.images_per_pass)
     maps, masks = extract_training_set(extractor, images)
     head = trained_head(config, maps, masks, dataset)
-    reader = HeadReader(head, extractor.layout, backbone.dtype)
+    reader = head.reader(extractor.layout, backbone.dtype)
     for pictures, _, names in images.test_dataloader():
         segment(reader, extractor(pictures, names))
     return peak.above()

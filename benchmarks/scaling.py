@@ -19,10 +19,10 @@ from ddpmseg.composition.build import build_dataset, build_extractor, build_prot
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.heads.segment import HeadReader, Segmentation, segment
+from ddpmseg.heads.pixels import LabelledPixels
+from ddpmseg.heads.segment import Segmentation, segment
 from ddpmseg.runtime.device import trainer_arguments
 from ddpmseg.training.head import HeadTraining
-from ddpmseg.training.pixels import LabelledPixels
 
 STAGES = ("extract", "train", "test")
 HIDDEN = [128, 32]
@@ -161,4 +161,4 @@ def _trained(config: TrainConfig, maps: NativeMaps, masks: Tensor, point: Point)
 
 
 def _read(head: StackedMLP, maps: NativeMaps) -> Segmentation:
-    return segment(HeadReader(head, maps.layout, maps.dtype), maps)
+    return segment(head.reader(maps.layout, maps.dtype), maps)

@@ -22,11 +22,11 @@ from ddpmseg.config import FeaturesConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.probes import ProbeReader
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import segment
 from ddpmseg.metrics.functional import member_confusions
 from ddpmseg.runtime.device import trainer_arguments
-from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.probes import ProbeTraining
 
 MATRIX = {"tiny": 256, "small": 4096, "full": 4096}
@@ -141,7 +141,7 @@ def _stages(program: Program, config: TrainConfig, backbone: Backbone) -> dict[s
 
 
 def _masks(head: StackedMLP, maps: NativeMaps) -> Tensor:
-    return segment(HeadReader(head, maps.layout, maps.dtype), maps).masks[None]
+    return segment(head.reader(maps.layout, maps.dtype), maps).masks[None]
 
 
 def _trained_probes(

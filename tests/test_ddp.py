@@ -20,10 +20,10 @@ from ddpmseg.composition.build import build_dataset
 from ddpmseg.composition.checks import check_shares, checked_config
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
+from ddpmseg.randomness import shuffled_indices
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 from ddpmseg.training.pretrain import DiffusionPretraining
-from ddpmseg.training.steps import shuffled_indices
 
 TWO = "trainer.devices=2"
 SECONDS = 100

@@ -20,7 +20,7 @@ from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.export import load_head, save_head
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.protocols import PROTOCOLS, BatchLossStopping, choose_protocol
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import segment
 from ddpmseg.heads.vote import hard_vote, image_uncertainty, member_disagreement, soft_vote
 
 
@@ -76,10 +76,10 @@ def golden_head(num_classes: int, fill_seeds: Sequence[int]) -> StackedMLP:
 
 
 def scores_of(head: StackedMLP, vectors: Tensor) -> Tensor:
-    """By `HeadReader`, of images (n, s, s, d) that are their own native maps."""
+    """Of images (n, s, s, d) that are their own native maps."""
     size, dim = vectors.shape[2:]
     layout = FeatureLayout((MapSpec(0, 0, dim, size),), size)
-    return HeadReader(head, layout, torch.float32).scores(NativeMaps(layout, {size: vectors}))
+    return head.reader(layout, torch.float32).scores(NativeMaps(layout, {size: vectors}))
 
 
 ROW_20 = torch.arange(20 * 64, 21 * 64)
@@ -101,7 +101,7 @@ def test_scores_equal_golden(num_classes: int, seeds: list[int], name: str) -> N
     maps = golden_maps("output")
     with torch.no_grad():
         scores = head(maps.pixel_vectors(torch.zeros_like(ROW_20), ROW_20))
-    reader = HeadReader(head, maps.layout, torch.float32)
+    reader = head.reader(maps.layout, torch.float32)
     factorised = reader.scores(maps[:1])[0, 0, :, 20].T
     assert scores.shape == (len(seeds), 64, num_classes)
     expected = golden()[f"{name}_image0_row20"]
@@ -113,7 +113,7 @@ def test_vote_and_uncertainty_of_an_ensemble_equal_golden() -> None:
     facts = FACTS["ensemble"]
     head = golden_head(facts["num_classes"], facts["fill_seeds"])
     maps = golden_maps("output")
-    result = segment(HeadReader(head, maps.layout, torch.float32), maps)
+    result = segment(head.reader(maps.layout, torch.float32), maps)
     assert result.masks.dtype == torch.int64
     assert torch.equal(result.masks[0], golden()["ensemble_labels_image0"].long())
     assert result.uncertainty[0].item() == pytest.approx(facts["uncertainty_image0"], rel=1e-5)
@@ -129,7 +129,7 @@ def test_segmentation_equals_a_head_on_every_pixel(vote) -> None:
         group.normal_(generator=torch.Generator().manual_seed(0))
     before = {size: group.clone() for size, group in maps.groups.items()}
     head = stacked(random_classifiers(3, 10, 5, [6, 4]), 10, 5, [6, 4]).eval()
-    result = segment(HeadReader(head, layout, torch.float32), maps, vote)
+    result = segment(head.reader(layout, torch.float32), maps, vote)
     for image, vectors in enumerate(maps.materialise()):
         with torch.no_grad():
             scores = head(vectors.flatten(1).T).transpose(1, 2).unflatten(2, (8, 8))

@@ -20,7 +20,7 @@ from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.official import read_ensemble, write_ensemble
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import segment
 from ddpmseg.runs import segment as program
 from ddpmseg.runs.train import finished as finished_score
 from ddpmseg.runs.train import train
@@ -87,7 +87,7 @@ def test_vote_and_uncertainty_equal_golden(tmp_path: Path) -> None:
     save_members(tmp_path, facts["fill_seeds"], FACTS["feature_dim"], (128, 32), 11)
     maps = golden_maps("output")[:1]
     head = read_ensemble(tmp_path, facts["members"])
-    result = segment(HeadReader(head, maps.layout, torch.float32), maps)
+    result = segment(head.reader(maps.layout, torch.float32), maps)
     assert torch.equal(result.masks[0], golden()["ensemble_labels_image0"].long())
     assert result.uncertainty[0].item() == pytest.approx(facts["uncertainty_image0"], rel=1e-5)
 

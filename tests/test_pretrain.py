@@ -27,6 +27,7 @@ from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig
 from ddpmseg.data.images import PonyImages
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import file_sha256
+from ddpmseg.randomness import shuffled_indices
 from ddpmseg.runs.pretrain import image_source
 from ddpmseg.runs.train import train
 from ddpmseg.training.pretrain import (
@@ -34,7 +35,6 @@ from ddpmseg.training.pretrain import (
     DiffusionPretraining,
     learning_rate_factor,
 )
-from ddpmseg.training.steps import shuffled_indices
 
 FLAGS = UNetFlags(16, 32, 1, "1,2", attention_resolutions="8")
 

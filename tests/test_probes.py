@@ -16,6 +16,7 @@ from ddpmseg.errors import DataError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.probes import ProbeReader, Probes
 from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.metrics.functional import confusion, member_confusions
@@ -25,7 +26,6 @@ from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.sweeps.probe import Probed, probe_timestep
 from ddpmseg.training.head import HeadTraining
-from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.probes import ProbeTraining
 
 CLASSES = 5

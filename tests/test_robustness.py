@@ -18,7 +18,7 @@ from ddpmseg.__main__ import main
 from ddpmseg.composition.build import build_backbone, build_dataset, build_extractor
 from ddpmseg.data.corruptions import Corruption, corrupt
 from ddpmseg.heads.export import load_head
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import segment
 from ddpmseg.metrics import functional
 from ddpmseg.records.load import load_config
 from ddpmseg.records.results import claim_folder
@@ -115,7 +115,7 @@ def test_scores_are_those_of_a_plain_loop(name: str, command, runs: Path, tmp_pa
     config = load_config(run)
     head, _ = load_head(run / "head.safetensors")
     extractor = build_extractor(config, build_backbone(config.backbone, torch.device("cpu")))
-    reader = HeadReader(head, extractor.layout, extractor.backbone.dtype)
+    reader = head.reader(extractor.layout, extractor.backbone.dtype)
     test = build_dataset(config.dataset).test
     for row in table(tmp_path / "out" / "robustness.csv")[1:]:
         counts = torch.zeros(12, 11, dtype=torch.int64)

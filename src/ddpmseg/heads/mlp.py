@@ -1,14 +1,19 @@
 """The paper's pixel classifier, all members of an ensemble in one module."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import cast
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from ddpmseg.heads.stacked import StackedBatchNorm, StackedHead, StackedLinear
+from ddpmseg.features.layout import FeatureLayout
+from ddpmseg.features.maps import NativeMaps
+from ddpmseg.features.project import Projection
+from ddpmseg.heads.base import Reader
+from ddpmseg.heads.stacked import StackedBatchNorm, StackedHead, StackedLinear, folded
 from ddpmseg.randomness import keyed_generator
 
 
@@ -35,6 +40,9 @@ def initialise(weights: Sequence[Tensor], seed: int, member: int) -> None:
 class StackedMLP(StackedHead):
     """M classifiers D -> hidden -> K that all see the whole pixel vector."""
 
+    kind = "mlp"
+    arguments = ("members", "hidden")
+
     def __init__(
         self, dim: int, num_classes: int, members: int, hidden: Sequence[int], seed: int = 0
     ) -> None:
@@ -55,6 +63,13 @@ class StackedMLP(StackedHead):
         norms = cast(list[StackedBatchNorm], list(self.norms))
         return list(zip(norms, self._layers[1:], strict=True))
 
+    @property
+    def label(self) -> str:
+        return "-".join(["mlp", *map(str, self.hidden)]) if self.hidden else "linear"
+
+    def reader(self, layout: FeatureLayout, dtype: torch.dtype) -> "MLPReader":
+        return MLPReader(self, layout, dtype)
+
     def first(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "m h p"]:
         return self._layers[0](vectors.mT)
 
@@ -66,3 +81,30 @@ class StackedMLP(StackedHead):
     def member_views(self, member: int) -> dict[str, Tensor]:
         layers = {k: v for k, v in self.state_dict().items() if not k.startswith("input_")}
         return {key: value[member] for key, value in layers.items()}
+
+
+class MLPReader(Reader):
+    """A trained ensemble on whole images, in the dtype of the maps.
+
+    The first layer is applied before the resizing (see `Projection`), for all members at once;
+    from there on one member at a time. Normalisations are folded into the layer after them.
+    """
+
+    @torch.no_grad()
+    def __init__(self, head: StackedMLP, layout: FeatureLayout, dtype: torch.dtype) -> None:
+        self.members, self.num_classes = head.members, head.num_classes
+        self._first = Projection(layout, *head.first_layer(), dtype)
+        self._later = folded(head.later, dtype)
+
+    @torch.inference_mode()
+    def scores(self, maps: NativeMaps) -> Float32[Tensor, "n m k s s"]:
+        size, native = maps.layout.image_size, self._first.native(maps)
+        shape = (len(maps), self.members, self.num_classes, size, size)
+        scores = torch.empty(shape, device=maps.device)
+        width = self._first.num_outputs // self.members
+        for image, member in product(range(len(maps)), range(self.members)):
+            h = self._first.output(native, image, slice(member * width, (member + 1) * width))
+            for weight, bias in self._later:
+                h = F.linear(h.relu_(), weight[member], bias[member])
+            scores[image, member] = h.permute(2, 0, 1)
+        return scores

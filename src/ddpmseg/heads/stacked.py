@@ -1,17 +1,19 @@
 """Many independent classifiers side by side as one module, with a leading member axis."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ddpmseg.heads.base import TrainedHead
+
 NO_EPS = 1e-30
 """Vanishes beside a variance of 1; none at all is refused on a GPU."""
 
 
-class StackedHead(nn.Module, ABC):
+class StackedHead(TrainedHead):
     """M independent classifiers of pixel vectors: Linear, then (ReLU, BatchNorm, Linear) repeated.
 
     Vectors are first shifted and scaled per feature, by nothing unless `standardise` was called.
@@ -19,8 +21,8 @@ class StackedHead(nn.Module, ABC):
     """
 
     def __init__(self, dim: int, num_classes: int, members: int, hidden: tuple[int, ...]) -> None:
-        super().__init__()
-        self.dim, self.num_classes, self.members, self.hidden = dim, num_classes, members, hidden
+        super().__init__(dim, num_classes, members)
+        self.hidden = hidden
         self.norms = nn.ModuleList(StackedBatchNorm(members, width) for width in hidden)
         self.input_mean: Tensor
         self.input_scale: Tensor
@@ -69,16 +71,6 @@ class StackedHead(nn.Module, ABC):
     @abstractmethod
     def member_views(self, member: int) -> dict[str, Tensor]:
         """Everything that belongs to one member, sharing memory with the head."""
-
-    def member_state(self, member: int) -> dict[str, Tensor]:
-        """A copy of everything that belongs to one member."""
-        return {key: value.detach().clone() for key, value in self.member_views(member).items()}
-
-    @torch.no_grad()
-    def load_member(self, member: int, state: dict[str, Tensor]) -> None:
-        """Put back what `member_state` gave."""
-        for key, value in self.member_views(member).items():
-            value.copy_(state[key])
 
 
 class StackedLinear(nn.Module):

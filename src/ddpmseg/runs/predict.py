@@ -15,7 +15,7 @@ from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
 from ddpmseg.heads.export import load_head
-from ddpmseg.heads.segment import HeadReader, Segmentation, segment
+from ddpmseg.heads.segment import Segmentation, segment
 from ddpmseg.io.files import written_whole
 from ddpmseg.records.load import load_config
 from ddpmseg.records.pictures import overlay, write_mask
@@ -65,6 +65,6 @@ def _segmenter(
         return lambda photo, _: network.segment(photo.to(device))
     head, _ = load_head(run / "head.safetensors")
     extractor = build_extractor(config, build_backbone(config.backbone, device))
-    reader = HeadReader(head.to(device), extractor.layout, extractor.backbone.dtype)
+    reader = head.to(device).reader(extractor.layout, extractor.backbone.dtype)
     vote = config.head.vote
     return lambda photo, name: segment(reader, extractor(photo, [name]), vote)  # pyright: ignore

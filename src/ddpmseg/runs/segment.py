@@ -31,6 +31,7 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.export import save_head
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.numbering import NO_TIMESTEP
 from ddpmseg.records.pictures import PredictionWriter
@@ -42,7 +43,6 @@ from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_pictu
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.extraction import extract_training_set
 from ddpmseg.training.head import HeadTesting, HeadTraining
-from ddpmseg.training.pixels import LabelledPixels
 
 log = logging.getLogger(__name__)
 

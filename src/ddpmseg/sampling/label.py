@@ -20,7 +20,7 @@ from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.heads.segment import HeadReader, segment
+from ddpmseg.heads.segment import segment
 from ddpmseg.io.files import file_sha256, written_whole
 from ddpmseg.records.load import load_head_config
 from ddpmseg.records.pictures import contact_sheet, overlay
@@ -96,7 +96,7 @@ def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator
         return
     config, device = labeller.config, choose_device(accelerator)
     extractor = build_extractor(config, build_backbone(config.backbone, device))
-    reader = HeadReader(labeller.head.to(device), extractor.layout, extractor.backbone.dtype)
+    reader = labeller.head.to(device).reader(extractor.layout, extractor.backbone.dtype)
     started, known = time.perf_counter(), folder.uncertainties()
     for first in tqdm(
         range(0, len(indices), RECORD_EVERY), "labelled", disable=not sys.stderr.isatty()

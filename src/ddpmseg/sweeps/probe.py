@@ -16,11 +16,11 @@ from ddpmseg.composition.build import build_extractor, build_probes, build_proto
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.runtime.device import trainer_arguments
 from ddpmseg.runtime.processes import alone
 from ddpmseg.training.extraction import extract_training_set
-from ddpmseg.training.pixels import LabelledPixels
 from ddpmseg.training.probes import ProbeTesting, ProbeTraining
 
 Advance = Callable[[str, float], None]

@@ -14,13 +14,13 @@ from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.ridge import cross_validated_counts, mean_iou
 from ddpmseg.records.cells import CellStore
 from ddpmseg.records.load import load_sweep_config
 from ddpmseg.runtime.device import choose_device
 from ddpmseg.sweeps.selection import Budget, Chosen, Search, channels, paper_rule
 from ddpmseg.training.extraction import extract_training_set
-from ddpmseg.training.pixels import LabelledPixels
 
 log = logging.getLogger(__name__)
 SAMPLED_PIXELS = 12_000

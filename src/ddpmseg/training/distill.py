@@ -13,9 +13,9 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.errors import TrainingError
 from ddpmseg.heads.segment import Segmentation
-from ddpmseg.randomness import keyed_generator
+from ddpmseg.randomness import keyed_generator, shuffled_indices
 from ddpmseg.segmenters.deeplab import DeepLab
-from ddpmseg.training.steps import shuffled_indices, step_loader
+from ddpmseg.training.steps import step_loader
 from ddpmseg.training.testing import SegmentationTesting
 
 NO_LABEL = -100

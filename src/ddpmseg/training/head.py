@@ -12,10 +12,10 @@ from ddpmseg.errors import TrainingError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.pixels import LabelledPixels, PixelVectors
 from ddpmseg.heads.protocols import BatchLossStopping, Protocol
-from ddpmseg.heads.segment import HeadReader, Segmentation, Vote, segment
+from ddpmseg.heads.segment import Segmentation, Vote, segment
 from ddpmseg.heads.stacked import StackedHead
-from ddpmseg.training.pixels import LabelledPixels, PixelVectors
 from ddpmseg.training.steps import step_loader
 from ddpmseg.training.testing import SegmentationTesting
 
@@ -142,7 +142,7 @@ class HeadTesting(SegmentationTesting):
 
     def on_test_start(self) -> None:
         extractor = self._extractor[0]
-        self._reader = HeadReader(self.head, extractor.layout, extractor.backbone.dtype)
+        self._reader = self.head.reader(extractor.layout, extractor.backbone.dtype)
 
     def segmentation(self, images: Tensor, names: Sequence[str]) -> Segmentation:
         return segment(self._reader, self._extractor[0](images, names), self.vote)

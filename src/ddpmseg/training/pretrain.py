@@ -17,8 +17,8 @@ from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import ImageSource
 from ddpmseg.errors import TrainingError
-from ddpmseg.randomness import keyed_generator
-from ddpmseg.training.steps import shuffled_indices, step_loader
+from ddpmseg.randomness import keyed_generator, shuffled_indices
+from ddpmseg.training.steps import step_loader
 
 
 def learning_rate_factor(step: int, warmup_steps: int, num_steps: int, decay_share: float) -> float:

@@ -4,32 +4,9 @@ No random state has to be saved: step s always sees the same batch, whatever ran
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-
-from ddpmseg.randomness import keyed_generator
-
-
-def shuffled_indices(step: int, batch_size: int, count: int, *key: int) -> Tensor:
-    """Indices of batch `step` when `count` items are shuffled anew for every epoch. int64.
-
-    The last incomplete batch of an epoch is dropped. Where there are fewer items than a batch
-    takes, the batch is all of them, repeated to fill it.
-    """
-    batches = max(1, count // batch_size)
-    order = _epoch_order(count, step // batches, *key)
-    first = (step % batches) * batch_size
-    indices = order[first : first + batch_size]
-    return indices.repeat(-(-batch_size // len(indices)))[:batch_size]
-
-
-@lru_cache(maxsize=32)
-def _epoch_order(count: int, epoch: int, *key: int) -> Tensor:
-    return torch.randperm(count, generator=keyed_generator(*key, epoch))
 
 
 class _Steps(Dataset):

@@ -1,14 +1,15 @@
-"""Which labelled pixels a training step sees: a pure function of the step."""
+"""The labelled pixels that heads are fitted to, and which of them a training step sees."""
+
+from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, Int64, UInt8
 from torch import Tensor
 
 from ddpmseg.errors import DataError
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.protocols import Protocol
-from ddpmseg.randomness import keyed_generator
-from ddpmseg.training.steps import shuffled_indices
+from ddpmseg.randomness import keyed_generator, shuffled_indices
 
 TABLE_BYTES = 2**29
 """Up to this size the vectors of all training pixels are kept instead of interpolated anew."""
@@ -71,6 +72,20 @@ class LabelledPixels:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def vectors(
+        self, maps: NativeMaps, count: int = 2**14
+    ) -> Iterator[tuple[Float32[Tensor, "p d"], Int64[Tensor, " p"]]]:
+        """Vectors and labels of all labelled pixels, `count` at a time, on the device of the maps.
+
+        maps: of the images of the masks, in their order.
+        """
+        per_image = maps.layout.image_size**2
+        labels = self.labels.to(maps.device)
+        for positions, some in zip(
+            self.positions.to(maps.device).split(count), labels.split(count), strict=True
+        ):
+            yield maps.pixel_vectors(positions // per_image, positions % per_image).float(), some
 
     def batch(
         self, step: int, protocol: Protocol, members: int, seed: int
