@@ -24,7 +24,7 @@ from ddpmseg.data.digests import (
     split_digest,
     write_manifest,
 )
-from ddpmseg.data.inspection import SplitCheck, SplitFolders, check_folder
+from ddpmseg.data.inspection import SplitFolders, SplitInspection, inspect_folder
 from ddpmseg.errors import DataError
 
 SIZE = 8
@@ -52,9 +52,11 @@ class Known:
         files = self.files if by_file else None
         return [p for check in self.checks(self.splits, files) for p in check.problems]
 
-    def checks(self, splits: dict[str, SplitDigest], files: FileDigests | None) -> list[SplitCheck]:
+    def checks(
+        self, splits: dict[str, SplitDigest], files: FileDigests | None
+    ) -> list[SplitInspection]:
         classes = load_class_table("ponies")
-        return check_folder(self.root, SPLITS, classes, False, splits, files)
+        return inspect_folder(self.root, SPLITS, classes, False, splits, files)
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_a_good_folder_has_no_problems(good: Known) -> None:
     train, test = good.checks(good.splits, good.files)
     assert not train.problems
     assert not test.problems
-    assert train.compared == test.compared == ["masks", "images"]
+    assert train.verified == test.verified == ["masks", "images"]
     assert train.listing is not None
     assert len(train.listing.pairs) == 3
     assert (dict(train.sizes), dict(train.dtypes)) == ({"8x8": 3}, {"uint8": 3})
@@ -238,7 +240,7 @@ def test_masks_in_their_own_folder(good: Known) -> None:
         path.unlink()
     splits = [SplitFolders("train", "real/train", "labels"), SPLITS[1]]
     classes = load_class_table("ponies")
-    train, _ = check_folder(good.root, splits, classes, False, {}, None)
+    train, _ = inspect_folder(good.root, splits, classes, False, {}, None)
     assert not train.problems
     assert int(train.pixels.sum()) == 3 * SIZE**2
 

@@ -208,7 +208,7 @@ def test_png_masks_in_colours_are_refused(tmp_path: Path, mode: str) -> None:
         read_mask(tmp_path / "a.png", "labels/a.png")
     assert str(error.value) == (
         f"mask 'labels/a.png' is a picture in colours (mode {mode}); a .png mask must be "
-        "indexed or greyscale, the pixel's value its label. Save it so, or as .npy."
+        "indexed or greyscale, with the label as the pixel's value. Save it so, or as .npy."
     )
 
 

@@ -181,7 +181,7 @@ def test_an_image_without_a_mask_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real/train/horse_007.npy").unlink()
     assert refusal(DataError, tmp_path) == (
         "no mask for image 'horse_007.png': expected 'horse_007.npy' in ROOT/real/train. 29 of 30 "
-        "pairs found. Add the mask or take the image away."
+        "pairs found. Add the mask or remove the image."
     )
 
 

@@ -1,4 +1,4 @@
-"""Class tables: what the labels of a mask mean, and in which colours they are shown."""
+"""Class tables: names and display colours of the labels in a mask."""
 
 import colorsys
 import re
@@ -15,7 +15,7 @@ from PIL import Image
 from ddpmseg.errors import ConfigError, DataError
 
 GREY = (128, 128, 128)
-"""Shown where a pixel belongs to no class."""
+"""Display colour of pixels without a class."""
 _REQUIRED, _OPTIONAL = ("name", "ignore_label", "classes"), ("num_labelled", "num_test")
 _CLASS_KEYS = ("name", "rgb", "area")
 
@@ -24,8 +24,8 @@ _CLASS_KEYS = ("name", "rgb", "area")
 class ClassTable:
     """The classes of a set of masks, in label order.
 
-    The ignore label may be one of them: the paper's Bedroom-28 has 29 outputs, of which output 0
-    is never trained and label 0 never averaged.
+    The ignore label may be one of the classes: in the paper's Bedroom-28, with 29 outputs, output 0
+    is never trained and label 0 is never averaged.
     """
 
     name: str
@@ -33,9 +33,9 @@ class ClassTable:
     palette: UInt8[np.ndarray, "k 3"]
     """RGB of every class."""
     ignore_label: int
-    """Marks pixels without a class, 0..255."""
+    """Label of pixels without a class, 0..255."""
     num_labelled: int | None
-    """Labelled training images the paper uses; None: all there are."""
+    """Labelled training images that the paper uses; None: all."""
     num_test: int | None
 
     @property
@@ -51,7 +51,7 @@ class ClassTable:
     def check_mask(self, mask: Integer[np.ndarray, "h w"], shown_as: str) -> None:
         """Raise DataError when a label is neither a class nor the ignore label.
 
-        Works on the labels as they are stored, before any cast could wrap 256 to 0.
+        Call it on the stored labels, before a cast could wrap 256 to 0.
         """
         unknown = np.unique(mask[(mask < 0) | (mask >= self.num_classes)])
         unknown = unknown[unknown != self.ignore_label]
@@ -69,7 +69,7 @@ class ClassTable:
     def colourise(self, mask: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
         """Paint every class in its colour and pixels without a class in mid grey.
 
-        Raises IndexError for labels that `check_mask` would not pass.
+        Raises IndexError for labels that `check_mask` rejects.
         """
         if self.ignore_label < self.num_classes:
             return self.palette[mask]
@@ -77,7 +77,7 @@ class ClassTable:
         return colours[np.where(mask == self.ignore_label, self.num_classes, mask)]
 
     def indexed(self, mask: UInt8[np.ndarray, "h w"]) -> Image.Image:
-        """The labels themselves as an indexed picture, shown as `colourise` paints them."""
+        """The labels as an indexed picture, displayed in the colours of `colourise`."""
         colours = np.full((256, 3), GREY, np.uint8)
         colours[: self.num_classes] = self.palette
         picture = Image.fromarray(mask, mode="P")
@@ -93,11 +93,11 @@ def shipped_class_tables() -> tuple[str, ...]:
 def load_class_table(name_or_path: str) -> ClassTable:
     """Read a shipped table by name, or a YAML file in the format of those in `data/classes/`.
 
-    Its keys are name, ignore_label, classes and, optionally, num_labelled and num_test. A class has
-    a name, optionally rgb ("#RRGGBB"; else a colour is generated from its label) and area (percent
-    of all pixels, for the reader only).
+    The keys are name, ignore_label, classes and, optionally, num_labelled and num_test. A class has
+    a name and, optionally, rgb ("#RRGGBB"; else its label generates a colour) and area (percent of
+    all pixels, for the reader only).
 
-    Raises ConfigError for an unknown name and for whatever is wrong in the file.
+    Raises ConfigError for an unknown name, or anything wrong in the file.
     """
     if name_or_path in shipped_class_tables():
         path = _shipped_folder() / f"{name_or_path}.yaml"
@@ -188,7 +188,7 @@ def _whole_number(value: Any, key: str, low: int, high: int) -> int:
 
 
 def generated_colour(label: int) -> tuple[int, int, int]:
-    """A colour for `label` that neighbouring labels do not come near. RGB, 0..255."""
+    """A colour for `label`, RGB 0..255, unlike those of neighbouring labels."""
     # Steps of the golden ratio never cluster on the circle of hues, however many there are.
     hue = (label * 0.6180339887 + 0.6) % 1
     saturation, value = (0.75, 0.5, 0.9)[label % 3], (0.9, 0.65)[label % 2]

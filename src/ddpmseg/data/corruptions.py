@@ -1,8 +1,8 @@
-"""The corruptions of ImageNet-C: 19 ways in which a photograph is spoilt, at five severities.
+"""The corruptions of ImageNet-C: 19 types at five severities.
 
 Source: Hendrycks & Dietterich 2019, arXiv 1903.12261; 15 common types and 4 extra ones, one for
-each family. Their parameters are counted in pixels and were chosen for images of 224: the same
-severity spoils a smaller image more.
+each family. Their parameters are in pixels and were chosen for images of 224 pixels: the same
+severity corrupts a smaller image more.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ FAMILIES = {
 }
 TYPES = tuple(name for names in FAMILIES.values() for name in names)
 LEVELS = {1: "weak", 3: "medium", 5: "strong"}
-"""What the paper calls its three severities (figure 6)."""
+"""The paper's names of its three severities (figure 6)."""
 SEVERITIES = range(1, 6)
 DISTRIBUTION = "imagecorruptions-imaug"
 FORMAT = 1
-"""Raise it when pixels come to be drawn in another way."""
+"""Raise it when the drawn pixels change."""
 
 Pixels = UInt8[np.ndarray, "s s 3"]
 
 
 @dataclass(frozen=True, order=True)
 class Corruption:
-    """A type at a severity. Raises ConfigError where there is none such."""
+    """A type at a severity. Raises ConfigError when either does not exist."""
 
     type: str
     severity: int
@@ -62,44 +62,47 @@ class Corruption:
 
     @property
     def smallest(self) -> int:
-        """Side in pixels from which on an image shows this corruption as it is meant.
+        """Smallest side in pixels of an image that shows this corruption as intended.
 
-        The package is made for 32 pixels and more. On 40 and less the strongest motion blur runs
-        beyond the image, and what lies there is lost: the image becomes darker.
+        The package supports 32 pixels and more. On 40 and fewer the strongest motion blur reaches
+        beyond the image and loses what it moves there, so that the image becomes darker.
         """
         return 41 if self == Corruption("motion_blur", 5) else 32
 
 
 def level(severity: int) -> str:
-    """Such as 'weak' or 'severity 2'."""
+    """Name of a severity, such as 'weak' or 'severity 2'."""
     return LEVELS.get(severity, f"severity {severity}")
 
 
 def choose(types: Sequence[str], severities: Sequence[int]) -> list[Corruption]:
-    """Every type at every severity, in the order of `TYPES`; a family names all its types.
+    """Every type at every severity, in the order of `TYPES`; a family stands for all its types.
 
-    Raises ConfigError for what does not exist, and for nothing at all.
+    Raises ConfigError for an unknown type or severity, and when nothing is named.
     """
-    names = {name for given in types for name in FAMILIES.get(given, (given,))}
+    names = {name for type_ in types for name in FAMILIES.get(type_, (type_,))}
     chosen = {Corruption(name, severity) for name in names for severity in severities}
     if not chosen:
         raise ConfigError("name at least one type and one severity.")
-    return sorted(chosen, key=lambda one: (TYPES.index(one.type), one.severity))
+    return sorted(chosen, key=lambda item: (TYPES.index(item.type), item.severity))
 
 
 def check_size(corruptions: Sequence[Corruption], image_size: int) -> None:
-    """Raise ConfigError where images of `image_size` pixels are too small for one of these."""
-    for one in corruptions:
-        if image_size < one.smallest:
+    """Raise ConfigError when images of `image_size` pixels are too small for a corruption."""
+    for corruption in corruptions:
+        if image_size < corruption.smallest:
             raise ConfigError(
-                f"images of {image_size} pixels are too small for {one.type} at severity "
-                f"{one.severity}, which needs {one.smallest}. Choose others with --types and "
-                "--severities, or test a run with a larger `dataset.image_size`."
+                f"images of {image_size} pixels are too small for {corruption.type} at severity "
+                f"{corruption.severity}, which needs {corruption.smallest}. Choose others with "
+                "--types and --severities, or test a run with a larger `dataset.image_size`."
             )
 
 
 def libraries() -> dict[str, str]:
-    """Versions of all that decides the pixels. Raises ConfigError where the extra is missing."""
+    """Versions of the libraries that decide the pixels.
+
+    Raises ConfigError when the extra `corruptions` is not installed.
+    """
     _package()
     import cv2
 
@@ -111,11 +114,11 @@ def libraries() -> dict[str, str]:
 def corrupt(image: Pixels, corruption: Corruption, seed: int, name: str) -> Pixels:
     """A corrupted copy of a square RGB image.
 
-    What is drawn depends on (seed, name, type, severity) alone, never on what was drawn before:
-    not on the order of the images, nor on the process. `name` identifies the image. One thread at a
-    time: meanwhile numpy's global generator, from which most types draw, is set to a seed.
+    The random numbers depend on (seed, name, type, severity) only, not on the order of the images
+    or on the process. `name` identifies the image. Not thread-safe: most types draw from numpy's
+    global generator, which is seeded meanwhile.
 
-    Raises ConfigError for an image that is too small, and where the extra is missing.
+    Raises ConfigError for an image that is too small, and when the extra is not installed.
     """
     check_size([corruption], len(image))
     words = _seed(seed, name, corruption)
@@ -123,19 +126,19 @@ def corrupt(image: Pixels, corruption: Corruption, seed: int, name: str) -> Pixe
         own = _OWN[corruption.type]
         return own(image, corruption.severity, np.random.default_rng(words))
     function = _package()[corruption.type]
-    # Neither Python's generator nor OpenCV's is drawn from.
+    # No type draws from Python's generator or OpenCV's.
     with _numpy_seeded(words), np.errstate(divide="ignore", invalid="ignore"):
-        spoilt = np.asarray(function(Image.fromarray(image), corruption.severity), np.float64)
-    # Spatter divides 0 by 0 where no drop falls on the image, as happens on small ones.
-    spoilt = np.where(np.isnan(spoilt), image, spoilt)
-    return spoilt.astype(np.uint8)
+        corrupted = np.asarray(function(Image.fromarray(image), corruption.severity), np.float64)
+    # Spatter divides 0 by 0 when no drop falls on the image, as happens on small ones.
+    corrupted = np.where(np.isnan(corrupted), image, corrupted)
+    return corrupted.astype(np.uint8)
 
 
 def _package() -> Mapping[str, Callable[[Image.Image, int], ArrayLike]]:
-    """The functions of the package by type.
+    """Type -> function of the package.
 
-    `imagecorruptions`, from which it descends, has a module of the same name, of which three types
-    fail with newer libraries.
+    The older package `imagecorruptions` has a module of the same name, but three of its types fail
+    with newer libraries.
     """
     try:
         metadata.version(DISTRIBUTION)
@@ -149,7 +152,7 @@ def _package() -> Mapping[str, Callable[[Image.Image, int], ArrayLike]]:
 
 
 def _seed(seed: int, name: str, corruption: Corruption) -> list[int]:
-    """Eight words of 32 bits."""
+    """Seed of eight 32-bit words."""
     key = f"{seed}\0{name}\0{corruption.type}\0{corruption.severity}"
     return np.frombuffer(hashlib.sha256(key.encode()).digest(), "<u4").tolist()
 
@@ -165,9 +168,9 @@ def _numpy_seeded(words: Sequence[int]) -> Iterator[None]:
 
 
 def _impulse_noise(image: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A share of all values, each colour by itself, becomes 0 or 255.
+    """Set a share of all values, in each colour channel separately, to 0 or 255.
 
-    Written here, as is `_glass_blur`: those of the package cannot be seeded.
+    This function and `_glass_blur` replace the package's, which cannot be seeded.
     """
     share = (0.03, 0.06, 0.09, 0.17, 0.27)[severity - 1]
     hit = generator.random(image.shape) < share
@@ -176,24 +179,24 @@ def _impulse_noise(image: Pixels, severity: int, generator: np.random.Generator)
 
 
 def _glass_blur(image: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """Pixels take the colours of near ones between two slight blurs.
+    """Blur slightly, give pixels the colours of near ones, blur again.
 
-    From the last row and column to the first, each takes the colour that one at most `reach` away
-    has by then. The original means to exchange the two, but its assignment of views copies: so
-    ImageNet-C was made.
+    From the last row and column to the first, a pixel takes the current colour of one at most
+    `reach` away. The original means to swap the two, but assigns views, which copies; ImageNet-C
+    was made this way.
     """
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[
         severity - 1
     ]
     size = len(image)
-    places = np.arange(size - reach, reach, -1)
-    shape = (rounds, len(places), len(places))
+    positions = np.arange(size - reach, reach, -1)
+    shape = (rounds, len(positions), len(positions))
     down, across = generator.integers(-reach, reach, (2, *shape))
-    taking = np.broadcast_to(places[:, None] * size + places, shape)
-    giving = taking + down * size + across
+    targets = np.broadcast_to(positions[:, None] * size + positions, shape)
+    sources = targets + down * size + across
     origin = list(range(size**2))
-    for here, there in zip(taking.ravel().tolist(), giving.ravel().tolist(), strict=True):
-        origin[here] = origin[there]
+    for target, source in zip(targets.ravel().tolist(), sources.ravel().tolist(), strict=True):
+        origin[target] = origin[source]
     colours = _blurred(image, sigma).reshape(-1, 3)[origin]
     return _blurred(colours.reshape(image.shape), sigma)
 

@@ -15,7 +15,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 class LabelledImages(pl.LightningDataModule):
     """The training and the test images of a dataset, in order, `batch_size` at a time.
 
-    On several devices those of this rank, see `ranks.shares`.
+    On several devices a loader gives this rank's share, see `ranks.shares`.
     """
 
     def __init__(self, dataset: LabelledSet, batch_size: int) -> None:
@@ -30,7 +30,7 @@ class LabelledImages(pl.LightningDataModule):
 
     def _loader(self, split: LabelledSplit, role: str) -> DataLoader:
         def collate(samples: list[Sample]) -> Batch:
-            # Files of both splits may share a name; the noise of an image is keyed by it.
+            # The noise of an image is keyed by its name, which both splits may use.
             return (
                 torch.stack([sample.image for sample in samples]),
                 torch.stack([sample.mask for sample in samples]),
@@ -38,5 +38,5 @@ class LabelledImages(pl.LightningDataModule):
             )
 
         own = ranks.shares(len(split), self.batch_size)[ranks.rank()]
-        some = split if len(own) == len(split) else Subset(split, own)
-        return DataLoader(some, self.batch_size, shuffle=False, collate_fn=collate)
+        images = split if len(own) == len(split) else Subset(split, own)
+        return DataLoader(images, self.batch_size, shuffle=False, collate_fn=collate)

@@ -1,8 +1,8 @@
-"""What the files of a labelled folder are known to hold: of whole splits, and of single files.
+"""Known digests of labelled folders: of whole splits, and of single files.
 
-Of the paper's six sets the digests of the splits ship with the package (`known/splits.yaml`), of
-two also those of every file. `unpack_folder` lists the files of any set beside its folder, in the
-format of `sha256sum`.
+The package ships digests of the splits of the paper's six sets (`known/splits.yaml`), and of every
+file of two of them. `unpack_folder` lists the files of any set beside its folder, in the format of
+`sha256sum`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ddpmseg.io.files import file_sha256, written_whole
 
 @dataclass(frozen=True)
 class SplitDigest:
-    """A split of the paper: how many pairs it has, and the digests of its masks and images."""
+    """Number of pairs in a split of the paper, and the digests of its masks and images."""
 
     pairs: int
     masks: str
@@ -28,7 +28,7 @@ class SplitDigest:
 
 @dataclass(frozen=True)
 class FileDigests:
-    """SHA-256, or its first digits, of files by their path below `root`; `source` says whose."""
+    """Path below `root` -> SHA-256 of the file, or its first digits; `source` names the list."""
 
     source: str
     sha256: Mapping[str, str]
@@ -41,7 +41,7 @@ class FileDigests:
         )
 
     def below(self, folder: str) -> "FileDigests":
-        """Those of the files directly in `folder`, by name."""
+        """Digests of the files directly in `folder`, by name."""
         split = {
             path.removeprefix(f"{folder}/"): digest
             for path, digest in self.sha256.items()
@@ -60,13 +60,13 @@ def split_digest(paths: Iterable[Path]) -> str:
 
 
 def known_splits(name: str) -> dict[str, SplitDigest]:
-    """The splits of one of the paper's sets by folder; empty for any other."""
+    """Folder -> split for a set of the paper; empty for any other set."""
     content = yaml.safe_load((_folder() / "splits.yaml").read_text(encoding="utf-8"))
     return {folder: SplitDigest(**entry) for folder, entry in content.get(name, {}).items()}
 
 
 def known_files(name: str, root: Path) -> FileDigests | None:
-    """Digests of single files: those that ship for the set, else the list beside `root`.
+    """Digests of single files: shipped for the set, or from the list beside `root`, or None.
 
     Raises DataError for a list that cannot be read.
     """
@@ -83,7 +83,7 @@ def manifest_path(root: Path) -> Path:
 
 
 def write_manifest(root: Path, digests: FileDigests) -> None:
-    """List the files of `root` beside it: `sha256sum --check` understands it there."""
+    """Write the list of files beside `root`, for `sha256sum --check` in that folder."""
     with written_whole(manifest_path(root)) as unfinished:
         unfinished.write_text(
             "".join(f"{digest}  {root.name}/{path}\n" for path, digest in digests.sha256.items())
@@ -91,7 +91,7 @@ def write_manifest(root: Path, digests: FileDigests) -> None:
 
 
 def _read(path: Path, source: str) -> FileDigests:
-    found = {}
+    digests = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         digest, separator, name = line.partition("  ")
         if not separator or not set(digest) <= set("0123456789abcdef"):
@@ -99,8 +99,8 @@ def _read(path: Path, source: str) -> FileDigests:
                 f"line {number} of '{path}' is no digest and name: {line!r}. Remove the file to go "
                 "without it."
             )
-        found[name.partition("/")[2]] = digest
-    return FileDigests(source, found)
+        digests[name.partition("/")[2]] = digest
+    return FileDigests(source, digests)
 
 
 def _folder() -> Path:

@@ -1,4 +1,4 @@
-"""Reading photographs and masks: decoded, made square, resized, with errors that name the file."""
+"""Reads photographs and masks: decodes, crops and resizes them; errors name the file."""
 
 import io
 import zipfile
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def read_image(file: Path | io.BytesIO, shown_as: str) -> Image.Image:
-    """Decode an image file completely, as RGB. `shown_as` names it in a message.
+    """Decode an image file completely, as RGB. Messages call it `shown_as`.
 
     Raises DataError when the file is truncated or no image.
     """
@@ -38,7 +38,7 @@ def fit_image(
 ) -> UInt8[Tensor, "3 size size"]:
     """Resize a square RGB image to `size` pixels; with `center_crop` cut out the centre first.
 
-    Pillow's bilinear filter, whose support grows with the scale, as in the reference
+    Uses Pillow's bilinear filter, whose support grows with the scale, as the reference does
     (`src/datasets.py`). Raises DataError when the image is not square and may not be cropped.
     """
     width, height = image.size
@@ -84,17 +84,18 @@ def _png_labels(path: Path, shown_as: str) -> np.ndarray:
         if image.mode not in ("1", "L", "P", "I", "I;16"):
             raise DataError(
                 f"mask '{shown_as}' is a picture in colours (mode {image.mode}); a .png mask must "
-                "be indexed or greyscale, the pixel's value its label. Save it so, or as .npy."
+                "be indexed or greyscale, with the label as the pixel's value. Save it so, or as "
+                ".npy."
             )
         labels = np.asarray(image)
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
 def fit_mask(mask: Integer[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray, "size size"]:
-    """Bring labels 0..255 to the geometry `fit_image` gives an image of the same shape.
+    """Crop and resize labels 0..255 as `fit_image` does an image of the same shape.
 
-    Output pixel i takes input pixel floor(i * side / size), the rule of OpenCV's INTER_NEAREST that
-    the reference resizes labels with; Pillow and `nearest-exact` take the pixel's centre instead.
+    Output pixel i takes input pixel floor(i * side / size). This is the rule of OpenCV's
+    INTER_NEAREST, which the reference uses; Pillow and `nearest-exact` round differently.
     """
     height, width = mask.shape
     left, top, side = _centre_square(width, height)
@@ -118,7 +119,7 @@ class ImageSource(Protocol):
 
 
 class PonyImages:
-    """The first `count` scenes of the 'pretrain' split, drawn when asked for."""
+    """The first `count` scenes of the 'pretrain' split, drawn on access."""
 
     def __init__(self, count: int, image_size: int, seed: int) -> None:
         self.count, self.image_size, self.seed = count, image_size, seed
@@ -134,7 +135,7 @@ class PonyImages:
 class ImageFiles:
     """All images below a folder or inside a zip archive, in sorted order.
 
-    Raises DataError when there is none.
+    Raises DataError when there are none.
     """
 
     def __init__(self, root: str | Path, image_size: int, center_crop: bool = False) -> None:
@@ -168,7 +169,7 @@ class ImageFiles:
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        # Every worker opens the archive for itself: a shared file position would mix their reads.
+        # Every worker opens its own archive: a shared file position would mix their reads.
         return self.__dict__ | {"_archive": None}
 
 
@@ -184,25 +185,25 @@ def _image_names(root: Path) -> list[str]:
 
 
 def _hidden(name: str) -> bool:
-    """Such as '__MACOSX/._a.jpg', which macOS puts beside 'a.jpg' and which is no image."""
+    """Whether it is no image, but like '__MACOSX/._a.jpg', which macOS adds for 'a.jpg'."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 class CachedImages:
-    """Keep what `source` has delivered in memory shared by all workers: N * 3 * S * S bytes."""
+    """Cache the images of `source` in memory that all workers share: N * 3 * S * S bytes."""
 
     def __init__(self, source: ImageSource, image_size: int) -> None:
         self.source = source
         self.images = torch.zeros(len(source), 3, image_size, image_size, dtype=torch.uint8)
-        self.known = torch.zeros(len(source), dtype=torch.bool)
+        self.cached = torch.zeros(len(source), dtype=torch.bool)
         self.images.share_memory_()
-        self.known.share_memory_()
+        self.cached.share_memory_()
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 s s"]:
-        if not self.known[index]:
+        if not self.cached[index]:
             self.images[index] = self.source[index]
-            self.known[index] = True
+            self.cached[index] = True
         return self.images[index]

@@ -1,4 +1,4 @@
-"""Whether a folder of labelled images is whole: every file read, everything wrong named."""
+"""Inspects a folder of labelled images: reads every file and names everything that is wrong."""
 
 import hashlib
 from collections import Counter
@@ -21,7 +21,7 @@ from ddpmseg.io.files import file_sha256
 
 @dataclass(frozen=True)
 class SplitFolders:
-    """Where a split lies below the root. `masks` None: beside the images."""
+    """Folders of a split, relative to the root. `masks` None: beside the images."""
 
     role: str
     """'train', 'test' or 'ddpm' (samples of the diffusion model)."""
@@ -30,12 +30,12 @@ class SplitFolders:
 
 
 @dataclass(eq=False)
-class SplitCheck:
-    """What a split holds, and what is wrong with it.
+class SplitInspection:
+    """Content of a split, and what is wrong with it.
 
-    `pixels` and `images_with` count, for every label 0..255, its pixels and the images it occurs
-    in, over all masks that can be used. `compared` says which digests were found to be the known
-    ones: of 'masks', of 'images'.
+    `pixels` and `images_with` count, for every label 0..255, its pixels and the images that hold
+    it, over all masks that can be used. `verified` lists what has the known digest: 'masks',
+    'images'.
     """
 
     folders: SplitFolders
@@ -44,152 +44,164 @@ class SplitCheck:
     dtypes: Counter[str] = field(default_factory=Counter)
     pixels: Int64[Tensor, "256"] = field(default_factory=lambda: torch.zeros(256).long())
     images_with: Int64[Tensor, "256"] = field(default_factory=lambda: torch.zeros(256).long())
-    compared: list[str] = field(default_factory=list)
+    verified: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     content: dict[str, Path] = field(default_factory=dict)
-    """The image of every content, by the digest of its pixels."""
+    """SHA-256 of an image's pixels -> its file."""
 
 
-def check_folder(
+def inspect_folder(
     root: Path,
     splits: Sequence[SplitFolders],
     classes: ClassTable,
     center_crop: bool,
     known: dict[str, SplitDigest],
     known_files: FileDigests | None,
-) -> list[SplitCheck]:
-    """Read every file of the splits and collect what is wrong, where possible by file.
+) -> list[SplitInspection]:
+    """Read every file of the splits and collect what is wrong, by file where possible.
 
     Args:
-        known: pairs and digests of splits, by the folder of their images.
+        known: folder of images -> number of pairs and digests of that split.
         known_files: digests of files by path below `root`.
 
-    Raises nothing for a damaged folder: `SplitCheck.problems` tells.
+    A damaged folder raises nothing: `SplitInspection.problems` lists the damage.
     """
-    checks = []
+    inspections = []
     for folders in splits:
-        check = SplitCheck(folders)
+        inspection = SplitInspection(folders)
         try:
-            check.listing = list_pairs(root, folders.role, folders.images, folders.masks)
+            inspection.listing = list_pairs(root, folders.role, folders.images, folders.masks)
         except DataError as error:
-            check.problems.append(str(error))
+            inspection.problems.append(str(error))
         else:
-            _check_names(check, known.get(folders.images))
-            for pair in check.listing.pairs:
-                _check_pair(check, pair, classes, center_crop)
-            _check_uniform(check)
+            _inspect_names(inspection, known.get(folders.images))
+            for pair in inspection.listing.pairs:
+                _inspect_pair(inspection, pair, classes, center_crop)
+            _inspect_dtypes(inspection)
             if folders.masks is None:
-                _compare(check, root, known.get(folders.images), known_files)
-        checks.append(check)
-    _check_overlap(checks)
-    return checks
+                _verify_digests(inspection, root, known.get(folders.images), known_files)
+        inspections.append(inspection)
+    _inspect_overlap(inspections)
+    return inspections
 
 
-def _check_names(check: SplitCheck, known: SplitDigest | None) -> None:
-    listing = check.listing
+def _inspect_names(inspection: SplitInspection, known: SplitDigest | None) -> None:
+    listing = inspection.listing
     assert listing is not None
-    folder = check.folders.images
-    for image, expected in listing.lacking:
-        check.problems.append(f"image '{image}' has no mask: expected {expected}.")
-    check.problems += [f"mask '{mask}' has no image." for mask in listing.spare]
+    folder = inspection.folders.images
+    for image, expected in listing.without_mask:
+        inspection.problems.append(f"image '{image}' has no mask: expected {expected}.")
+    inspection.problems += [f"mask '{mask}' has no image." for mask in listing.without_image]
     count = len(listing.pairs)
     if known and count != known.pairs:
-        check.problems.append(f"'{folder}' has {count} pairs, the paper's has {known.pairs}.")
+        inspection.problems.append(f"'{folder}' has {count} pairs, the paper's has {known.pairs}.")
 
 
-def _check_pair(check: SplitCheck, pair: Pair, classes: ClassTable, center_crop: bool) -> None:
-    """Count what the mask holds if both files can be used, else say what is wrong with them."""
+def _inspect_pair(
+    inspection: SplitInspection, pair: Pair, classes: ClassTable, center_crop: bool
+) -> None:
+    """Count the labels of a usable mask; add what is wrong with either file to the problems."""
     size, shape = None, None
     try:
         image = read_image(pair.image, str(pair.image))
     except DataError as error:
-        check.problems.append(str(error))
+        inspection.problems.append(str(error))
     else:
         size = image.size
-        check.sizes[f"{size[0]}x{size[1]}"] += 1
-        check.content.setdefault(hashlib.sha256(image.tobytes()).hexdigest(), pair.image)
+        inspection.sizes[f"{size[0]}x{size[1]}"] += 1
+        inspection.content.setdefault(hashlib.sha256(image.tobytes()).hexdigest(), pair.image)
         if size[0] != size[1] and not center_crop:
-            check.problems.append(
+            inspection.problems.append(
                 f"image '{pair.image}' is {size[0]}x{size[1]}; images must be square, or "
                 "`dataset.center_crop=true`."
             )
     try:
         mask = read_mask(pair.mask, str(pair.mask))
         shape = mask.shape
-        check.dtypes[str(mask.dtype)] += 1
+        inspection.dtypes[str(mask.dtype)] += 1
         classes.check_mask(mask, str(pair.mask))
     except DataError as error:
-        check.problems.append(str(error))
+        inspection.problems.append(str(error))
     else:
         counts = torch.from_numpy(np.bincount(mask.ravel().astype(np.int64), minlength=256))
-        check.pixels += counts
-        check.images_with += counts > 0
+        inspection.pixels += counts
+        inspection.images_with += counts > 0
     if size and shape and (shape[1], shape[0]) != size:
-        check.problems.append(
+        inspection.problems.append(
             f"mask '{pair.mask}' is {shape[1]}x{shape[0]}, but image '{pair.image}' is "
             f"{size[0]}x{size[1]}."
         )
 
 
-def _check_uniform(check: SplitCheck) -> None:
-    if len(check.dtypes) > 1:
-        found = ", ".join(f"{count} of {dtype}" for dtype, count in check.dtypes.most_common())
-        check.problems.append(f"masks of '{check.folders.images}' differ in type: {found}.")
+def _inspect_dtypes(inspection: SplitInspection) -> None:
+    dtypes = inspection.dtypes
+    if len(dtypes) > 1:
+        counts = ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())
+        folder = inspection.folders.images
+        inspection.problems.append(f"masks of '{folder}' differ in type: {counts}.")
 
 
-def _compare(
-    check: SplitCheck, root: Path, known: SplitDigest | None, known_files: FileDigests | None
+def _verify_digests(
+    inspection: SplitInspection,
+    root: Path,
+    known: SplitDigest | None,
+    known_files: FileDigests | None,
 ) -> None:
-    """Hold the split against its digests, and name the files that differ where each is known."""
-    listing, folder = check.listing, check.folders.images
+    """Compare the split with its digests; name the files that differ when each one is known."""
+    listing, folder = inspection.listing, inspection.folders.images
     assert listing is not None
-    images = [pair.image for pair in listing.pairs] + [image for image, _ in listing.lacking]
-    masks = [pair.mask for pair in listing.pairs] + listing.spare
-    singly = known_files.below(folder) if known_files else None
+    images = [pair.image for pair in listing.pairs] + [image for image, _ in listing.without_mask]
+    masks = [pair.mask for pair in listing.pairs] + listing.without_image
+    by_file = known_files.below(folder) if known_files else None
     for kind, paths in (("masks", masks), ("images", images)):
         if known and split_digest(paths) == getattr(known, kind):
-            check.compared.append(kind)
+            inspection.verified.append(kind)
             continue
-        named = _differing(kind, paths, singly) if singly else []
-        check.problems += named
-        if known and not named:
+        differing = _differing_files(kind, paths, by_file) if by_file else []
+        inspection.problems += differing
+        if known and not differing:
             newest = max(paths, key=lambda path: path.stat().st_mtime, default=root)
-            check.problems.append(
+            inspection.problems.append(
                 f"the {kind} of '{folder}' are not the paper's: SHA-256 over names and contents is "
-                f"{split_digest(paths)}, known is {getattr(known, kind)}. Which file it is, the "
-                f"digest cannot say; '{newest}' was written last. Fetch the set anew."
+                f"{split_digest(paths)}, known is {getattr(known, kind)}. The digest cannot say "
+                f"which file differs; '{newest}' was written last. Fetch the set anew."
             )
-        elif singly and not named:
-            check.compared.append(kind)
+        elif by_file and not differing:
+            inspection.verified.append(kind)
 
 
-def _differing(kind: str, paths: list[Path], singly: FileDigests) -> list[str]:
+def _differing_files(kind: str, paths: list[Path], known: FileDigests) -> list[str]:
     """A sentence for every file that has changed, is missing, or should not be there."""
-    there = {path.name: path for path in paths}
-    told = []
-    for name, path in there.items():
-        if name not in singly.sha256:
-            told.append(f"'{path}' is not among the {kind} of {singly.source}: one file too many.")
-        elif not (digest := file_sha256(path)).startswith(singly.sha256[name]):
-            told.append(
-                f"'{path}' has changed: its SHA-256 begins {digest[:12]}, in {singly.source} "
-                f"{singly.sha256[name][:12]}."
+    by_name = {path.name: path for path in paths}
+    sentences = []
+    for name, path in by_name.items():
+        if name not in known.sha256:
+            sentences.append(
+                f"'{path}' is not among the {kind} of {known.source}: one file too many."
+            )
+        elif not (digest := file_sha256(path)).startswith(known.sha256[name]):
+            sentences.append(
+                f"'{path}' has changed: its SHA-256 begins {digest[:12]}, in {known.source} "
+                f"{known.sha256[name][:12]}."
             )
     is_mask = kind == "masks"
     missing = [
-        name for name in singly.sha256 if name.endswith(".npy") == is_mask and name not in there
+        name for name in known.sha256 if name.endswith(".npy") == is_mask and name not in by_name
     ]
-    return told + [f"'{name}' is missing from the {kind} of {singly.source}." for name in missing]
+    return [
+        *sentences,
+        *(f"'{name}' is missing from the {kind} of {known.source}." for name in missing),
+    ]
 
 
-def _check_overlap(checks: Sequence[SplitCheck]) -> None:
-    """Name images that are in more than one split, whatever their names."""
+def _inspect_overlap(inspections: Sequence[SplitInspection]) -> None:
+    """Name images that are in more than one split, under whatever names."""
     seen: dict[str, Path] = {}
-    for check in checks:
-        for content, image in check.content.items():
+    for inspection in inspections:
+        for content, image in inspection.content.items():
             if content in seen:
-                check.problems.append(
+                inspection.problems.append(
                     f"image '{image}' is the same picture as '{seen[content]}' of another split: "
-                    "what was trained on must not be tested on."
+                    "training images must not be test images."
                 )
-        seen = check.content | seen
+        seen = inspection.content | seen

@@ -22,7 +22,7 @@ from ddpmseg.errors import ConfigError, DataError
 
 SPLITS = ("official", "random")
 PONY_SCENES = 10_000
-"""Scenes a split of the ponies is chosen from; more could be drawn, none is stored."""
+"""Number of scenes from which a split of the ponies is chosen. They are drawn, not stored."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,32 @@ class Sample:
     name: str
 
 
-REMEMBERED_BYTES = 2**30
-"""Decoded images a split keeps in memory: a sweep reads them once for every timestep."""
+CACHED_BYTES = 2**30
+"""Limit of the decoded images a split keeps in memory: a sweep reads them for every timestep."""
 
 
 class LabelledSplit(Dataset[Sample], ABC):
-    """The training or the test images of a set, read or drawn when first asked for.
+    """The training or the test images of a set, read or drawn on first access.
 
-    A sample stays in memory while those kept take no more than `REMEMBERED_BYTES`.
+    Samples stay in memory up to a total of `CACHED_BYTES`.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
-        self._kept: dict[int, Sample] = {}
-        self._kept_bytes = 0
+        self._cached: dict[int, Sample] = {}
+        self._cached_bytes = 0
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        if index in self._kept:
-            return self._kept[index]
+        if index in self._cached:
+            return self._cached[index]
         sample = self._sample(index)
-        self._kept_bytes += sample.image.nbytes + sample.mask.nbytes
-        if self._kept_bytes <= REMEMBERED_BYTES:
-            self._kept[index] = sample
+        self._cached_bytes += sample.image.nbytes + sample.mask.nbytes
+        if self._cached_bytes <= CACHED_BYTES:
+            self._cached[index] = sample
         return sample
 
     def __iter__(self) -> Iterator[Sample]:
@@ -71,7 +71,7 @@ class LabelledSplit(Dataset[Sample], ABC):
 
 @runtime_checkable
 class LabelledSet(Protocol):
-    """What `dataset.*` builds."""
+    """The dataset that the settings `dataset.*` describe."""
 
     name: str
     classes: ClassTable
@@ -83,16 +83,15 @@ class LabelledSet(Protocol):
 class LabelledFolder:
     """Images and masks in folders, in the layout of the paper's sets or another.
 
-    The arguments are the fields of `ddpmseg.config.FolderDatasetConfig`. An image's mask has the
-    same stem and the suffix .npy; .png also counts in a folder of masks, and beside an image that
-    is itself no .png. Images are used in sorted order of file names. Nothing is decoded here.
+    The arguments are the fields of `ddpmseg.config.FolderDatasetConfig`. A mask has its image's
+    stem and the suffix .npy; .png works too in a folder of masks, and beside an image that is no
+    .png itself. Images are used in sorted order of file names. Nothing is decoded here.
 
-    `split` 'random' puts the images of both folders together and deals them anew by `split_seed`:
-    as many to train as the official split uses, and as many to test as it has.
+    `split` 'random' pools the images of both folders and splits them anew by `split_seed`, into as
+    many training images as the official split uses and as many test images as it has.
 
-    Raises ConfigError for a setting that cannot work, DataError for a folder that is missing or
-    empty, an image without a mask, more images asked for than there are, and a random split of
-    folders that share a name.
+    Raises ConfigError for a setting that cannot work; DataError for a missing or empty folder, an
+    image without a mask, too few images, and a random split when both folders hold the same name.
     """
 
     def __init__(
@@ -124,7 +123,8 @@ class LabelledFolder:
         test = find_pairs(folder, "test", test_images, test_masks)
         paper = self.classes.num_labelled
         if split == "random":
-            train, test = _dealt_anew(train, test, min(paper or len(train), len(train)), split_seed)
+            num_train = min(paper or len(train), len(train))
+            train, test = _split_randomly(train, test, num_train, split_seed)
         where = f"'{folder / train_images}'"
         count = _count("num_labelled", num_labelled, paper, len(train), where)
         chosen = [train[index] for index in nested_subset(count, len(train), subset_seed)]
@@ -141,7 +141,7 @@ class Ponies:
     """The procedural set of `ddpmseg.data.ponies`.
 
     The arguments are the fields of `ddpmseg.config.PoniesConfig`. Raises ConfigError for a setting
-    that cannot work, DataError when more than `PONY_SCENES` are asked for.
+    that cannot work, DataError for more than `PONY_SCENES` images.
     """
 
     def __init__(
@@ -197,11 +197,11 @@ class LabelledFiles(LabelledSplit):
     def _sample(self, index: int) -> Sample:
         pair, size = self.pairs[index], self.image_size
         image, mask = read_image(pair.image, str(pair.image)), read_mask(pair.mask, str(pair.mask))
-        (height, width), found = mask.shape, image.size
-        if (width, height) != found:
+        height, width = mask.shape
+        if (width, height) != image.size:
             raise DataError(
                 f"mask '{pair.mask}' is {width}x{height}, but image '{pair.image}' is "
-                f"{found[0]}x{found[1]}. Give the mask one label per pixel of its image."
+                f"{image.width}x{image.height}. Give the mask one label per pixel of its image."
             )
         self.classes.check_mask(mask, str(pair.mask))
         labels = drop_tiny_annotations(
@@ -235,17 +235,20 @@ class _Scenes(LabelledSplit):
         return Sample(pixels, torch.from_numpy(labels), self.names[index])
 
 
-def _dealt_anew(
+def _split_randomly(
     train: list[Pair], test: list[Pair], num_train: int, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """Source: paper, table 2, whose spread is over five random splits of the real images."""
+    """Pool the pairs and split them anew.
+
+    Source: paper, table 2, whose deviations are over five random splits of the real images.
+    """
     pool = {pair.image.stem: pair for pair in train}
     for pair in test:
         if pair.image.stem in pool:
             raise DataError(
                 f"`dataset.split=random` puts '{pool[pair.image.stem].image}' and '{pair.image}' "
-                "into one pool, where a name stands for one image. Rename one of them, or take it "
-                "away if both show the same."
+                "into one pool, where a name must identify one image. Rename one of them, or "
+                "remove it if both show the same."
             )
         pool[pair.image.stem] = pair
     names = sorted(pool)
@@ -260,7 +263,7 @@ def _check_settings(image_size: int, tiny_annotations: str) -> None:
 
 
 def _count(key: str, asked: int | None, paper: int | None, available: int, where: str) -> int:
-    """How many images to use: those asked for, else the class table's number, else all."""
+    """Number of images to use: the setting, else the class table's number, else all."""
     if asked is not None and asked < 1:
         raise ConfigError(f"`dataset.{key}={asked}` must be at least 1, or null.")
     count = next(number for number in (asked, paper, available) if number is not None)

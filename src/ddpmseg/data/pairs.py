@@ -1,4 +1,4 @@
-"""Which mask belongs to which image of a folder."""
+"""Pairs the images of a folder with their masks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from ddpmseg.data.images import IMAGE_SUFFIXES
 from ddpmseg.errors import DataError
 
 DRAWN = "ddpm"
-"""Folder below a set's root of images that a diffusion model drew, as in the paper's archive."""
+"""Folder below a set's root that holds a diffusion model's images, as in the paper's archive."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a split, in sorted order of their names.
-
-    `lacking` holds the images that have no mask, each with the names a mask of it may have;
-    `spare` the masks whose image is not there.
-    """
+    """The files of a split, sorted by name."""
 
     pairs: list[Pair]
-    lacking: list[tuple[Path, str]]
-    spare: list[Path]
+    without_mask: list[tuple[Path, str]]
+    """Images without a mask, each with the names that its mask may have."""
+    without_image: list[Path]
+    """Masks without an image."""
 
 
 def find_pairs(root: Path, split: str, images: str, masks: str | None) -> list[Pair]:
@@ -35,18 +33,18 @@ def find_pairs(root: Path, split: str, images: str, masks: str | None) -> list[P
     `split` is 'train' or 'test'. Raises DataError as `list_pairs`, and for an image without a mask.
     """
     listing = list_pairs(root, split, images, masks)
-    if listing.lacking:
-        image, expected = listing.lacking[0]
-        found, wanted = len(listing.pairs), len(listing.pairs) + len(listing.lacking)
+    if listing.without_mask:
+        image, expected = listing.without_mask[0]
+        complete, total = len(listing.pairs), len(listing.pairs) + len(listing.without_mask)
         raise DataError(
             f"no mask for image '{image.name}': expected {expected} in {root / (masks or images)}. "
-            f"{found} of {wanted} pairs found. Add the mask or take the image away."
+            f"{complete} of {total} pairs found. Add the mask or remove the image."
         )
     return listing.pairs
 
 
 def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listing:
-    """All images of `root/images`, and their masks there or in `root/masks`.
+    """All images of `root/images`, and their masks in the same folder or in `root/masks`.
 
     Raises DataError for a folder that is missing or holds no image, and for images that would share
     a mask.
@@ -55,51 +53,52 @@ def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listin
     mask_folder = image_folder if masks is None else root / masks
     beside = mask_folder == image_folder
     files = _files(image_folder, f"dataset.{split}_images", "images")
-    found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    image_files = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if beside:
-        photographs = {path.stem for path in found if not _is_png(path)}
-        found = [path for path in found if not _is_png(path) or path.stem not in photographs]
-    if not found:
+        # Beside 'a.jpg', 'a.png' is its mask.
+        stems = {path.stem for path in image_files if not _is_png(path)}
+        image_files = [path for path in image_files if not _is_png(path) or path.stem not in stems]
+    if not image_files:
         raise DataError(
             f"no images in '{image_folder}': expected files ending in {', '.join(IMAGE_SUFFIXES)}. "
             f"Put them there, or change `dataset.root` or `dataset.{split}_images`."
         )
-    _check_stems(found, image_folder)
+    _check_stems(image_files, image_folder)
 
-    masks_found = {
+    mask_files = {
         (path.stem, path.suffix.lower()): path
         for path in _files(mask_folder, f"dataset.{split}_masks", "masks")
     }
-    pairs, lacking = [], []
-    for image in found:
+    pairs, without_mask = [], []
+    for image in image_files:
         suffixes = (".npy",) if beside and _is_png(image) else (".npy", ".png")
         keys = [(image.stem, suffix) for suffix in suffixes]
-        mask = next((masks_found[key] for key in keys if key in masks_found), None)
+        mask = next((mask_files[key] for key in keys if key in mask_files), None)
         if mask is not None:
             pairs.append(Pair(image, mask))
         else:
-            lacking.append((image, " or ".join(f"'{stem}{suffix}'" for stem, suffix in keys)))
-    stems = {path.stem for path in found}
+            without_mask.append((image, " or ".join(f"'{stem}{suffix}'" for stem, suffix in keys)))
+    stems = {path.stem for path in image_files}
     suffixes = (".npy",) if beside else (".npy", ".png")
-    spare = [
+    without_image = [
         path
-        for (stem, suffix), path in masks_found.items()
+        for (stem, suffix), path in mask_files.items()
         if suffix in suffixes and stem not in stems
     ]
-    return Listing(pairs, lacking, spare)
+    return Listing(pairs, without_mask, without_image)
 
 
 def _files(folder: Path, key: str, kind: str) -> list[Path]:
     if not folder.is_dir():
-        made = (
+        advice = (
             f" Images of a diffusion model are made by `python -m ddpmseg sample BACKBONE --num N "
             f"--output {folder} --labels RUN`."
         )
         raise DataError(
             f"there is no folder '{folder}' of {kind}. Put the data there, or change "
-            f"`dataset.root` or `{key}`.{made if folder.name == DRAWN else ''}"
+            f"`dataset.root` or `{key}`.{advice if folder.name == DRAWN else ''}"
         )
-    # Names such as '._a.png' are written by macOS and hold no image.
+    # macOS writes files such as '._a.png', which hold no image.
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 

@@ -1,11 +1,11 @@
 """Ponies: a procedural set of labelled images, deterministic from an integer seed.
 
-A scene is an articulated quadruped of random pose, scale, side, light and coat before a random
-background. Colours are drawn per scene and mostly shared by body, neck, head, ear and legs, so
-that colour alone says nothing about the class; shape and context do.
+A scene shows an articulated quadruped of random pose, scale, side, light and coat before a random
+background. Colours are drawn per scene, and body, neck, head, ear and legs mostly share one, so
+that the class follows from shape and context, not from colour.
 
 The scene is painted as signed-distance shapes on a grid `SUPERSAMPLING` times finer than the image.
-The image is the box average of that grid, the mask the label covering most of each pixel.
+The image is the box average of that grid; the mask holds the label that covers most of each pixel.
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ CLASS_NAMES = (
 )
 LABEL = {name: label for label, name in enumerate(CLASS_NAMES)}
 SUPERSAMPLING = 4
-# Streams of scenes that never overlap: an index means another scene in each of them.
 SPLITS = {"train": 0, "test": 1, "pretrain": 2}
+"""Streams of scenes that never overlap: one index means a different scene in each."""
 
 
 def draw_pony(
@@ -65,7 +65,7 @@ def _any_colour(rng: np.random.Generator) -> FloatArray:
 
 
 def _background(rng: np.random.Generator, size: int) -> Canvas:
-    """Sky and ground with texture, and a few things standing about; all of it background."""
+    """Sky and ground with texture and a few objects; all of it background."""
     direction = np.array([rng.uniform(-1, 1), rng.uniform(-1, 0.2), rng.uniform(0.7, 1.5)])
     canvas = Canvas(
         rgb=np.empty((size, size, 3)),
@@ -83,12 +83,12 @@ def _background(rng: np.random.Generator, size: int) -> Canvas:
         texture = rng.uniform(0.0, 0.22) * value_noise(rng, size, cells)
         canvas.rgb += np.where(ground == below, texture[..., None], 0)
     for _ in range(rng.integers(0, 5)):
-        _paint_thing(canvas, rng)
+        _paint_object(canvas, rng)
     return canvas
 
 
-def _paint_thing(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A bush, a boulder or a post: shapes like those of the animal, in the same kind of colours."""
+def _paint_object(canvas: Canvas, rng: np.random.Generator) -> None:
+    """A bush, a boulder or a post, with shapes and colours like the animal's."""
     colour = plain(_any_colour(rng))
     centre = rng.uniform(0, 1, 2)
     if rng.random() < 0.5:
@@ -101,7 +101,7 @@ def _paint_thing(canvas: Canvas, rng: np.random.Generator) -> None:
 
 @dataclass
 class _Coat:
-    """Colours of one animal. `own` holds the few parts that differ from the common coat."""
+    """Colours of one animal. `own` holds the parts whose colour differs from the common coat."""
 
     common: FloatArray
     patch: FloatArray
@@ -109,7 +109,7 @@ class _Coat:
     own: dict[str, FloatArray]
 
     def of(self, part: str, dim: float = 1.0) -> Colour:
-        """Colour of `part`; `dim` darkens what lies on the far side."""
+        """Colour of `part`; `dim` darkens parts on the far side."""
         if part in self.own:
             return plain(self.own[part] * dim)
         return lambda x, y: self._patched(x, y) * dim
@@ -144,7 +144,7 @@ def _paint_pony(canvas: Canvas, rng: np.random.Generator) -> None:
     tilt = rng.uniform(-0.1, 0.1)
     centre = np.array([0.5 - facing * rng.uniform(0.0, 0.11), rng.uniform(0.46, 0.57)])
 
-    def place(x: float, y: float) -> Point:
+    def to_canvas(x: float, y: float) -> Point:
         """From the animal's frame (forward, up; in units) to the canvas."""
         forward, up = np.cos(tilt) * x - np.sin(tilt) * y, np.sin(tilt) * x + np.cos(tilt) * y
         return centre + unit * np.array([facing * forward, -up])
@@ -165,7 +165,7 @@ def _paint_pony(canvas: Canvas, rng: np.random.Generator) -> None:
     leg_radius = rng.uniform(0.12, 0.155)
 
     def leg(hip_x: float, swing: float, bend: float, dim: float) -> None:
-        hip = place(hip_x, -0.55 * depth)
+        hip = to_canvas(hip_x, -0.55 * depth)
         knee = walk(hip, -np.pi / 2 + swing, leg_length)
         ankle = walk(knee, -np.pi / 2 + swing - bend, leg_length * 0.75)
         toe = walk(ankle, -np.pi / 2 + 0.5 * swing + 0.25, leg_radius * 1.1)
@@ -181,7 +181,7 @@ def _paint_pony(canvas: Canvas, rng: np.random.Generator) -> None:
     for far_leg in legs[:2]:
         leg(*far_leg, dim=0.72)
 
-    dock = place(-0.97, 0.45 * depth)
+    dock = to_canvas(-0.97, 0.45 * depth)
     tail_angle = rng.uniform(np.pi * 0.95, np.pi * 1.3)
     tail_radius = rng.uniform(0.09, 0.15)
     for _ in range(4):
@@ -189,24 +189,24 @@ def _paint_pony(canvas: Canvas, rng: np.random.Generator) -> None:
         limb("tail", dock, tip, tail_radius, tail_radius * 0.9)
         dock, tail_angle, tail_radius = tip, tail_angle + rng.uniform(0.0, 0.35), tail_radius * 0.9
 
-    blob("body", place(0, 0), 1.0, depth * 0.92)
-    blob("body", place(0.55, 0.02), 0.5, depth)
-    blob("body", place(-0.58, 0.05), 0.5, depth)
+    blob("body", to_canvas(0, 0), 1.0, depth * 0.92)
+    blob("body", to_canvas(0.55, 0.02), 0.5, depth)
+    blob("body", to_canvas(-0.58, 0.05), 0.5, depth)
     for near_leg in legs[2:]:
         leg(*near_leg, dim=1.0)
 
     if rng.random() < 0.65:
         saddle_x = rng.uniform(-0.2, 0.15)
-        top, width = place(saddle_x, depth * 0.98), rng.uniform(0.2, 0.3)
-        limb("saddle", place(saddle_x, 0.0), top, width, width * 0.85)
+        top, width = to_canvas(saddle_x, depth * 0.98), rng.uniform(0.2, 0.3)
+        limb("saddle", to_canvas(saddle_x, 0.0), top, width, width * 0.85)
         limb("saddle", walk(top, 0, -width), walk(top, 0, width), 0.1, 0.12)
 
     neck_angle = rng.uniform(0.55, 1.3)
     neck_length = rng.uniform(0.75, 1.0)
-    withers = place(0.72, 0.3 * depth)
+    withers = to_canvas(0.72, 0.3 * depth)
     poll = walk(withers, neck_angle, neck_length)
     limb("neck", withers, poll, depth * 0.78, 0.24)
-    crest_from = walk(place(0.62, 0.72 * depth), neck_angle + np.pi / 2, 0.06)
+    crest_from = walk(to_canvas(0.62, 0.72 * depth), neck_angle + np.pi / 2, 0.06)
     crest_to = walk(poll, neck_angle + np.pi / 2, 0.2)
     mane_radius = rng.uniform(0.09, 0.14)
     for share in np.linspace(0, 1, 7):
@@ -238,6 +238,7 @@ def _downsample(
 
     labels = canvas.label.reshape(blocks)
     coverage = np.stack([(labels == k).sum(axis=(1, 3)) for k in range(len(CLASS_NAMES))])
-    # Ties go to the larger label: parts are listed from large to small, and small ones need it.
+    # Ties go to the larger label: classes are listed from large to small parts, and small ones
+    # would otherwise vanish.
     mask = len(CLASS_NAMES) - 1 - coverage[::-1].argmax(axis=0)
     return image, mask.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Shapes painted on a grid of colours and labels: what a procedural scene is made of."""
+"""Paints shapes on a grid of colours and labels, for procedural scenes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ FloatArray = NDArray[np.float64]
 Point = FloatArray
 """(x, y)"""
 Colour = Callable[[FloatArray, FloatArray], FloatArray]
-"""From the x and y of n points to their RGB, (n, 3)."""
+"""Maps the x and y of n points to their RGB, (n, 3)."""
 
 
 @dataclass
 class Shape:
-    """A region with, at every point, its offset from the axis as a share of the local radius."""
+    """A region; `offset` maps a point to its distance (x, y) from the axis, in local radii."""
 
     low: Point
     high: Point
@@ -38,7 +38,7 @@ class Canvas:
         return self.label.shape[0]
 
     def paint(self, shape: Shape, colour: Colour, label: int | None) -> None:
-        """Paint `shape`, shaded as if it bulged towards the viewer; None keeps the labels below."""
+        """Paint `shape`, shaded as if it bulged towards the viewer; label None keeps the labels."""
         low = np.clip(np.floor(shape.low * self.size).astype(int), 0, self.size)
         high = np.clip(np.ceil(shape.high * self.size).astype(int) + 1, 0, self.size)
         if (low >= high).any():
@@ -60,7 +60,7 @@ class Canvas:
 
 
 def ellipse(centre: Point, radii: tuple[float, float], angle: float) -> Shape:
-    """Its first radius lies `angle` radians from the x axis, clockwise as y points down."""
+    """An ellipse whose first radius lies `angle` radians clockwise from the x axis (y down)."""
     cos, sin = np.cos(angle), np.sin(angle)
 
     def offset(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -74,7 +74,7 @@ def ellipse(centre: Point, radii: tuple[float, float], angle: float) -> Shape:
 
 
 def capsule(start: Point, end: Point, start_radius: float, end_radius: float) -> Shape:
-    """A line from `start` to `end` whose thickness changes evenly between the two radii."""
+    """A line from `start` to `end` whose radius changes linearly between the two given."""
     axis = end - start
     squared_length = max(float(axis @ axis), 1e-12)
 
@@ -94,7 +94,7 @@ def unit_vector(angle: float) -> Point:
 
 
 def plain(rgb: FloatArray) -> Colour:
-    """The same RGB, 0 to 1, everywhere."""
+    """A constant RGB colour, 0 to 1."""
     return lambda x, _y: np.broadcast_to(rgb, (*x.shape, 3))
 
 

@@ -1,4 +1,4 @@
-"""Which images of a set are for training and which for testing."""
+"""Splits the images of a set into training and test images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from ddpmseg.errors import ConfigError, DataError
 def split_names(
     names: Sequence[str], train: str | None, test: str | None, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Divide `names` into training and test images, each in the order given.
+    """Divide `names` into training and test images, each in the order of `names`.
 
     Args:
-        names: of all images, without suffix.
+        names: names of all images, without suffix.
         train: a share of all images ('0.5'), a number of them ('20'), or the path of a text file
-            with a name a line. None: all that are not for testing; half, where both are None.
+            with one name per line. None: all that are not for testing; half when both are None.
         test: likewise.
-        seed: draws those that no file lists; a larger number of training images holds a smaller.
+        seed: draws the images that no file lists; a smaller training set is part of a larger one.
 
-    Raises ConfigError for a share or number that is not possible, DataError for a list that names
-    an unknown image, or one in both lists.
+    Raises ConfigError for a share or number that is not possible, DataError for a list with an
+    unknown image, and for an image in both lists.
     """
     if train is None and test is None:
         train = "0.5"
@@ -31,7 +31,7 @@ def split_names(
     taken = {name for members in listed.values() for name in members or ()}
     free = [name for name in names if name not in taken]
     free = [free[index] for index in nested_subset(len(free), len(free), seed)]
-    # Who takes all the rest comes last.
+    # The part that takes the rest comes last.
     for part in sorted(parts, key=lambda part: parts[part] is None):
         if listed[part] is not None:
             continue
@@ -49,7 +49,7 @@ def split_names(
 
 
 def _listed(value: str | None, names: Sequence[str], option: str) -> list[str] | None:
-    """The names in a text file; None where `value` is none or a number."""
+    """The names in the text file `value`; None when `value` is None or a number."""
     if value is None or _number(value) is not None:
         return None
     path = Path(value)
@@ -58,7 +58,7 @@ def _listed(value: str | None, names: Sequence[str], option: str) -> list[str] |
             f"`{option} {value}`: give a share such as 0.5, a number of images such as 20, or a "
             "text file of image names; there is no such file."
         )
-    known, found = set(names), dict[str, None]()
+    known, listed = set(names), dict[str, None]()
     for line in path.read_text(encoding="utf-8").split("\n"):
         entry = line.strip()
         if not entry:
@@ -66,10 +66,10 @@ def _listed(value: str | None, names: Sequence[str], option: str) -> list[str] |
         name = entry if entry in known else Path(entry).stem
         if name not in known:
             raise DataError(f"'{path}' lists '{entry}', which is no image of the annotations.")
-        found[name] = None
-    if not found:
+        listed[name] = None
+    if not listed:
         raise DataError(f"'{path}' lists no image.")
-    return list(found)
+    return list(listed)
 
 
 def _number(value: str) -> float | None:

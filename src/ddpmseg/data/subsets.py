@@ -1,4 +1,4 @@
-"""Which of the labelled images are used: nested subsets, other splits, the most certain."""
+"""Chooses among labelled images: nested subsets, random splits, the least uncertain."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ import torch
 from ddpmseg.randomness import keyed_generator
 
 MOST_CERTAIN = 30 / 50_000
-"""Share of the synthetic images that the original leaves out for being too certain."""
+"""Share of the synthetic images that the original drops as too certain."""
 
 
 def nested_subset(count: int, total: int, seed: int | None) -> list[int]:
-    """Choose `count` of the indices 0..total-1, so that a smaller choice begins every larger one.
+    """Choose `count` of the indices 0..total-1; a smaller choice is a prefix of a larger one.
 
-    `seed` None takes the first in file order, as the reference does; an integer takes a prefix of
-    the one permutation it seeds. Raises ValueError unless 0 <= count <= total.
+    `seed` None takes the first indices, as the reference does; an integer takes a prefix of the
+    permutation that it seeds. Raises ValueError unless 0 <= count <= total.
     """
     if not 0 <= count <= total:
         raise ValueError(f"cannot choose {count} of {total}")
@@ -27,10 +27,10 @@ def nested_subset(count: int, total: int, seed: int | None) -> list[int]:
 def random_split(
     num_train: int, num_test: int, total: int, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Deal the indices 0..total-1 to a training and a test split of the given sizes, anew.
+    """Divide the indices 0..total-1 at random into a training and a test split of given sizes.
 
-    The training images come in the order they were dealt, the test images in index order. Raises
-    ValueError where there are too few.
+    Training indices come in the order drawn, test indices in ascending order. Raises ValueError
+    when there are too few.
     """
     if num_train + num_test > total:
         raise ValueError(f"cannot choose {num_train} and {num_test} of {total}")
@@ -39,9 +39,9 @@ def random_split(
 
 
 def least_uncertain(uncertainties: Sequence[float], keep: int, drop_certain: int) -> list[int]:
-    """Choose `keep` indices in ascending order: the most certain, less the `drop_certain` first.
+    """Sort by uncertainty, skip the first `drop_certain` and choose the next `keep`.
 
-    Equal values count in the order given. Raises ValueError unless
+    Returns indices in ascending order. Equal values keep their order. Raises ValueError unless
     keep + drop_certain <= len(uncertainties).
 
     Source: the original's DatasetDDPM, which sorts 50,000 synthetic images by uncertainty and drops
@@ -54,10 +54,10 @@ def least_uncertain(uncertainties: Sequence[float], keep: int, drop_certain: int
 
 
 def num_most_certain(total: int) -> int:
-    """As many of `total` images as the original's 30 are of 50,000."""
+    """Number of `total` images to drop as too certain, in the original's ratio 30 : 50,000."""
     return round(MOST_CERTAIN * total)
 
 
 def num_filtered(total: int, share: float) -> int:
-    """How many of `total` images are left out where a `share` of them, 0 <= share < 1, shall be."""
+    """Number of images that a `share`, 0 <= share < 1, of `total` drops."""
     return round(share * total)

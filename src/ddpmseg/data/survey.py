@@ -1,4 +1,4 @@
-"""One look at every labelled image before anything expensive starts."""
+"""Reads every labelled image once, before anything expensive starts."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from ddpmseg.data.labelled import LabelledSet, LabelledSplit
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What the images and masks of a set hold.
+    """Digest and class counts of a set.
 
-    `sha256` identifies all pixels and labels of both splits, in order. `train_pixels` and
-    `test_pixels` count the pixels of every class.
+    `sha256` covers all pixels and labels of both splits, in order. `train_pixels` and `test_pixels`
+    count the pixels of every class.
     """
 
     sha256: str
@@ -24,8 +24,8 @@ class Survey:
     test_pixels: Int64[Tensor, " k"]
 
     def warnings(self, classes: ClassTable) -> list[str]:
-        """A sentence about classes that cannot be learnt, and about those that cannot be tested."""
-        told = []
+        """Sentences about classes that cannot be learnt, and classes that cannot be tested."""
+        sentences = []
         averaged = list(classes.averaged)
         for pixels, images, consequence in (
             (self.train_pixels, "training", "cannot be learnt"),
@@ -39,12 +39,12 @@ class Survey:
             if absent:
                 names = ", ".join(f"'{name}'" for name in absent)
                 each = f"each of them {consequence}" if len(absent) > 1 else f"it {consequence}"
-                told.append(f"no {images} image holds {names}: {each}")
-        return told
+                sentences.append(f"no {images} image holds {names}: {each}")
+        return sentences
 
 
 def survey(dataset: LabelledSet) -> Survey:
-    """Read every image and mask once: a damaged one costs seconds now, or a run at its end.
+    """Read every image and mask once, so that a damaged one does not end a run after hours.
 
     Raises DataError for the first that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""The small-annotation rule: parts of a few pixels are no training targets."""
+"""The small-annotation rule: classes of a few pixels are not trained on."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -7,7 +7,7 @@ from ddpmseg.errors import ConfigError
 
 RULES = ("scaled", "reference", "keep")
 MIN_PIXELS = 20
-"""Pixels from which on a class of an image at 256x256 is trained on."""
+"""Fewest pixels of a class that is trained on, in an image of 256x256."""
 
 
 def drop_tiny_annotations(
@@ -17,9 +17,9 @@ def drop_tiny_annotations(
 
     Args:
         mask: labels at `image_size`, as trained on.
-        ignore_label: what those pixels become (0 for Bedroom-28).
-        rule: 'scaled': under 20 * (image_size / 256)**2 pixels, the same share of the image at any
-            size (at 64: a single pixel); 'reference': under 20 pixels; 'keep': none.
+        ignore_label: new label of those pixels (0 for Bedroom-28).
+        rule: 'scaled': drop classes under 20 * (image_size / 256)**2 pixels, the same share of the
+            image at any size (at 64: a single pixel); 'reference': under 20 pixels; 'keep': none.
         image_size: side of the mask in pixels.
 
     Returns a new mask. Raises ConfigError for another rule.
@@ -32,7 +32,7 @@ def drop_tiny_annotations(
 
 
 def tiny_threshold(rule: str, image_size: int) -> float:
-    """Pixels under which `rule` ignores a class. Raises ConfigError for an unknown rule."""
+    """Number of pixels under which `rule` ignores a class. Raises ConfigError if unknown."""
     if rule == "scaled":
         return MIN_PIXELS * (image_size / 256) ** 2
     if rule == "reference":

@@ -7,7 +7,7 @@ from ddpmseg.composition.get import command, how_to_get
 from ddpmseg.config import DatasetConfig, FolderDatasetConfig
 from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.digests import known_files, known_splits
-from ddpmseg.data.inspection import SplitCheck, SplitFolders, check_folder
+from ddpmseg.data.inspection import SplitFolders, SplitInspection, inspect_folder
 from ddpmseg.data.pairs import DRAWN
 from ddpmseg.data.survey import Survey
 from ddpmseg.errors import ConfigError
@@ -31,15 +31,15 @@ def check_dataset(dataset: DatasetConfig) -> bool:
     if DRAWN in known and (root / DRAWN).is_dir():
         splits.append(SplitFolders(DRAWN, DRAWN))
     single = known_files(dataset.name, root.resolve())
-    checks = check_folder(root, splits, classes, dataset.center_crop, known, single)
+    inspections = inspect_folder(root, splits, classes, dataset.center_crop, known, single)
 
     lines = [f"{dataset.name} in '{root}'"]
-    for check in checks:
-        lines += ["", *_described(check, classes)]
-    lines += ["", *_remarks(checks, classes)]
+    for inspection in inspections:
+        lines += ["", *_described(inspection, classes)]
+    lines += ["", *_remarks(inspections, classes)]
     if not known and not single:
         lines.append("no digests are known of this set: its content could not be compared")
-    problems = [problem for check in checks for problem in check.problems]
+    problems = [problem for inspection in inspections for problem in inspection.problems]
     lines += [f"error: {problem}" for problem in problems]
     if problems:
         lines.append(f"{len(problems)} found wrong")
@@ -51,30 +51,31 @@ def check_dataset(dataset: DatasetConfig) -> bool:
     return not problems
 
 
-def _described(check: SplitCheck, classes: ClassTable) -> list[str]:
+def _described(inspection: SplitInspection, classes: ClassTable) -> list[str]:
     """Counts, sizes and types in a line, then a table of the classes."""
-    if check.listing is None:
-        return [f"{check.folders.images}: nothing to read"]
-    pairs = len(check.listing.pairs)
+    if inspection.listing is None:
+        return [f"{inspection.folders.images}: nothing to read"]
+    pairs = len(inspection.listing.pairs)
     title = (
-        f"{check.folders.images}: {pairs} images with masks; "
-        f"{_listed(check.sizes, 'image')}; masks {_listed(check.dtypes, 'mask')}"
+        f"{inspection.folders.images}: {pairs} images with masks; "
+        f"{_listed(inspection.sizes, 'image')}; masks {_listed(inspection.dtypes, 'mask')}"
     )
-    total = max(1, int(check.pixels.sum()))
+    total = max(1, int(inspection.pixels.sum()))
     labels = list(range(classes.num_classes))
     names = dict(enumerate(classes.names))
-    if classes.ignore_label not in names and check.pixels[classes.ignore_label]:
+    if classes.ignore_label not in names and inspection.pixels[classes.ignore_label]:
         labels.append(classes.ignore_label)
         names[classes.ignore_label] = "(ignored)"
     width = max(len(name) for name in names.values())
+    percent = [100 * int(pixels) / total for pixels in inspection.pixels]
     table = [
-        f"{label:>3}  {names[label]:<{width}}  {100 * int(check.pixels[label]) / total:>7.3f}  "
-        f"{int(check.images_with[label]):>6}"
+        f"{label:>3}  {names[label]:<{width}}  {percent[label]:>7.3f}  "
+        f"{int(inspection.images_with[label]):>6}"
         for label in labels
     ]
-    same = f"{' and '.join(check.compared)}: as known, by SHA-256"
+    same = f"{' and '.join(inspection.verified)}: as known, by SHA-256"
     header = f"{'id':>3}  {'name':<{width}}  {'area %':>7}  {'images':>6}"
-    return [title, *([same] if check.compared else []), header, *table]
+    return [title, *([same] if inspection.verified else []), header, *table]
 
 
 def _listed(counts: dict[str, int], kind: str) -> str:
@@ -84,7 +85,7 @@ def _listed(counts: dict[str, int], kind: str) -> str:
     return ", ".join(f"{value} ({count})" for value, count in counts.items())
 
 
-def _remarks(checks: list[SplitCheck], classes: ClassTable) -> list[str]:
+def _remarks(inspections: list[SplitInspection], classes: ClassTable) -> list[str]:
     """What is no damage, but worth knowing: classes that no image holds."""
-    train, test = (check.pixels[: classes.num_classes] for check in checks[:2])
+    train, test = (inspection.pixels[: classes.num_classes] for inspection in inspections[:2])
     return [f"note: {text}" for text in Survey("", train, test).warnings(classes)]

@@ -12,7 +12,7 @@ from ddpmseg.data.convert.folder import (
     MASKS,
     TEST,
     TRAIN,
-    choose_layout,
+    choose_labels,
     class_yaml,
     summary,
     write_split,
@@ -52,17 +52,17 @@ def convert(
     parts = split_names(names, train, test, seed)
     listed = None if classes is None else _class_list(classes)
     name = output_dir.absolute().name
-    layout = choose_layout(name, annotated, listed, unlabelled == "background")
+    labels = choose_labels(name, annotated, listed, unlabelled == "background")
     by_name = {image.name: image for image in annotated.images}
     try:
         with folder_written_whole(output_dir) as folder:
             in_train, in_test = (
-                write_split(folder / split, (by_name[name] for name in part), layout, on_top)
+                write_split(folder / split, (by_name[name] for name in part), labels, on_top)
                 for split, part in zip((TRAIN, TEST), parts, strict=True)
             )
-            table = class_yaml(layout.table, in_train, in_test)
+            table = class_yaml(labels.table, in_train, in_test)
             (folder / CLASSES).write_text(table, encoding="utf-8")
-            lines = summary(layout.table, in_train, in_test)
+            lines = summary(labels.table, in_train, in_test)
             (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"'{output_dir}' could not be written: {error}.") from error

@@ -7,8 +7,7 @@ from pathlib import Path
 from ddpmseg.composition.build import build_dataset
 from ddpmseg.config import DatasetConfig
 from ddpmseg.config.choice import check_choice, write_choice
-from ddpmseg.data.convert.folder import CLASSES
-from ddpmseg.data.convert.write import write_set
+from ddpmseg.data.convert.folder import CLASSES, write_set
 from ddpmseg.data_tools.convert import check_output
 from ddpmseg.errors import DataError
 from ddpmseg.io.files import folder_written_whole

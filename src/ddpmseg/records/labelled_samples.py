@@ -58,11 +58,11 @@ def _labelled_pairs(folder: Path) -> list[Pair]:
             f"{', '.join(IMAGE_SUFFIXES)}. {HOW}"
         )
     listing = list_pairs(folder, "train", ".", None)
-    if listing.lacking:
-        image, expected = listing.lacking[0]
+    if listing.without_mask:
+        image, expected = listing.without_mask[0]
         raise DataError(
-            f"{len(listing.lacking)} of the images in `segmenter.images={folder}` have no labels, "
-            f"such as '{image.name}' (expected {expected}). Label them: {HOW}"
+            f"{len(listing.without_mask)} of the images in `segmenter.images={folder}` have no "
+            f"labels, such as '{image.name}' (expected {expected}). Label them: {HOW}"
         )
     return listing.pairs
 

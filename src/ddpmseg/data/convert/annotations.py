@@ -1,4 +1,4 @@
-"""Photographs with labelled shapes, as annotation tools save them, and the masks these make."""
+"""Photographs with the labelled shapes that annotation tools save, and masks drawn from them."""
 
 import json
 import math
@@ -14,9 +14,9 @@ from jaxtyping import Bool, UInt8
 from ddpmseg.errors import DataError
 
 IGNORED = "__ignore__"
-"""Label of a shape whose pixels belong to no class, as labelme has it."""
+"""labelme's label of a shape whose pixels belong to no class."""
 FARTHEST = 100_000
-"""Coordinates beyond this many pixels are a mistake, and would take memory to draw."""
+"""Largest coordinate in pixels: larger ones are mistakes that could fill the memory."""
 OnTop = Literal["smaller", "later"]
 
 
@@ -28,29 +28,32 @@ class Shape(Protocol):
     def label(self) -> str: ...
 
     def covers(self, width: int, height: int) -> Bool[np.ndarray, "h w"]:
-        """The pixels inside, on an image of this size; DataError where that cannot be drawn."""
+        """Mask of the pixels inside, on an image of this size.
+
+        Raises DataError when the shape cannot be drawn.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One photograph and what was drawn on it."""
+    """One photograph and the shapes drawn on it."""
 
     name: str
-    """Its file's stem, which the mask will share."""
+    """Stem of the image file; the mask gets the same one."""
     photo: Path | bytes
     """The image file, or its content."""
     suffix: str
     size: tuple[int, int] | None
-    """Width and height when it was annotated, where that is known."""
+    """Width and height when the image was annotated; None: unknown."""
     shapes: tuple[Shape, ...]
     shown_as: str
-    """Names the image in a message."""
+    """Name of the image in messages."""
 
 
 @dataclass(frozen=True)
 class AnnotatedSet:
-    """All images of a source, sorted by name, and the classes it lists, in its order."""
+    """All images of a source, sorted by name, and its classes, in the order of the source."""
 
     classes: tuple[str, ...]
     images: tuple[AnnotatedImage, ...]
@@ -67,16 +70,16 @@ def paint(
     unlabelled: int,
     on_top: OnTop,
 ) -> UInt8[np.ndarray, "h w"]:
-    """The label of every pixel: that of the topmost shape over it, or `unlabelled`.
+    """Label every pixel with its topmost shape's class, or with `unlabelled`.
 
     Args:
         shapes: in the order of the file.
-        labels: 0..255 of every class.
-        width: of the image, in pixels; likewise height.
+        labels: class name -> label 0..255.
+        width: width of the image in pixels; likewise height.
         unlabelled: label of pixels that no shape covers.
-        on_top: the shape that wins where two overlap: the one of fewer pixels, so that an eye lies
-            on its head in whichever order they were drawn, or the one 'later' in the file. Of two
-            of equal size the later.
+        on_top: which of two overlapping shapes wins. 'smaller': the shape of fewer pixels (an eye
+            lies on its head in whichever order they were drawn), the later one of equals; 'later':
+            the shape that comes later in the file.
     """
     order = list(range(len(shapes)))
     if on_top == "smaller":
@@ -84,13 +87,13 @@ def paint(
         order.sort(key=lambda index: -areas[index])
     mask = np.full((height, width), unlabelled, np.uint8)
     for index in order:
-        # Drawn a second time: all shapes of a large photograph at once can fill the memory.
+        # Drawn a second time: keeping all shapes of a large photograph could fill the memory.
         mask[shapes[index].covers(width, height)] = labels[shapes[index].label]
     return mask
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises DataError for anything else."""
+    """Read the object in a JSON file. Raises DataError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
@@ -109,30 +112,33 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def class_name(value: Any, where: str) -> str:
-    """The name of a class without spaces around it. Raises DataError for anything but text."""
+    """Check and strip the name of a class. Raises DataError for anything but text."""
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where} has the class name {value!r}; it must be text.")
     return value.strip()
 
 
-def check_points(points: Sequence[Any], least: int, where: str) -> list[tuple[float, float]]:
-    """Pairs (x, y) in pixels. Raises DataError for too few, or what is no point of a plane."""
+def check_points(points: Sequence[Any], minimum: int, where: str) -> list[tuple[float, float]]:
+    """Return the points as pairs (x, y) in pixels.
+
+    Raises DataError for fewer than `minimum` points, or a point that is not two numbers.
+    """
     for point in points:
         if not isinstance(point, list | tuple) or len(point) != 2 or not all(map(_near, point)):
             raise DataError(
                 f"{where} has the point {point!r}; a point is two numbers, x and y in pixels, "
                 f"within {FARTHEST}."
             )
-    if len(points) < least:
+    if len(points) < minimum:
         raise DataError(
             f"{where} has {len(points)} point{'s' * (len(points) != 1)}, and needs at least "
-            f"{least}. Draw or remove it in the annotation tool."
+            f"{minimum}. Draw or remove it in the annotation tool."
         )
     return [(float(x), float(y)) for x, y in points]
 
 
 def image_size(width: Any, height: Any, where: str) -> tuple[int, int] | None:
-    """Width and height as a file states them; None where it does not. Raises DataError."""
+    """Width and height as a file states them; None when it does not. Raises DataError."""
     if width is None and height is None:
         return None
     if type(width) is not int or type(height) is not int or min(width, height) < 1:

@@ -28,11 +28,11 @@ from ddpmseg.errors import ConfigError, DataError
 def read_coco(path: Path, image_folder: Path) -> AnnotatedSet:
     """Read the images, categories and annotations of `path`; a `file_name` is below `image_folder`.
 
-    Classes are in the order of the category ids. Crowds (`iscrowd`) are areas of their category
-    like any other: to a mask it is one whether it shows a person or many. No photograph is read.
+    Classes come in the order of the category ids. A crowd (`iscrowd`) is an area of its category
+    like any other: a mask does not separate objects of a class. No photograph is read.
 
-    Raises ConfigError without pycocotools, DataError naming the file and the annotation for what
-    cannot be used.
+    Raises ConfigError without pycocotools, and DataError for what cannot be used; the message names
+    the file and the annotation.
     """
     _mask_api()
     content = read_json(path)
@@ -59,14 +59,15 @@ def read_coco(path: Path, image_folder: Path) -> AnnotatedSet:
 
 
 COMPRESSED = "[0-o]*[0-O]"
-"""Compressed `counts`: characters up to "O" end a number, those from "P" on do not."""
+"""Compressed `counts`: characters up to "O" end a number, characters from "P" on do not."""
 
 
 @dataclass(frozen=True)
 class CocoShape:
-    """One annotation: run lengths, or polygons, each a list x, y, x, y, ... in pixels.
+    """One annotation.
 
-    area: polygons, or `size` and compressed `counts` of run lengths, as pycocotools takes them.
+    area: polygons, each a list x, y, x, y, ... in pixels, or run lengths as pycocotools takes them
+        (`size` and compressed `counts`).
     """
 
     label: str
@@ -89,9 +90,9 @@ class CocoShape:
 
 
 def _decode(encoded: dict[str, Any]) -> UInt8[np.ndarray, "h w"]:
-    """1 inside. Raises ValueError for run lengths that add up to more than the size."""
+    """Mask with 1 inside. Raises ValueError for run lengths that add up to more than the size."""
     with warnings.catch_warnings():
-        # pycocotools 2.0.11 converts its arrays the way numpy 1 asked for.
+        # pycocotools 2.0.11 converts its arrays in a way that numpy 2 warns about.
         warnings.filterwarnings("ignore", ".*copy keyword.*", DeprecationWarning)
         return _mask_api().decode(encoded)
 
@@ -118,17 +119,17 @@ def _records(content: dict[str, Any], key: str, path: Path) -> list[dict[str, An
 
 
 def _by_id(content: dict[str, Any], key: str, path: Path) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
+    by_id: dict[int, dict[str, Any]] = {}
     for record in _records(content, key, path):
         number = record.get("id")
         if type(number) is not int:
             raise DataError(f"`{key}` of '{path}' has the id {number!r}; it must be whole.")
-        if number in found:
+        if number in by_id:
             raise DataError(f"`{key}` of '{path}' has the id {number} twice.")
-        found[number] = record
-    if not found:
+        by_id[number] = record
+    if not by_id:
         raise DataError(f"'{path}' lists no {key}.")
-    return found
+    return by_id
 
 
 def _known(annotation: dict[str, Any], key: str, known: dict[int, Any], where: str) -> int:
@@ -164,7 +165,7 @@ def _area(annotation: dict[str, Any], where: str) -> dict[str, Any] | list[list[
 
 
 def _run_lengths(area: dict[str, Any], where: str) -> dict[str, Any]:
-    """A checked run-length encoding as pycocotools takes it: `size` and compressed `counts`."""
+    """Check a run-length encoding and return it as pycocotools takes it."""
     size, counts = area.get("size"), area.get("counts")
     if not isinstance(size, list) or [type(n) for n in size] != [int, int] or min(size) < 1:
         raise DataError(f"{where} is encoded without its `size`, [height, width].")
@@ -184,8 +185,8 @@ def _run_lengths(area: dict[str, Any], where: str) -> dict[str, Any]:
 def _fills(encoded: dict[str, Any]) -> bool:
     """Whether the run lengths add up to the pixels of the size.
 
-    pycocotools refuses a sum that is larger, and leaves undefined what a smaller one does not
-    reach: that the runs fit the size, but not one pixel less, shows that they add up to it.
+    pycocotools refuses a larger sum, and leaves pixels undefined after a smaller one. So runs add
+    up to the size when they fit it and do not fit one pixel less.
     """
     height, width = encoded["size"]
     try:

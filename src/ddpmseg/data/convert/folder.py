@@ -1,4 +1,4 @@
-"""From annotated photographs to the folder that `dataset=folder` reads."""
+"""Writes annotated photographs, or any labelled set, as the folder that `dataset=folder` reads."""
 
 import io
 import json
@@ -13,11 +13,13 @@ from PIL import Image, ImageOps
 from ddpmseg.data.class_table import ClassTable, generated_colour
 from ddpmseg.data.convert.annotations import IGNORED, AnnotatedImage, AnnotatedSet, OnTop, paint
 from ddpmseg.data.images import IMAGE_SUFFIXES, read_image
+from ddpmseg.data.labelled import LabelledSet, LabelledSplit
 from ddpmseg.errors import DataError
 
 TRAIN, TEST = "real/train", "real/test"
-"""Folders of the photographs; the masks of each lie in a folder with this suffix:"""
+"""Folders of the photographs."""
 MASKS = "_masks"
+"""Suffix of the folder beside them that holds their masks."""
 CLASSES = "classes.yaml"
 IGNORE_LABEL = 255
 BACKGROUND = "background"
@@ -27,18 +29,18 @@ ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The classes of the masks to be written, and the labels of what is drawn and what is not."""
+class MaskLabels:
+    """The classes and labels of the masks to be written."""
 
     table: ClassTable
     labels: Mapping[str, int]
-    """Of every class, and of `IGNORED`."""
+    """Name of a class, or `IGNORED` -> label."""
     unlabelled: int
     """Label of pixels that no shape covers: 0 or `IGNORE_LABEL`."""
 
 
 @dataclass(frozen=True)
-class Split:
+class WrittenSplit:
     """What was written of one split."""
 
     num_images: int
@@ -50,14 +52,14 @@ class Split:
     """Images that hold a label."""
 
 
-def choose_layout(
+def choose_labels(
     name: str, source: AnnotatedSet, listed: Sequence[str] | None, background: bool
-) -> Layout:
-    """Classes as the source lists them, or as `listed`, in a table called `name`.
+) -> MaskLabels:
+    """Number the classes of the source, or those `listed`, and put them in a table called `name`.
 
-    With `background`, pixels that no shape covers are label 0, 'background', to which a class of
-    that name in the source also belongs; without, they are ignored. Raises DataError for a shape
-    of a class that is not listed, and for more classes than labels.
+    With `background`, pixels that no shape covers get label 0, 'background', together with a class
+    of that name in the source; without, they are ignored. Raises DataError for a shape of a class
+    that is not listed, and for more classes than labels.
     """
     classes = tuple(source.classes if listed is None else listed)
     unlabelled = IGNORE_LABEL
@@ -79,17 +81,17 @@ def choose_layout(
                 )
     palette = np.array([_colour(label, name) for label, name in enumerate(classes)], np.uint8)
     table = ClassTable(name, classes, palette, IGNORE_LABEL, num_labelled=None, num_test=None)
-    return Layout(table, labels, unlabelled)
+    return MaskLabels(table, labels, unlabelled)
 
 
 def write_split(
-    folder: Path, images: Iterable[AnnotatedImage], layout: Layout, on_top: OnTop
-) -> Split:
-    """Write every photograph to `folder` and its mask to the folder beside it, an indexed PNG.
+    folder: Path, images: Iterable[AnnotatedImage], labels: MaskLabels, on_top: OnTop
+) -> WrittenSplit:
+    """Write every photograph to `folder` and its mask, an indexed PNG, to the folder beside it.
 
-    A photograph is copied as it is; one that a camera stored turned, and was annotated upright, or
-    whose suffix is none of `IMAGE_SUFFIXES`, becomes an upright .png. Raises DataError naming the
-    photograph that is missing, damaged, or of another size than when it was annotated.
+    A photograph is copied as it is, unless its suffix is none of `IMAGE_SUFFIXES`, or the camera
+    stored it rotated and it was annotated upright: then it becomes an upright .png. Raises
+    DataError for a photograph that is missing, damaged, or not of the size that was annotated.
     """
     masks = folder.with_name(folder.name + MASKS)
     folder.mkdir(parents=True)
@@ -98,21 +100,48 @@ def write_split(
     count, not_square, without = 0, 0, []
     for image in images:
         content, suffix, (width, height) = _photograph(image)
-        mask = paint(image.shapes, layout.labels, width, height, layout.unlabelled, on_top)
+        mask = paint(image.shapes, labels.labels, width, height, labels.unlabelled, on_top)
         (folder / f"{image.name}{suffix}").write_bytes(content)
-        layout.table.indexed(mask).save(masks / f"{image.name}.png")
-        found = np.bincount(mask.ravel(), minlength=256)
-        pixels += found
-        holding += found > 0
+        labels.table.indexed(mask).save(masks / f"{image.name}.png")
+        counts = np.bincount(mask.ravel(), minlength=256)
+        pixels += counts
+        holding += counts > 0
         count += 1
         not_square += width != height
         if not image.shapes:
             without.append(image.name)
-    return Split(count, tuple(without), not_square, pixels, holding)
+    return WrittenSplit(count, tuple(without), not_square, pixels, holding)
 
 
-def class_yaml(table: ClassTable, train: Split, test: Split) -> str:
-    """The table as `load_class_table` reads it, with the area of every class in both splits."""
+def write_set(dataset: LabelledSet, folder: Path) -> list[str]:
+    """Write images, masks and class table below `folder`; returns a summary, as lines of text.
+
+    Images become real/train/NAME.png and real/test/NAME.png at the set's `image_size`, and their
+    labels NAME.npy (uint8) beside them, so that reading them at this size gives the same bytes.
+    """
+    train = _write_samples(folder / TRAIN, dataset.train)
+    test = _write_samples(folder / TEST, dataset.test)
+    table = class_yaml(dataset.classes, train, test)
+    (folder / CLASSES).write_text(table, encoding="utf-8")
+    return summary(dataset.classes, train, test)
+
+
+def _write_samples(folder: Path, split: LabelledSplit) -> WrittenSplit:
+    folder.mkdir(parents=True)
+    pixels, holding = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    for sample in split:
+        photo = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+        Image.fromarray(photo).save(folder / f"{sample.name}.png")
+        mask = sample.mask.numpy()
+        np.save(folder / f"{sample.name}.npy", mask)
+        counts = np.bincount(mask.ravel(), minlength=256)
+        pixels += counts
+        holding += counts > 0
+    return WrittenSplit(len(split), (), 0, pixels, holding)
+
+
+def class_yaml(table: ClassTable, train: WrittenSplit, test: WrittenSplit) -> str:
+    """The table in the format of `load_class_table`, with every class's area in both splits."""
     lines = [
         "# Label 0 is the first class. Names and colours may be changed, the order may not.",
         "# area: share of all pixels in percent, [training, test].",
@@ -127,8 +156,8 @@ def class_yaml(table: ClassTable, train: Split, test: Split) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(table: ClassTable, train: Split, test: Split) -> list[str]:
-    """Images of both splits, and the area and images of every class, as lines of text."""
+def summary(table: ClassTable, train: WrittenSplit, test: WrittenSplit) -> list[str]:
+    """Lines of text: images of both splits, and the area and images of every class."""
     width = max(len(name) for name in (*table.names, "ignored"))
     lines = [
         f"images: {train.num_images} for training, {test.num_images} for testing",
@@ -147,7 +176,7 @@ def summary(table: ClassTable, train: Split, test: Split) -> list[str]:
 
 
 def _photograph(image: AnnotatedImage) -> tuple[bytes, str, tuple[int, int]]:
-    """The file to write: its content, its suffix, its width and height."""
+    """Content, suffix and (width, height) of the file to write."""
     if isinstance(image.photo, Path) and not image.photo.is_file():
         raise DataError(
             f"image '{image.shown_as}' is missing. Put it there, or name the folder of the images "
@@ -156,8 +185,8 @@ def _photograph(image: AnnotatedImage) -> tuple[bytes, str, tuple[int, int]]:
     content = image.photo.read_bytes() if isinstance(image.photo, Path) else image.photo
     stored = read_image(io.BytesIO(content), image.shown_as)
     upright = ImageOps.exif_transpose(stored)
-    turned = stored.getexif().get(ORIENTATION, 1) != 1
-    if turned and image.size in (None, upright.size):
+    rotated = stored.getexif().get(ORIENTATION, 1) != 1
+    if rotated and image.size in (None, upright.size):
         return _png(upright), ".png", upright.size
     if image.size not in (None, stored.size):
         raise DataError(
@@ -171,7 +200,7 @@ def _photograph(image: AnnotatedImage) -> tuple[bytes, str, tuple[int, int]]:
 
 def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    # Pixels only: a note of the camera's orientation would turn it once more.
+    # Pixels only: the orientation tag would make readers rotate the image once more.
     Image.fromarray(np.asarray(image)).save(file, format="png")
     return file.getvalue()
 
@@ -180,11 +209,11 @@ def _colour(label: int, name: str) -> tuple[int, int, int]:
     return BACKGROUND_RGB if name.casefold() == BACKGROUND else generated_colour(label)
 
 
-def _shares(label: int, *splits: Split) -> list[float]:
-    """Percent of all pixels that have the label."""
+def _shares(label: int, *splits: WrittenSplit) -> list[float]:
+    """Percent of each split's pixels that have the label."""
     return [100 * float(split.pixels[label]) / float(split.pixels.sum()) for split in splits]
 
 
 def _quoted(text: str) -> str:
-    """As YAML reads it, whatever is in it."""
+    """Quote any text for YAML, whose double-quoted strings include JSON's."""
     return json.dumps(text, ensure_ascii=False)

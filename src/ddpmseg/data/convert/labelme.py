@@ -27,17 +27,17 @@ from ddpmseg.data.convert.annotations import (
 from ddpmseg.errors import DataError
 
 KINDS = {"polygon": 3, "rectangle": 2, "circle": 2}
-"""Shapes that have an area, and the points each needs."""
+"""Shapes that have an area -> the points that each needs."""
 
 
 def read_labelme(files: Sequence[Path], image_folder: Path | None = None) -> AnnotatedSet:
     """Read one annotation file per image.
 
-    A photograph is what the file embeds (`imageData`), else `imagePath` beside the file or in
-    `image_folder`. Classes are sorted by name; '_background_' is called 'background', and
-    `IGNORED` is none. No photograph is read from disk.
+    The photograph is the one that the file embeds (`imageData`), else `imagePath` beside the file
+    or in `image_folder`; none is read from disk. Classes are sorted by name. '_background_' is
+    called 'background', and `IGNORED` is no class.
 
-    Raises DataError naming the file and the shape for what cannot be used.
+    Raises DataError for what cannot be used; the message names the file and the shape.
     """
     images = sorted((_image(path, image_folder) for path in files), key=lambda i: i.name)
     labels = {shape.label for image in images for shape in image.shapes}
@@ -46,14 +46,14 @@ def read_labelme(files: Sequence[Path], image_folder: Path | None = None) -> Ann
 
 @dataclass(frozen=True)
 class LabelmeShape:
-    """Corners of a polygon, opposite corners of a rectangle, or a circle's centre and rim."""
+    """A polygon (corners), rectangle (opposite corners) or circle (centre, point on the rim)."""
 
     label: str
     kind: str
     points: list[tuple[float, float]]
 
     def covers(self, width: int, height: int) -> Bool[np.ndarray, "h w"]:
-        """See `Shape.covers`; the outline belongs to the area, as when labelme exports masks."""
+        """See `Shape.covers`; the area includes the outline, as in labelme's own export."""
         canvas = Image.new("1", (width, height))
         draw = ImageDraw.Draw(canvas)
         if self.kind == "polygon":
@@ -75,14 +75,14 @@ def _image(path: Path, image_folder: Path | None) -> AnnotatedImage:
         hint = " (it looks like COCO: name the file itself)" if "annotations" in content else ""
         raise DataError(f"'{path}' has no list of `shapes`, so it is no file of labelme{hint}.")
     # labelme on Windows writes backslashes.
-    named = str(content.get("imagePath") or "").replace("\\", "/")
-    if not PurePosixPath(named).name:
+    image_path = PurePosixPath(str(content.get("imagePath") or "").replace("\\", "/"))
+    if not image_path.name:
         raise DataError(f"'{path}' has no `imagePath`.")
-    photo = _embedded(content, path) or (image_folder or path.parent) / named
+    photo = _embedded(content, path) or (image_folder or path.parent) / image_path
     return AnnotatedImage(
-        name=PurePosixPath(named).stem,
+        name=image_path.stem,
         photo=photo,
-        suffix=PurePosixPath(named).suffix,
+        suffix=image_path.suffix,
         size=image_size(content.get("imageWidth"), content.get("imageHeight"), f"'{path}'"),
         shapes=tuple(_shape(shape, index, path) for index, shape in enumerate(shapes)),
         shown_as=str(photo) if isinstance(photo, Path) else f"{path}: imageData",
@@ -105,7 +105,7 @@ def _shape(shape: Any, index: int, path: Path) -> LabelmeShape:
         raise DataError(f"{where} is no object with `label` and `points`.")
     label = class_name(shape.get("label"), where)
     where = f"{where} ('{label}')"
-    kind = shape.get("shape_type") or "polygon"  # files before version 3.10 have no other
+    kind = shape.get("shape_type") or "polygon"  # before version 3.10 every shape was one
     if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(
             f"{where} is a {kind}; only {', '.join(KINDS)} can be converted. Redraw it as a "

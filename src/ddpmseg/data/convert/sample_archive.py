@@ -1,4 +1,4 @@
-"""Synthetic images with their labels in one .npz, as the paper's authors publish theirs."""
+"""Synthetic images with labels in one .npz, the format that the paper's authors publish."""
 
 import math
 import zipfile
@@ -14,7 +14,7 @@ from ddpmseg.errors import DataError
 
 IMAGES, MASKS = "arr_0", "arr_1"
 LAST = {3: "arr_2", 4: "arr_3"}
-"""Of an archive of so many arrays the one of uncertainties. That of a GAN has latents before it."""
+"""Number of arrays -> the last, of uncertainties; a GAN's archive also holds latents."""
 READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -24,8 +24,8 @@ READERS = {
 class SampleArchive:
     """Images uint8 (n, s, s, 3), masks uint8 (n, s, s) and uncertainties (n,) in file `path`.
 
-    No more than one image is in memory: those of 50,000 take 13 GB. Nothing in the file is
-    executed. Raises DataError for a file that is damaged or holds other arrays.
+    One image at a time is in memory: 50,000 take 13 GB. Nothing in the file is executed. Raises
+    DataError for a file that is damaged or holds other arrays.
 
     Source: the original's DatasetDDPM, `samples_256x256x3.npz`.
     """
@@ -50,7 +50,7 @@ class SampleArchive:
             return np.frombuffer(file.read(), dtype).astype(np.float64)
 
     def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]]:
-        """Image and mask, one after the other."""
+        """Yield image and mask of every sample, in order."""
         with (
             self._read() as archive,
             self._array(archive, IMAGES) as images,
@@ -75,8 +75,8 @@ class SampleArchive:
         with archive.open(f"{name}.npy") as file:
             assert isinstance(file, zipfile.ZipExtFile)
             shape, by_column, dtype = READERS[np.lib.format.read_magic(file)](file)
-            wanted = "f" if name == self._last else "u"
-            if by_column or dtype.kind != wanted or (wanted == "u" and dtype.itemsize != 1):
+            expected = "f" if name == self._last else "u"
+            if by_column or dtype.kind != expected or (expected == "u" and dtype.itemsize != 1):
                 raise self._wrong(f"holds {name} as {dtype}")
             yield file, shape, dtype
 
@@ -91,8 +91,9 @@ class SampleArchive:
                 "again."
             ) from error
 
-    def _wrong(self, found: str) -> DataError:
+    def _wrong(self, problem: str) -> DataError:
         return DataError(
-            f"'{self.path}' {found}; expected are images uint8 (n, s, s, 3), masks uint8 (n, s, s) "
-            "and, last, uncertainties (n,), as in samples_256x256x3.npz of the paper's authors."
+            f"'{self.path}' {problem}; expected are images uint8 (n, s, s, 3), masks uint8 "
+            "(n, s, s) and, last, uncertainties (n,), as in samples_256x256x3.npz of the paper's "
+            "authors."
         )
