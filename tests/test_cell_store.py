@@ -1,10 +1,10 @@
 """Records of cells on disk: whole or not at all, damaged ones found, one writer at a time."""
 
 import json
+import logging
+import re
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from tiny_run import contents
+from waiting import wait_until
 
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.records.cell_grid import Cell
@@ -184,23 +185,21 @@ def test_two_may_write_the_same_record(store: CellStore) -> None:
     assert not list(store.folder.rglob("*.tmp"))
 
 
-def test_full_disk_keeps_what_is_there(store: CellStore) -> None:
-    """The unfinished file of the record is a device on which there is never room."""
-    path = record(store)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.symlink_to("/dev/full")
+def test_full_disk_keeps_what_is_there(store: CellStore, full_disk: Callable[[Path], None]) -> None:
     before = contents(store.folder)
+    full_disk(record(store))
     says = r"cannot be written to \(No space left on device\)\. Finished cells are kept; make room"
     with pytest.raises(DataError, match=says):
         store.write(some_cell(*KEYS[1], seconds=9.0), MASKS)
-    assert contents(store.folder) == {k: v for k, v in before.items() if not k.endswith(".tmp")}
-    assert len(store.read()) == 3
-    assert not unfinished.is_symlink()
+    assert contents(store.folder) == before
+    assert not list(store.folder.rglob("*.tmp"))
 
 
-def test_full_disk_when_the_folder_is_claimed(store: CellStore) -> None:
+def test_full_disk_when_the_folder_is_claimed(
+    store: CellStore, full_disk: Callable[[Path], None]
+) -> None:
     before = contents(store.folder)
-    (store.folder / ".sweep.json.tmp").symlink_to("/dev/full")
+    full_disk(store.folder / "sweep.json")
     with pytest.raises(DataError, match="No space left on device"):
         store.claim(IDENTITY, "seed: 0\n")
     assert contents(store.folder) == before
@@ -285,20 +284,22 @@ def test_a_timestep_is_held_by_one(store: CellStore) -> None:
         pass
 
 
-def test_a_timestep_is_waited_for_in_a_multirun(store: CellStore) -> None:
-    taken: list[str] = []
+def test_a_timestep_is_waited_for_in_a_multirun(
+    store: CellStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
 
-    def wait() -> None:
+    def wait() -> set[tuple[int, int, int]]:
         with CellStore(store.folder).held([50, 5], wait=True):
-            taken.append("second")
+            return store.done()
 
-    other = threading.Thread(target=wait)
-    with store.held([5]):
-        other.start()
-        time.sleep(0.1)
-        taken.append("first")
-    other.join(timeout=5)
-    assert taken == ["first", "second"]
+    with ThreadPoolExecutor(1) as pool:
+        with store.held([5]):
+            waiting = pool.submit(wait)
+            says = r"t = 5 of '.*' is being computed by process \d+ on .*: waiting"
+            wait_until(lambda: re.search(says, caplog.text))
+            store.write(some_cell(7, 5, 0), MASKS)
+        assert (7, 5, 0) in waiting.result(timeout=60)
 
 
 def test_a_timestep_is_free_after_an_error(store: CellStore) -> None:
@@ -309,21 +310,22 @@ def test_a_timestep_is_free_after_an_error(store: CellStore) -> None:
 
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from ddpmseg.records.cells import CellStore
 
 with CellStore(Path(sys.argv[1])).held([5]):
-    sys.stdout.write("held\\n")
-    sys.stdout.flush()
-    time.sleep(60)
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
 @pytest.mark.slow
 def test_a_killed_process_holds_nothing(store: CellStore) -> None:
     command = [sys.executable, "-c", HOLDER, str(store.folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match=f"process {holder.pid} on"), store.held([5]):

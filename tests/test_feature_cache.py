@@ -4,9 +4,8 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from test_train import outcome, same, weights
 from tiny_run import SEGMENT, composed, composed_sweep, contents
 from torch import Tensor
+from waiting import wait_until
 
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
@@ -31,7 +31,6 @@ from ddpmseg.features.cache import NAMES, MapCache
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.noise import NoiseKind
-from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.load import load_config
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.checks import checked_sweep
@@ -255,7 +254,7 @@ def name(number: int) -> str:
 
 
 def keep(cache: MapCache, number: int) -> None:
-    with cache.alone([name(number)]):
+    with cache.hold([name(number)]):
         cache.write(name(number), {1: MAP})
 
 
@@ -311,7 +310,7 @@ def test_only_files_of_the_cache_are_counted_and_removed(tmp_path: Path) -> None
     others = [cache.folder / "notes.txt", cache.folder / "model.safetensors"]
     for path in others:
         path.write_bytes(bytes(10**6))
-    left_by_a_kill = cache.folder / f".{name(99)}.safetensors.tmp"
+    left_by_a_kill = cache.folder / f".{name(99)}.safetensors.01ab.tmp"
     left_by_a_kill.write_bytes(bytes(20_000))
     vanished = cache.folder / f"{name(98)}.safetensors"
     vanished.symlink_to(tmp_path / "nowhere")
@@ -384,7 +383,7 @@ def test_files_that_vanish_are_computed_again(
     files(cache)[0].unlink()
     assert_close(some(IMAGES, NAMED), expected)
     assert cache.computed_pairs == 7
-    with cache.alone([name(0)]):
+    with cache.hold([name(0)]):
         shutil.rmtree(cache.folder)
         cache.write(name(0), {1: MAP})
     assert_close(some(IMAGES, NAMED), expected)
@@ -395,7 +394,7 @@ def test_maps_stay_readable_when_their_file_is_replaced_or_removed(cache: MapCac
     keep(cache, 0)
     found = cache.read(name(0), [1])
     assert found is not None
-    with cache.alone([name(0)]):
+    with cache.hold([name(0)]):
         cache.write(name(0), {1: MAP + 1})
     shutil.rmtree(cache.folder)
     assert torch.equal(found[1], MAP)
@@ -403,13 +402,15 @@ def test_maps_stay_readable_when_their_file_is_replaced_or_removed(cache: MapCac
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
 def test_a_full_disk_is_told_once_and_ends_nothing(
-    network: GuidedDiffusionBackbone, cache: MapCache, caplog: pytest.LogCaptureFixture
+    network: GuidedDiffusionBackbone,
+    cache: MapCache,
+    full_disk: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     expected = extractor(network, cache)(IMAGES, NAMED)
-    paths = files(cache)
-    for path in paths:
+    for path in files(cache):
         path.unlink()
-        path.with_name(f".{path.name}.tmp").symlink_to("/dev/full")
+        full_disk(path)
     cache = again(cache)
     some = extractor(network, cache)
     assert_equal(some(IMAGES, NAMED), expected)
@@ -428,47 +429,6 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_ends_nothing(
     assert_equal(extractor(network, cache)(IMAGES, NAMED), extractor(network)(IMAGES, NAMED))
     (record,) = caplog.records
     assert "cannot be written to" in record.getMessage()
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from ddpmseg.io.locks import FolderLocks
-print("asks", flush=True)
-with FolderLocks(Path(sys.argv[1])).alone("b", "a", "b"):
-    Path(sys.argv[2]).touch()
-    time.sleep(60)
-"""
-
-
-def test_a_lock_is_waited_for_and_goes_with_its_process(tmp_path: Path) -> None:
-    @contextmanager
-    def started(number: int) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, "-c", HOLD, str(tmp_path), str(tmp_path / f"held{number}")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                assert process.stdout.readline() == "asks\n"
-                yield process
-            finally:
-                process.kill()
-
-    with started(0) as holder:
-        wait_for(tmp_path / "held0")
-        with started(1):
-            time.sleep(0.3)
-            assert not (tmp_path / "held1").exists()
-            holder.kill()
-            wait_for(tmp_path / "held1")
-    with FolderLocks(tmp_path).alone("a", "b"):
-        pass
-
-
-def wait_for(path: Path) -> None:
-    until = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < until, path
-        time.sleep(0.005)
 
 
 EXTRACT = """
@@ -518,7 +478,7 @@ def test_two_processes_at_once_compute_each_pair_once(
             both.append(until_done.enter_context(process))
             until_done.callback(process.kill)
         for number in range(2):
-            wait_for(tmp_path / f"ready{number}")
+            wait_until((tmp_path / f"ready{number}").exists)
         (tmp_path / "go").touch()
         told = [process.communicate(timeout=20)[0].split() for process in both]
     read, computed = zip(*((int(a), int(b)) for a, b in told), strict=True)

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_run import contents
+from waiting import wait_until
 from web import Web, serving
 
 from ddpmseg.download import fetch as module
@@ -294,13 +296,22 @@ def test_of_two_at_once_one_fetches(
     pair[0].start()
     assert web.waiting.wait(10)
     pair[1].start()
-    while "waiting for it" not in caplog.text:
-        assert pair[1].is_alive()
+    wait_until(lambda: re.search("x.pt' is being fetched by .*: waiting", caplog.text))
     web.gate.set()
     for thread in pair:
         thread.join()
     assert len(web.requests) == 1
     assert (tmp_path / "x.pt").read_bytes() == CONTENT
+
+
+def test_a_download_to_a_disk_without_locks(
+    web: Web, tmp_path: Path, disk_without_locks: Callable[[], list[str]]
+) -> None:
+    for _ in range(2):
+        fetch(source(web), tmp_path / "x.pt")
+    assert len(web.requests) == 1
+    assert (tmp_path / "x.pt").read_bytes() == CONTENT
+    assert disk_without_locks() == [str(tmp_path)]
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

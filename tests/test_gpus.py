@@ -34,7 +34,7 @@ def take(tmp_path: Path) -> Iterator[Take]:
         def take(*names: str) -> str | None:
             found = least_used(names, tmp_path)
             if found is not None:
-                until_done.enter_context(found[1])
+                until_done.callback(found[1].release)
             return found and found[0]
 
         yield take
@@ -43,8 +43,8 @@ def take(tmp_path: Path) -> Iterator[Take]:
 def test_each_takes_a_free_one_then_the_least_used(take: Take, tmp_path: Path) -> None:
     found = least_used(["a", "b", "c"], tmp_path)
     assert found is not None
-    with found[1]:
-        assert [take("a", "b", "c") for _ in range(6)] == ["b", "c", "a", "b", "c", "a"]
+    assert [take("a", "b", "c") for _ in range(6)] == ["b", "c", "a", "b", "c", "a"]
+    found[1].release()
     # What was given back is free, though the others have two each.
     assert take("c", "b", "a") == "a"
 
@@ -77,7 +77,7 @@ def four(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.delenv(gpus.VISIBLE)
     yield
     for lock in held:
-        lock.close()
+        lock.release()
 
 
 def test_a_process_keeps_what_it_took(four: None) -> None:

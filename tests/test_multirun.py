@@ -3,10 +3,11 @@
 import csv
 import logging
 import os
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from tiny_run import CONF, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
+from waiting import wait_until
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
 from ddpmseg.errors import ConfigError
+from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns.gather import gather
 from ddpmseg.multiruns.job_records import Job, Plan, State, begin, read_jobs
 from ddpmseg.multiruns.jobs import Program, run, share_passes
@@ -207,28 +210,35 @@ def test_two_processes_never_run_one_job(
     hydra_job, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    holder = (
-        "from ddpmseg.io.locks import FolderLocks; from pathlib import Path; import sys, time\n"
-    )
-    holder += "with FolderLocks(Path(sys.argv[1])).alone('job4'):\n"
-    holder += "    print('held', flush=True); time.sleep(0.5)"
     (tmp_path / "multi").mkdir()
-    command = [sys.executable, "-c", holder, str(tmp_path / "multi")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    holder = FolderLocks(tmp_path / "multi").take("job4")
+    assert holder is not None
 
-        def work(cfg: DictConfig, in_multirun: bool) -> float:
-            # Its lock went with it, or a moment before.
-            assert process.wait(timeout=5) == 0
-            return time.monotonic() - started
+    def work(cfg: DictConfig, in_multirun: bool) -> float:
+        assert holder is not None
+        assert not holder.is_locked
+        return 0.25
 
-        started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run, program(work), hydra_job(4))
+        wait_until(lambda: re.search("job 4 is being run by .*: waiting", caplog.text))
+        assert read_jobs(tmp_path / "multi") == []
+        holder.release()
+        assert waiting.result(timeout=60) == 0.25
+    assert "being run by" in (tmp_path / "multi" / "4" / "job.log").read_text()
 
-        waited = run(program(work), hydra_job(4))
-        assert waited is not None
-        assert waited > 0.3
-    assert "waits for another process" in (tmp_path / "multi" / "4" / "job.log").read_text()
+
+def test_a_job_on_a_disk_without_locks(
+    hydra_job, tmp_path: Path, disk_without_locks: Callable[[], list[str]]
+) -> None:
+    def work(cfg: DictConfig, in_multirun: bool) -> float:
+        # Nobody can say that it is not.
+        assert [job.state for job in read_jobs(tmp_path / "multi")] == [State.RUNNING]
+        return 0.25
+
+    for _ in range(2):
+        assert run(program(work), hydra_job(1)) == 0.25
+    assert disk_without_locks() == [str(tmp_path / "multi")]
 
 
 PLAN = Plan(

@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import PRETRAIN, ROOT, composed, contents
+from waiting import wait_until
 
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
@@ -239,9 +239,7 @@ def test_killed_pretraining_goes_on_to_exactly_the_same_weights(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     checkpoint = folder / "last.ckpt"
-    deadline = time.monotonic() + 90
-    while not checkpoint.exists() and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(lambda: checkpoint.exists() or running.poll() is not None, 90)
     running.kill()
     assert running.wait() == -9
     done = torch.load(checkpoint, weights_only=True)["global_step"]

@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,20 @@ def test_everything_is_written(command, runs: Path, tmp_path: Path, capsys) -> N
     assert (out / "drop.md").read_text() in shown
     assert (out / "miou.tex").read_text().startswith("\\begin{tabular}")
     assert not list(out.rglob("*.tmp"))
+
+
+def test_tests_on_a_disk_without_locks(
+    command, runs: Path, tmp_path: Path, disk_without_locks: Callable[[], list[str]]
+) -> None:
+    assert command(runs / "pixels", "--cache-dir", tmp_path / "versions", types="fog") == 0
+    out = tmp_path / "out"
+    assert len(table(out / "robustness.csv")) == 3
+    (tests,) = (out / "tests").iterdir()
+    assert disk_without_locks() == [
+        str(tests),
+        str(tmp_path / "versions" / "corruptions"),
+        str(out),
+    ]
 
 
 @pytest.mark.parametrize("name", ["random", "pixels"])
@@ -356,12 +371,11 @@ def test_folders_that_cannot_be_written_to(command, runs: Path, tmp_path: Path, 
 
 
 def test_a_full_disk_keeps_what_is_finished(
-    command, runs: Path, tmp_path: Path, capsys, caplog
+    command, runs: Path, tmp_path: Path, full_disk: Callable[[Path], None], capsys, caplog
 ) -> None:
-    """The unfinished file of a record is a device on which there is never room."""
     assert command(runs / "pixels", types="fog") == 0
     (place,) = (tmp_path / "out" / "tests").iterdir()
-    (place / ".contrast_5.json.tmp").symlink_to("/dev/full")
+    full_disk(place / "contrast_5.json")
     assert command(runs / "pixels") == 2
     says = f"'{place}' cannot be written to (No space left on device). Finished tests are kept; "
     assert says in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,15 @@ def test_images_are_added_and_those_that_are_there_stay(tmp_path: Path) -> None:
             for f in (tmp_path / "pairs", tmp_path / "many")
         )
         assert abs(pixels - others).max() <= 1
+
+
+def test_images_on_a_disk_without_locks(
+    tmp_path: Path, disk_without_locks: Callable[[], list[str]]
+) -> None:
+    for num in (1, 2):
+        assert sample(tmp_path / "few", num=num) == 0
+    assert list(drawn(tmp_path / "few")) == ["000000.png", "000001.png"]
+    assert disk_without_locks() == [str(tmp_path / "few")]
 
 
 def test_every_pass_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

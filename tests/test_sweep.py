@@ -6,7 +6,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_run import ROOT, SWEEP, composed, composed_sweep, contents
+from waiting import wait_until
 
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
@@ -306,9 +306,7 @@ def test_killed_sweep_goes_on_to_exactly_the_same_cells(tmp_path: Path) -> None:
         running = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 90
-        while not moment(folder) and running.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_until(lambda: moment(folder) or running.poll() is not None, 90)  # noqa: B023
         running.kill()
         assert running.wait() == -9
         done = records(folder)

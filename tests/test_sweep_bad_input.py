@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -176,12 +177,10 @@ def test_output_folder_may_not_be_written_to(out: Path, monkeypatch: pytest.Monk
     refused(ConfigError, [f"`paths.output_dir={out}`", "Choose another"], out, *ONE)
 
 
-def test_disk_that_is_full(tmp_path: Path) -> None:
+def test_disk_that_is_full(tmp_path: Path, full_disk: Callable[[Path], None]) -> None:
     """The second timestep finds no room; the first is kept, and the rest follows later."""
     folder, both = tmp_path / "sweep", (*ONE, "sweep.timesteps=[5,50]")
-    unfinished = folder / "cells" / ".b01_t0050_s0.json.tmp"
-    unfinished.parent.mkdir(parents=True)
-    unfinished.symlink_to("/dev/full")
+    full_disk(folder / "cells" / "b01_t0050_s0.json")
     with pytest.raises(DataError, match=r"No space left on device\)\. Finished cells are kept"):
         sweep(composed_sweep(folder, *both), True)
     assert CellStore(folder).done() == {(1, 5, 0)}

@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tiny_run import SEGMENT, composed
+from waiting import wait_until
 from wandb_files import read_run, recorded
 from wandb_server import Server, serving
 
@@ -140,10 +140,7 @@ def test_a_failed_upload_is_told_while_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr(upload, "__name__", "ddpmseg.no_such_module")
     sender = Upload(run.parent, run, [], 5)
-    deadline = time.monotonic() + SLACK
-    while "no upload to W&B" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert "no upload to W&B: " in caplog.text
+    wait_until(lambda: "no upload to W&B: " in caplog.text)
     assert "no_such_module" in sender.last_words()
 
 
@@ -182,19 +179,12 @@ def test_a_killed_run_is_uploaded_as_far_as_it_got(stand_in: Path) -> None:
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     commands = ["beta sync --yes old", "beta sync --yes --live new", "beta sync --yes new"]
-    wait_for(lambda: stand_in.exists() and stand_in.read_text().splitlines() == commands[:2])
+    wait_until(lambda: stand_in.exists() and stand_in.read_text().splitlines() == commands[:2])
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    wait_for(lambda: stand_in.read_text().splitlines() == commands)
-    wait_for(lambda: not Path(f"/proc/{pid}").exists())
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SLACK
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: stand_in.read_text().splitlines() == commands)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_a_run_that_fails_is_recorded_as_failed(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 import json
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from waiting import wait_until
 from wandb.proto import wandb_internal_pb2 as pb
 
 BLOCK, HEADER = 32768, 7
@@ -17,7 +17,7 @@ FULL, LAST = 1, 4
 
 @dataclass
 class Recorded:
-    """One recorded fragment of a run. `exit_code` is None where it never ended."""
+    """One recorded fragment of a run. `exit_code` is None before its end."""
 
     id: str = ""
     project: str = ""
@@ -63,10 +63,8 @@ def records(path: Path) -> Iterator[Any]:
 def read_run(folder: Path) -> Recorded:
     """What an `offline-run-*` folder holds, once its end is written: a moment after `finish`."""
     (path,) = folder.glob("*.wandb")
-    deadline = time.monotonic() + 5
-    while (found := _read(path)).exit_code is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
+    wait_until(lambda: _read(path).exit_code is not None)
+    return _read(path)
 
 
 def _read(path: Path) -> Recorded:

@@ -77,10 +77,10 @@ class CorruptedVersions:
         Raises DataError where the folder cannot be written to, ConfigError as `corrupt`.
         """
         place = self.place(corruption)
-        told = f"waiting for another process that draws '{place}'"
+        locks = {place.name[:2]: f"'{place}' is being drawn"}
         with told_when_unwritable(self.folder, ADVICE):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._locks.alone(place.name[:2], told=told):
+            with self._locks.hold(locks):
                 digests = self._listed(place)
                 if digests is None:
                     digests = self._draw(place, corruption)
@@ -99,8 +99,8 @@ class CorruptedVersions:
         """Write an image of a version in the place of one that is damaged."""
         with (
             told_when_unwritable(self.folder, ADVICE),
-            self._locks.alone(path.parent.name[:2]),
-            written_whole(path) as unfinished,
+            self._locks.hold({path.parent.name[:2]: ""}),
+            written_whole(path, durable=False) as unfinished,
         ):
             Image.fromarray(pixels).save(unfinished, format="png")
 
@@ -125,7 +125,8 @@ class CorruptedVersions:
         for left in (place, *self.folder.glob(f".{place.name}.*.tmp")):
             shutil.rmtree(left, ignore_errors=True)
         digests = {}
-        with folder_written_whole(place) as unfinished:
+        # Not durable: an image that a power cut leaves incomplete is not as listed.
+        with folder_written_whole(place, durable=False) as unfinished:
             for index, name in enumerate(self.clean.names):
                 pixels = self.draw(index, corruption)
                 Image.fromarray(pixels).save(unfinished / f"{name}.png")

@@ -32,8 +32,7 @@ def unpack_folder(archive: Path, name: str, root: Path) -> None:
     unfinished = root.with_name(f".{root.name}.tmp")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        waiting = f"another process is unpacking '{root}': waiting for it"
-        with FolderLocks(root.parent).alone(root.name, told=waiting):
+        with FolderLocks(root.parent).hold({root.name: f"'{root}' is being unpacked"}):
             if holds_something(root):
                 return
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -41,9 +41,7 @@ def fetch(source: Source, place: Path) -> None:
         )
     with disk_trouble(place, None):
         place.parent.mkdir(parents=True, exist_ok=True)
-        locks = FolderLocks(place.parent)
-        waiting = f"another process is fetching '{place}': waiting for it"
-        with locks.alone(place.name, told=waiting):
+        with FolderLocks(place.parent).hold({place.name: f"'{place}' is being fetched"}):
             if place.exists():
                 checked_sha256(place, source.sha256, source.wrong)
                 return

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Part of every name. Raise it when files are laid out, or maps computed, in another way."""
-NAMES = re.compile(r"\.?[0-9a-f]{32}_t\d+\.safetensors(\.tmp)?")
+NAMES = re.compile(r"\.?[0-9a-f]{32}_t\d+\.safetensors(\.([0-9a-f]+\.)?tmp)?")
 """Finished files, and unfinished ones that a killed process left."""
 LOCK_DIGITS = 3
 """Leading digits of a name that choose its lock: 4096 locks, so that runs over other images rarely
@@ -88,7 +88,7 @@ class MapCache:
     def write(self, name: str, maps: Mapping[int, Tensor]) -> None:
         """Keep maps (size, size, c) of a pair that had to be computed.
 
-        Other blocks that the file has already stay in it. To be called within `alone`.
+        Other blocks that the file has already stay in it. To be called within `hold`.
         """
         self.computed_pairs += 1
         if not self._writes:
@@ -106,8 +106,8 @@ class MapCache:
             self._told_too_large = True
             return
         try:
-            with written_whole(self._path(name)) as unfinished:
-                # Not synced: a file that a power cut leaves incomplete fails its checksum.
+            # Not durable: a file that a power cut leaves incomplete fails its checksum.
+            with written_whole(self._path(name), durable=False) as unfinished:
                 unfinished.write_bytes(content)
         except FileNotFoundError:
             # Somebody emptied the folder meanwhile.
@@ -118,14 +118,16 @@ class MapCache:
             self._bounded.touch(self._path(name))
 
     @contextmanager
-    def alone(self, names: Iterable[str]) -> Iterator[None]:
+    def hold(self, names: Iterable[str]) -> Iterator[None]:
         """Keep other processes from computing these pairs until the block ends; wait for those that
         do so now."""
         with ExitStack() as until_done:
             if self._writes:
                 try:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    locks = self._locks.alone(*(name[:LOCK_DIGITS] for name in names))
+                    locks = self._locks.hold(
+                        dict.fromkeys((name[:LOCK_DIGITS] for name in names), "")
+                    )
                     until_done.enter_context(locks)
                 except OSError as error:
                     self._stop_writing(error)

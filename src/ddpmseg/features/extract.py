@@ -116,7 +116,7 @@ class FeatureExtractor:
         per_pass = min(self.batch_size, self.images_per_pass * len(self.timesteps))
         for start in range(0, len(pairs), per_pass):
             some = pairs[start : start + per_pass]
-            with self._alone(some, kept):
+            with self._hold(some, kept):
                 # While this process waited, another may have computed them.
                 some = self._read(maps, first, some, kept)
                 if some:
@@ -187,8 +187,8 @@ class FeatureExtractor:
             return {}
         return self._map_names.of_pairs(images, names, self.timesteps)
 
-    def _alone(self, pairs: Sequence[Pair], kept: dict[Pair, str]) -> AbstractContextManager[None]:
-        return nullcontext() if self.cache is None else self.cache.alone(kept[p] for p in pairs)
+    def _hold(self, pairs: Sequence[Pair], kept: dict[Pair, str]) -> AbstractContextManager[None]:
+        return nullcontext() if self.cache is None else self.cache.hold(kept[p] for p in pairs)
 
     def _index(self, timestep: int, block: int) -> int:
         """Of a map in the layout."""

@@ -1,58 +1,110 @@
-"""Locks between processes: files that the operating system locks.
+"""Exclusive locks between processes: files in a folder's `.locks`, locked by the operating system.
 
-It drops a lock with the process that holds it: none outlives a kill.
+It releases a lock when the process that holds it ends, however that ends.
 """
 
-import fcntl
 import logging
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from errno import ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP
+from functools import cache
 from pathlib import Path
-from typing import IO
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from ddpmseg.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+WITHOUT_LOCKS = {ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP}
+"""What the system answers where the disk has no locks, as some network drives."""
+
 
 class FolderLocks:
-    """Lock files below `folder`/.locks. They stay there: a name is reused, never removed."""
+    """Locks by name below `folder`, which must exist. Their files stay: names are used again.
+
+    On a disk without locks there is one warning, and whatever asks for a lock goes on as if it held
+    it. Where the lock files cannot be written, every method but `is_held` raises OSError.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
-    def alone(self, *names: str, told: str = "") -> Iterator[None]:
-        """Wait for the locks of these names, and hold them until the block ends.
+    def hold(self, locks: Mapping[str, str], refuse: str = "") -> Iterator[None]:
+        """Hold locks until the block ends.
 
-        They are taken in sorted order. So processes that each ask for all they need in one call
-        never wait for each other in a circle. `told` is logged when another process holds one.
-        Raises OSError where the disk has no locks.
+        They are taken in sorted order, so that processes which each ask for all they need in one
+        call never wait for each other in a circle.
+
+        Args:
+            locks: name of a lock -> what its holder does, as in "'a.pt' is being fetched". While
+                another process holds it, this sentence is logged with the holder. Empty: no log.
+            refuse: what to do instead of waiting; a lock held by another process then raises
+                ConfigError with this advice. Empty: wait.
         """
         with ExitStack() as until_done:
-            for name in sorted(set(names)):
-                lock = until_done.enter_context(self.file(name))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if told:
-                        log.info(told)
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+            for name, doing in sorted(locks.items()):
+                lock = self._lock(name, signed=bool(doing))
+                if not _take(lock):
+                    owner = self._path(name).read_text().strip() or "another process"
+                    if refuse:
+                        raise ConfigError(f"{doing} by {owner}. {refuse}")
+                    if doing:
+                        log.info("%s by %s: waiting", doing, owner)
+                    lock.acquire()
+                until_done.callback(lock.release)
             yield
 
-    def is_held(self, name: str) -> bool:
-        """Whether a process holds the lock of that name now. Raises OSError as `alone`."""
-        if not (self.folder / ".locks" / name).exists():
-            return False
-        with self.file(name) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+    def take(self, name: str) -> BaseFileLock | None:
+        """A lock, held until its `release` or the end of the process; None where it is taken.
 
-    def file(self, name: str) -> IO[str]:
-        """The lock file `name`, open at its start and not locked."""
-        folder = self.folder / ".locks"
-        folder.mkdir(exist_ok=True)
-        file = (folder / name).open("a+")
-        file.seek(0)
-        return file
+        On a disk without locks it is never taken.
+        """
+        lock = self._lock(name)
+        return lock if _take(lock) else None
+
+    def is_held(self, name: str) -> bool:
+        """Whether a process holds the lock now; True as well where that cannot be found out."""
+        if not self._path(name).exists():
+            return False
+        try:
+            with self._lock(name).acquire(blocking=False):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    def _lock(self, name: str, signed: bool = False) -> BaseFileLock:
+        # A soft lock, which is a mere file, would outlive its process.
+        sign = _sign if signed else None
+        return FileLock(self._path(name), fallback_to_soft=False, on_acquired=sign)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / ".locks" / name
+
+
+def _take(lock: BaseFileLock) -> bool:
+    """Whether the lock was free, and is now held; True on a disk without locks."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        _warn_once(Path(lock.lock_file).parent.parent, error.strerror)
+    return True
+
+
+def _sign(file: int) -> None:
+    """Write into a lock file who holds it."""
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+
+@cache
+def _warn_once(folder: Path, reason: str) -> None:
+    """Warn of a disk without locks, once for each folder."""
+    log.warning("'%s' has no locks (%s): start one command at a time there", folder, reason)

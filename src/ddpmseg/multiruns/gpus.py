@@ -5,13 +5,13 @@ and keeps it until it ends: files locked by the operating system, which drops a 
 process that holds it, count who uses what.
 """
 
-import fcntl
 import logging
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+
+from filelock import BaseFileLock
 
 from ddpmseg.io.locks import FolderLocks
 
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MOST_PER_GPU = 64
 """Processes on one GPU; beyond it nothing is chosen."""
-_held: list[IO[str]] = []
-"""Locks of this process, open until it ends."""
+_held: list[BaseFileLock] = []
+"""Locks of this process, held until it ends."""
 
 
 def take_gpu(accelerator: str) -> str | None:
@@ -61,19 +61,15 @@ def lock_folder() -> Path:
     return folder
 
 
-def least_used(gpus: Sequence[str], folder: Path) -> tuple[str, IO[str]] | None:
+def least_used(gpus: Sequence[str], folder: Path) -> tuple[str, BaseFileLock] | None:
     """A GPU that no other process holds, else one that the fewest hold, with a lock on it.
 
-    Closing the lock, or the end of the process, gives it back. None where all are full.
+    The release of the lock, or the end of the process, gives it back. None where all are full.
     """
     locks = FolderLocks(folder)
     for place in range(MOST_PER_GPU):
         for gpu in gpus:
-            lock = locks.file(f"{gpu.replace('/', '_')}.{place}")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                continue
-            return gpu, lock
+            lock = locks.take(f"{gpu.replace('/', '_')}.{place}")
+            if lock is not None:
+                return gpu, lock
     return None

@@ -5,8 +5,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
         folder=str(OmegaConf.select(cfg, "paths.output_dir", throw_on_missing=False) or ""),
     )
     started = time.perf_counter()
-    with log_file(folder / LOG), _alone(multirun, job):
+    with log_file(folder / LOG), FolderLocks(multirun).hold(_locks(job)):
         if Job.is_there(folder):
             job = replace(job, broke=Job.read(folder).has_failed)
         job.write(folder)
@@ -137,26 +136,14 @@ def share_passes(cfg: DictConfig, job: Job, multirun: Path) -> None:
             cfg.features.cache_blocks = Plan.read(multirun).blocks_beside(job.overrides)
 
 
-@contextmanager
-def _alone(multirun: Path, job: Job) -> Iterator[None]:
-    """Wait while another process runs this job, or one with the same output folder."""
-    names = [lock_of(job.number)]
+def _locks(job: Job) -> dict[str, str]:
+    """What to hold so that no other process runs this job, or one with the same output folder."""
+    locks = {lock_of(job.number): f"job {job.number} is being run"}
     if job.program == "train" and job.folder:
         # Jobs of a sweep may share their folder: it has locks of its own.
-        folder = str(Path(job.folder).absolute())
-        names.append(f"folder{hashlib.sha256(folder.encode()).hexdigest()[:16]}")
-    told = f"job {job.number} waits for another process that does the same"
-    held = FolderLocks(multirun).alone(*names, told=told)
-    try:
-        held.__enter__()
-    except OSError as error:
-        log.warning("no locks in '%s' (%s): start one command at a time", multirun, error.strerror)
-        yield
-        return
-    try:
-        yield
-    finally:
-        held.__exit__(None, None, None)
+        digest = hashlib.sha256(str(Path(job.folder).absolute()).encode()).hexdigest()
+        locks[f"folder{digest[:16]}"] = f"a job with the folder '{job.folder}' is being run"
+    return locks
 
 
 def _refuse_dry_run(cfg: DictConfig) -> None:

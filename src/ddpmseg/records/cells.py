@@ -16,8 +16,8 @@ from PIL import Image
 
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import written_whole
+from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.cell_grid import Cell
-from ddpmseg.records.cell_locks import TimestepLocks
 from ddpmseg.records.results import CONFIG
 
 VERSION = 1
@@ -38,7 +38,7 @@ class CellStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._locks = TimestepLocks(folder)
+        self._locks = FolderLocks(folder)
 
     def identity(self) -> dict[str, Any]:
         """What `claim` wrote. Raises ConfigError when the folder holds no sweep, or is damaged."""
@@ -104,7 +104,7 @@ class CellStore:
         """
         with told_when_full(self.folder):
             (self.folder / "cells").mkdir(parents=True, exist_ok=True)
-        with self._locks.alone("claim"), told_when_full(self.folder):
+        with told_when_full(self.folder), self._locks.hold({"claim": ""}):
             self.check(identity)
             for name, text in (
                 (CONFIG, settings),
@@ -133,11 +133,16 @@ class CellStore:
 
         When one does so now, raises ConfigError or, with `wait`, waits for it.
         """
-        return self._locks.held(timesteps, wait)
+        locks = {
+            f"t{timestep:04d}": f"t = {timestep} of '{self.folder}' is being computed"
+            for timestep in timesteps
+        }
+        other = "Wait for it and repeat the command, or choose other `sweep.timesteps`."
+        return self._locks.hold(locks, refuse="" if wait else other)
 
     def reporting(self) -> AbstractContextManager[None]:
         """Wait until no other process writes the report, then keep others waiting."""
-        return self._locks.alone("report")
+        return self._locks.hold({"report": f"the report of '{self.folder}' is being written"})
 
     def done(self, control: str = "") -> set[Key]:
         """The cells that have a record."""
@@ -187,8 +192,7 @@ class CellStore:
             "masks": _pack(masks),
         }
         path = self._path(cell.key, control)
-        # Another process may compute the same control, and its unfinished file has the same name.
-        with told_when_full(self.folder), self._locks.alone("write"):
+        with told_when_full(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as unfinished:
                 unfinished.write_text(json.dumps(record))

@@ -32,7 +32,10 @@ def write_report(
     """
     drawn = lines(tested)
     tables = {"miou": miou_table(drawn), "drop": drop_table(drawn)}
-    with told_when_unwritable(folder, ADVICE), FolderLocks(folder).alone("report"):
+    with (
+        told_when_unwritable(folder, ADVICE),
+        FolderLocks(folder).hold({"report": f"the report in '{folder}' is being written"}),
+    ):
         write_table(
             folder / "robustness.csv", COLUMNS, [row for one in tested for row in one.rows()]
         )

@@ -65,7 +65,7 @@ def robustness(
 
 def _tested(plan: Plan, corruptions: Sequence[Corruption]) -> Robustness:
     """Scores on all versions, of which those that are not recorded are computed."""
-    with plan.store.alone():
+    with plan.store.hold():
         found = {one: plan.store.read(one) for one in (None, *corruptions)}
         missing = [one for one, outcome in found.items() if outcome is None]
         log.info(

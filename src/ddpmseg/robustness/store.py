@@ -48,13 +48,13 @@ class OutcomeStore:
         self.identity = identity
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Wait until no other process tests this head, then keep others waiting."""
-        told = f"waiting for another process that writes to '{self.folder}'"
+        locks = {"tests": f"tests in '{self.folder}' are being made"}
         with ExitStack() as until_done:
             with told_when_unwritable(self.folder, ADVICE):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                until_done.enter_context(FolderLocks(self.folder).alone("tests", told=told))
+                until_done.enter_context(FolderLocks(self.folder).hold(locks))
                 # For people: nothing reads it.
                 with written_whole(self.folder / "identity.json") as unfinished:
                     unfinished.write_text(json.dumps(self.identity, indent=1), encoding="utf-8")

@@ -62,7 +62,7 @@ def sample(
     folder = SampleFolder(output)
     try:
         folder.claim(_drawn_by(backbone, steps, seed), labeller and labeller.settings)
-        with FolderLocks(output).alone("sample", told=f"another process fills '{output}': waiting"):
+        with FolderLocks(output).hold({"sample": f"'{output}' is being filled"}):
             _check_fewer(folder, num)
             _draw(folder, Sampler(backbone.unet, flags, steps), num, seed, batch_size)
             del backbone

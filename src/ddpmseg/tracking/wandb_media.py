@@ -1,7 +1,7 @@
 """What a W&B run of train.py shows: scores, tables, pictures, and what they were made of."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,7 @@ def confusion_chart(path: Path) -> Any:
     with path.open(newline="") as file:
         header, *rows = csv.reader(file)
     columns = ["Actual", "Predicted", "nPredictions"]
-    data = [
+    data: list[Iterable[Any]] = [
         [row[0], name, int(count)]
         for row in rows
         for name, count in zip(header[1:], row[1:], strict=True)

@@ -31,6 +31,12 @@ class Checkpoint(Callback):
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
 
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.is_global_zero:
+            # Left by a process that was killed while it wrote.
+            for unfinished in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                unfinished.unlink(missing_ok=True)
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_step % self.every:
             return
