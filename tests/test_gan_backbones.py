@@ -383,7 +383,7 @@ def test_a_file_of_another_encoder_is_refused_where_codes_matter(tmp_path: Path)
     ("key", "says"),
     [
         ("encoder.body.3.res_layer.1.weight", "Parameters are missing from the file"),
-        ("encoder.input_layer.0.weight", "none of the networks that can be told"),
+        ("encoder.input_layer.0.weight", "those of no network that is known here"),
         ("decoder.convs.3.conv.weight", "its generator has 3 layers 'decoder.convs'"),
         ("decoder.noises.noise_4", "Parameters are missing from the file"),
         ("decoder.convs.0.conv.blur.kernel", "Parameters are missing from the file"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.download.origin import checked_sha256
 from ddpmseg.errors import CheckpointError
-from ddpmseg.weights.encoder_files import Encoder, Network, load_encoder
+from ddpmseg.weights.encoder_files import EncoderFormat, Network, load_encoder
 from ddpmseg.weights.read import PRECISIONS, RANDOM, resolve_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,13 +51,17 @@ class EncoderBackbone(Backbone):
         self.register_buffer("_shift", (0.5 - mean) / std, persistent=False)
 
     def with_weights(
-        self, build: Callable[[], Network], checkpoint: str, encoder: Encoder, sha256: str | None
+        self,
+        build: Callable[[], Network],
+        checkpoint: str,
+        file_format: EncoderFormat,
+        sha256: str | None,
     ) -> Network:
         """The network with the weights of `checkpoint`, or with initial ones for 'random'."""
         if checkpoint != RANDOM:
             path = resolve_checkpoint(checkpoint)
             self.checkpoint_sha256 = checked_sha256(path, sha256, CheckpointError)
-            return load_encoder(build, path, encoder, self.settings)
+            return load_encoder(build, path, file_format, self.settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return build()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.weights.encoder_files import Encoder
+from ddpmseg.weights.encoder_files import EncoderFormat
 from ddpmseg.weights.shapes import Shapes
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def mae_settings(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-MAE = Encoder(
+MAE = EncoderFormat(
     marker="blocks.0.attn.qkv.weight",
     dropped=("mask_token", "decoder_"),
     settings=mae_settings,

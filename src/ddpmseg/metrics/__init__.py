@@ -1,1 +1,1 @@
-"""Masks to numbers."""
+"""Scores of predicted masks."""

@@ -29,12 +29,13 @@ class Scores(NamedTuple):
 
 
 class SegmentationScores(Metric):
-    """Accumulates a table of counts over batches and processes, and turns it into `Scores`.
+    """Accumulates a table of counts over batches and processes, and computes `Scores` from it.
 
-    num_classes: K, the number of outputs of the head, at least 2.
-    ignore_label: the label of pixels without truth; it may be one of the classes.
+    Args:
+        num_classes: K, the number of outputs of the head, at least 2.
+        ignore_label: the label of pixels without a class; it may be one of the classes.
 
-    Raises ConfigError when there are fewer than two classes.
+    Raises ConfigError for fewer than two classes.
     """
 
     full_state_update = False
@@ -52,9 +53,9 @@ class SegmentationScores(Metric):
         self.add_state("counts", empty, dist_reduce_fx="sum")
 
     def update(self, prediction: Integer[Tensor, "..."], truth: Integer[Tensor, "..."]) -> None:
-        """Add two masks of one shape: predictions in 0..K-1, truth there or the ignore label.
+        """Add two masks of one shape: predictions in 0..K-1, truth in 0..K-1 or the ignore label.
 
-        Raises DataError as `functional.confusion` does.
+        Raises DataError as `functional.confusion`.
         """
         self.counts += functional.confusion(prediction, truth, self.num_classes, self.ignore_label)
 

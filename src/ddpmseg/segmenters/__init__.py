@@ -1,1 +1,1 @@
-"""Networks that segment whole images, trained on labels of an ensemble."""
+"""Networks that segment whole images, trained on the labels of an ensemble."""

@@ -1,4 +1,4 @@
-"""DeepLabV3 as torchvision builds it, on images as they are stored."""
+"""torchvision's DeepLabV3 for images with values 0..255."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,19 +35,18 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A body of DeepLabV3.
-
-    imagenet: the classifier of ImageNet it is taken from, as the paper's library had it. prefix: of
-    the body's parameters in such a classifier's file. dropped: of those it has besides.
-    """
+    """A DeepLabV3 and the ImageNet classifier that initialises its body."""
 
     build: Callable[..., DeepLabV3]
     imagenet: WeightsEnum
+    """The classifier's weights, in the version that the paper's library had."""
     prefix: str
+    """Prefix of the body's parameters in the classifier's file."""
     dropped: str
+    """Prefix of the classifier's other parameters."""
 
     def network(self, num_classes: int) -> DeepLabV3:
-        """With initial weights: whatever the library would download is left out."""
+        """Build the network with random weights; the library downloads nothing."""
         return self.build(
             weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False
         )
@@ -64,7 +63,7 @@ ARCHITECTURES = {
     ),
 }
 COUNTER = "num_batches_tracked"
-"""Of every batch norm, and read by none here. Files from before torch 0.4.1 lack it."""
+"""A buffer of every batch norm that nothing here reads. Files older than torch 0.4.1 lack it."""
 
 
 class DeepLab(nn.Module):
@@ -97,7 +96,7 @@ class DeepLab(nn.Module):
 
     @torch.inference_mode()
     def segment(self, images: UInt8[Tensor, "n 3 s s"]) -> Segmentation:
-        """Predict the mask of every image. To be called in eval mode."""
+        """Predict the mask of every image. Call it in eval mode."""
         scores = self(images)
         entropy = torch.special.entr(scores.softmax(dim=1)).sum(dim=1)
         # On a CPU, max is faster than argmax along an axis that is not the last.
@@ -105,10 +104,10 @@ class DeepLab(nn.Module):
 
 
 def find_weights(architecture: str, checkpoint: str | None) -> Path | None:
-    """The file of the body's first weights; None for 'random'.
+    """The file of the body's initial weights; None for 'random'.
 
-    `checkpoint` None means torchvision's own file, where torch keeps what it has downloaded.
-    Nothing is downloaded here. Raises CheckpointError where there is no such file.
+    `checkpoint` None means torchvision's file in torch's download folder. Nothing is downloaded
+    here. Raises CheckpointError when the file does not exist.
     """
     if checkpoint == RANDOM:
         return None
@@ -120,38 +119,40 @@ def find_weights(architecture: str, checkpoint: str | None) -> Path | None:
     if not path.is_file():
         raise CheckpointError(
             f"`segmenter.checkpoint={'null' if checkpoint is None else checkpoint}`: there is no "
-            f"file '{path}'. The paper begins with weights that ImageNet trained, which are not "
-            f"fetched unasked: put {url} there, or give another file of the network "
-            f"'{architecture}'. `segmenter.checkpoint=random` begins without any."
+            f"file '{path}'. The paper starts from weights trained on ImageNet, which are not "
+            f"fetched automatically: put {url} there, or give another file of the network "
+            f"'{architecture}'. `segmenter.checkpoint=random` starts from random weights."
         )
     return path
 
 
 def load_body(network: DeepLab, path: Path) -> str:
-    """Load the network's body from a classifier of ImageNet; returns the file's SHA-256.
+    """Load the network's body from an ImageNet classifier; returns the file's SHA-256.
 
-    The file is torchvision's, or any with its parameters, also as .safetensors. Raises
-    CheckpointError where it cannot be read, or holds another network; the message says which.
+    The file is torchvision's, or another with the same parameters, .safetensors included. Raises
+    CheckpointError when it cannot be read or holds another network; the message says which.
     """
     digest = checked_sha256(path, None, CheckpointError)
     state = read_pretrained(path)
     body = network.network.backbone.state_dict()
-    given = _body_of(state, network.architecture)
-    wanted = shapes_of(body)
-    found = {key: shape for key, shape in shapes_of(given).items() if not key.endswith(COUNTER)}
-    asked = {key: shape for key, shape in wanted.items() if not key.endswith(COUNTER)}
-    if problems := differences(found, asked):
+    parameters = _body_of(state, network.architecture)
+    actual, expected = (_without_counters(shapes_of(part)) for part in (parameters, body))
+    if problems := differences(actual, expected):
         raise CheckpointError(
             f"checkpoint '{path}' does not fit `segmenter.architecture={network.architecture}` "
-            f"({len(problems)} of {len(asked)} parameters differ):{listed(problems, 6)}\n"
-            f"{_way_out(shapes_of(state))}"
+            f"({len(problems)} of {len(expected)} parameters differ):{listed(problems, 6)}\n"
+            f"{_advice(shapes_of(state))}"
         )
-    network.network.backbone.load_state_dict(body | {key: given[key] for key in found})
+    network.network.backbone.load_state_dict(body | {key: parameters[key] for key in actual})
     return digest
 
 
+def _without_counters(shapes: Shapes) -> Shapes:
+    return {key: shape for key, shape in shapes.items() if not key.endswith(COUNTER)}
+
+
 def _body_of(state: dict[str, Value], architecture: str) -> dict[str, Value]:
-    """Its parameters as the body calls them, without those of the classifier."""
+    """The body's parameters in a classifier's state dict, by their names in the body."""
     kind = ARCHITECTURES[architecture]
     return {
         key.removeprefix(kind.prefix): value
@@ -160,16 +161,17 @@ def _body_of(state: dict[str, Value], architecture: str) -> dict[str, Value]:
     }
 
 
-def _way_out(given: Shapes) -> str:
-    if "backbone.conv1.weight" in given or "backbone.0.0.weight" in given:
+def _advice(shapes: Shapes) -> str:
+    """What to do about a file with these shapes, which does not fit."""
+    if "backbone.conv1.weight" in shapes or "backbone.0.0.weight" in shapes:
         return (
-            "It is a whole segmentation network. Give the classifier of ImageNet that is its body."
+            "It is a whole segmentation network. Give the ImageNet classifier of its body instead."
         )
     for name, kind in ARCHITECTURES.items():
         with torch.device("meta"):
-            wanted = shapes_of(kind.network(2).backbone.state_dict())
-        body = _body_of(dict(given), name)
-        if all(body.get(key) == wanted[key] for key in wanted if not key.endswith(COUNTER)):
+            expected = _without_counters(shapes_of(kind.network(2).backbone.state_dict()))
+        body = _body_of(dict(shapes), name)
+        if all(body.get(key) == shape for key, shape in expected.items()):
             return f"The file fits with `segmenter.architecture={name}`."
     urls = ", ".join(kind.imagenet.url for kind in ARCHITECTURES.values())
     return f"Fetch one of {urls}."

@@ -1,4 +1,4 @@
-"""A trained segmentation network as one file that nothing has to be executed to read."""
+"""Saves a trained segmentation network as one file; reading it executes no code."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ SHAPE = ("architecture", "num_classes")
 
 
 def save_segmenter(network: DeepLab, path: Path, facts: dict[str, Any]) -> None:
-    """Write the weights (fp32) under torchvision's names; shape and `facts` go into the header."""
+    """Write the weights (fp32) under torchvision's names, and shape and `facts` into the header."""
     card = {key: getattr(network, key) for key in SHAPE} | facts
     save_tensors(network.network.state_dict(), path, card)
 
 
 def load_segmenter(path: Path) -> tuple[DeepLab, dict[str, Any]]:
-    """The network, in eval mode on the CPU, and the facts written by `save_segmenter`.
+    """The network, in eval mode on the CPU, and the facts that `save_segmenter` wrote.
 
     Raises CheckpointError when the file is missing, damaged or no segmentation network.
     """

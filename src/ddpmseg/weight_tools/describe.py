@@ -17,7 +17,7 @@ from ddpmseg.config import VdvaeConfig
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.io.files import file_sha256
-from ddpmseg.weights.encoder_files import KINDS, Encoder, read_pretrained
+from ddpmseg.weights.encoder_files import KINDS, EncoderFormat, read_pretrained
 from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
 from ddpmseg.weights.shapes import Shapes, differences, shapes_of
 
@@ -104,7 +104,7 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
 def _describe_encoder(
     checkpoint: str,
     schema: str,
-    encoder: Encoder,
+    encoder: EncoderFormat,
     shapes: Shapes,
     known: Known,
     output: Path | None,

@@ -1,1 +1,1 @@
-"""Weight files: read as plain tensors, recognised by their parameters, never executed."""
+"""Reads weight files as plain tensors, executes none, and recognises networks by parameters."""

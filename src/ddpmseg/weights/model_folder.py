@@ -1,4 +1,4 @@
-"""The files of a diffusers model, in a folder or in the cache of the Hugging Face hub."""
+"""Finds the files of a diffusers model in a folder or in the cache of the Hugging Face hub."""
 
 import json
 import re
@@ -14,7 +14,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler_config.json"
 INDEX = "model_index.json"
 _AUTOENCODERS = ("vae", "vqvae", "movq")
-_PLACE = (
+_EXPECTED = (
     f"A model is a folder with {CONFIG}, {WEIGHTS} and {SCHEDULER}, or with these files in its "
     "subfolders unet/ and scheduler/, as `save_pretrained` writes it"
 )
@@ -22,7 +22,7 @@ _PLACE = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Where the files of a model are; `weights` need not be there."""
+    """Paths of a model's files; `weights` need not exist."""
 
     config: Path
     weights: Path
@@ -30,18 +30,17 @@ class ModelFolder:
 
 
 def find_model(checkpoint: str, download: bool = False, weights: bool = True) -> ModelFolder:
-    """The files of a folder, or of a model named as on the hub, 'OWNER/NAME'.
+    """Find the files in a folder, or of a model of the hub, 'OWNER/NAME', in the hub's cache.
 
-    A model of the hub is taken from the hub's cache. With `download` it is fetched where it is not
-    there yet: without `weights` its small files only.
+    With `download`, missing files of a hub model are fetched; without `weights`, only small ones.
 
-    Raises CheckpointError where there is no such model, where it is a pickle, unfinished or a
-    latent diffusion model; DownloadError where fetching fails.
+    Raises CheckpointError when the model does not exist, is a pickle, incomplete or a latent
+    diffusion model; DownloadError when fetching fails.
     """
     root = Path(checkpoint).expanduser()
     if root.is_file():
         raise CheckpointError(
-            f"`backbone.checkpoint={checkpoint}` is a file. {_PLACE}. A checkpoint of "
+            f"`backbone.checkpoint={checkpoint}` is a file. {_EXPECTED}. A checkpoint of "
             "guided_diffusion is for backbone=guided_diffusion_64 or _256, or becomes such a "
             "folder by `python -m ddpmseg weights convert-diffusers`."
         )
@@ -54,7 +53,7 @@ def find_model(checkpoint: str, download: bool = False, weights: bool = True) ->
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError for a file that holds no JSON object."""
+    """Read a JSON object. Raises CheckpointError for any other file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -67,23 +66,23 @@ def read_json(path: Path) -> dict[str, Any]:
 def _files_of(root: Path) -> ModelFolder:
     unet = root / "unet" if (root / "unet").is_dir() else root
     if not (unet / CONFIG).is_file():
-        raise CheckpointError(f"'{unet / CONFIG}' does not exist. {_PLACE}.")
-    # A pipeline's own folder, or the one around its unet/.
-    around = root.parent if root.name == "unet" else root
-    _check_pixels(around)
-    places = (around / "scheduler" / SCHEDULER, around / SCHEDULER, root / SCHEDULER)
-    scheduler = next((place for place in places if place.is_file()), None)
+        raise CheckpointError(f"'{unet / CONFIG}' does not exist. {_EXPECTED}.")
+    # `root` is the pipeline's folder, or its unet/.
+    pipeline = root.parent if root.name == "unet" else root
+    _check_not_latent(pipeline)
+    paths = (pipeline / "scheduler" / SCHEDULER, pipeline / SCHEDULER, root / SCHEDULER)
+    scheduler = next((path for path in paths if path.is_file()), None)
     return ModelFolder(unet / CONFIG, unet / WEIGHTS, scheduler)
 
 
-def _check_pixels(root: Path) -> None:
+def _check_not_latent(root: Path) -> None:
     """Raise CheckpointError for the pipeline of a latent diffusion model."""
     parts = read_json(root / INDEX) if (root / INDEX).is_file() else {}
     for part in _AUTOENCODERS:
         if part in parts or (root / part / CONFIG).is_file():
             raise CheckpointError(
                 f"'{root}' is a latent diffusion model (it has a '{part}'): its UNet sees codes, "
-                "not images. Needed is a UNet2DModel trained on RGB images."
+                "not images. Give a UNet2DModel trained on RGB images."
             )
 
 
@@ -97,7 +96,7 @@ def _check_weights(model: ModelFolder) -> None:
         if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or ".safetensors" in path.name
     )
     if not others:
-        raise CheckpointError(f"'{model.weights}' does not exist. {_PLACE}.")
+        raise CheckpointError(f"'{model.weights}' does not exist. {_EXPECTED}.")
     raise CheckpointError(
         f"'{folder}' holds {', '.join(others)}, but no {WEIGHTS}, the only weights that are read. "
         "A .bin file is a pickle, which can execute code when it is read; other names are shards "
@@ -111,18 +110,18 @@ def _from_hub(checkpoint: str, download: bool, weights: bool) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
         raise CheckpointError(
             f"`backbone.checkpoint={checkpoint}`: no such folder, nor a model's name on the "
-            f"Hugging Face hub (OWNER/NAME). {_PLACE}."
+            f"Hugging Face hub (OWNER/NAME). {_EXPECTED}."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    needed = [*_in_either_place(CONFIG)] + ([*_in_either_place(WEIGHTS)] if weights else [])
-    wanted = [*needed, INDEX, SCHEDULER, f"scheduler/{SCHEDULER}"]
-    there = (
-        f"Or fetch its files elsewhere and name their folder in `backbone.checkpoint`. {_PLACE}."
+    patterns = [*_paths(CONFIG), *(_paths(WEIGHTS) if weights else ())]
+    patterns += [INDEX, SCHEDULER, f"scheduler/{SCHEDULER}"]
+    alternative = (
+        f"Or fetch its files elsewhere and name their folder in `backbone.checkpoint`. {_EXPECTED}."
     )
     try:
-        root = Path(snapshot_download(checkpoint, allow_patterns=wanted, local_files_only=True))
+        root = Path(snapshot_download(checkpoint, allow_patterns=patterns, local_files_only=True))
         if _has(root, CONFIG) and (not weights or _has(root, WEIGHTS) or not download):
             return root
     except LocalEntryNotFoundError:
@@ -130,21 +129,22 @@ def _from_hub(checkpoint: str, download: bool, weights: bool) -> Path:
     if not download:
         raise CheckpointError(
             f"`backbone.checkpoint={checkpoint}`: no such folder, and the cache of the Hugging "
-            f"Face hub has no such model. `backbone.download=true` fetches it. {there}"
+            f"Face hub has no such model. `backbone.download=true` fetches it. {alternative}"
         )
     try:
-        return Path(snapshot_download(checkpoint, allow_patterns=wanted))
+        return Path(snapshot_download(checkpoint, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise DownloadError(
             f"`backbone.checkpoint={checkpoint}` cannot be fetched from the Hugging Face hub "
-            f"({reason}). {there}"
+            f"({reason}). {alternative}"
         ) from error
 
 
-def _in_either_place(name: str) -> Sequence[str]:
+def _paths(name: str) -> Sequence[str]:
+    """Paths that a file of the UNet may have in a model's folder."""
     return name, f"unet/{name}"
 
 
 def _has(root: Path, name: str) -> bool:
-    return any((root / place).is_file() for place in _in_either_place(name))
+    return any((root / path).is_file() for path in _paths(name))

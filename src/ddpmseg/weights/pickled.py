@@ -1,12 +1,11 @@
-"""Tensors taken out of a torch file that holds more than tensors, without executing any of it.
+"""Extracts the tensors of a torch file that holds more than tensors, without executing any of it.
 
     python -m ddpmseg.weights.pickled INPUT OUTPUT.safetensors [ENTRY]
 
-A process of its own, which imports neither torch nor anything that a file could name. The pickle in
-the file is walked by an unpickler that knows how a tensor is described and how a dictionary begins;
-every other class or function the file names becomes a placeholder that does nothing. Numbers are
-copied byte by byte, one tensor at a time. Prints one JSON object: `Salvaged` as a dictionary, or
-{"error": ...} with exit status 1.
+It runs as a separate process, which imports neither torch nor anything that the file names. Its
+unpickler knows tensors and dictionaries; every other class or function that the file names becomes
+a placeholder that does nothing. Numbers are copied byte by byte, one tensor at a time. The process
+prints one JSON object: `Salvaged` as a dictionary, or {"error": ...} with exit status 1.
 
 Source: the format of `torch.save` since torch 1.6: a zip archive of `data.pkl` and, by number, the
 storages of the tensors.
@@ -31,16 +30,16 @@ STORAGES = {
 }  # fmt: skip
 """torch's name of a storage -> safetensors' name of its dtype."""
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
-"""Of a number; 1 where not listed."""
+"""Bytes of a number; 1 for dtypes that are not listed."""
 
 
 class SalvageError(Exception):
-    """Why no tensors can be taken out of a file, as a clause that follows its name."""
+    """No tensors can be extracted; the message is a clause that follows the file's name."""
 
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What was written, and which other entries of the file were not, with the types they had."""
+    """Summary of what was written; `left_out` maps the file's other entries to their types."""
 
     entry: str | None
     tensors: int
@@ -55,7 +54,7 @@ class Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as a view of a storage: first element, length and step of every axis."""
+    """A tensor as a view of a storage: offset, shape and strides, in elements."""
 
     storage: Storage
     offset: int
@@ -64,7 +63,7 @@ class StoredTensor(NamedTuple):
 
 
 class _Known:
-    """One of the few functions a file may call; a file cannot change it."""
+    """A function that the file may call but cannot change."""
 
     __slots__ = ("_function",)
 
@@ -90,7 +89,7 @@ class _Mapping(dict):
 
 
 class _Placeholder:
-    """Stands for an object of any other class: takes what it is given and does nothing."""
+    """Replaces objects of all other classes: accepts any call and does nothing."""
 
     named = ""
 
@@ -120,7 +119,7 @@ class _Placeholder:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Never imports what a file names: `find_class` is the only way from a name to an object."""
+    """Imports nothing that a file names: `find_class` resolves every name."""
 
     def find_class(self, module: str, name: str, /) -> Any:
         if module == "torch" and name in STORAGES:
@@ -149,14 +148,13 @@ def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) ->
 
 
 class TorchFile:
-    """A zip archive as `torch.save` writes it. Raises SalvageError where it is none."""
+    """A zip archive that `torch.save` wrote. Raises SalvageError for any other file."""
 
     def __init__(self, path: Path) -> None:
         try:
             self.archive = zipfile.ZipFile(path)
-        except (
-            Exception
-        ) as error:  # damage has many faces here: BadZipFile, UnicodeDecodeError, ...
+        except Exception as error:
+            # Damage raises many types: BadZipFile, UnicodeDecodeError, ...
             raise SalvageError(
                 "is no archive as torch has written since version 1.6; it is truncated, no weight "
                 "file, or older"
@@ -175,7 +173,7 @@ class TorchFile:
             with self.archive.open(f"{self.folder}data.pkl") as file:
                 return _Unpickler(file).load()
         except Exception as error:
-            # A pickle that is damaged or hostile fails with nearly any type of error.
+            # A damaged or hostile pickle raises nearly any type of error.
             raise SalvageError(f"cannot be read: its data.pkl is damaged ({error})") from error
 
     def numbers(self, tensor: StoredTensor) -> bytes:
@@ -201,7 +199,7 @@ class TorchFile:
 
 
 def is_state(content: object) -> bool:
-    """Whether it maps names to tensors, at least one."""
+    """Whether `content` maps names to tensors, at least one."""
     return (
         isinstance(content, dict)
         and bool(content)
@@ -210,17 +208,18 @@ def is_state(content: object) -> bool:
 
 
 def choose_entry(content: Any, entry: str | None) -> tuple[str | None, dict[str, StoredTensor]]:
-    """The state dict to keep, and under which name the file has it; None where it is all there is.
+    """Choose a state dict: returns its name in the file (None: the whole file) and the state dict.
 
-    'models.generator': as 'generator' of 'models'. Such entries count where there are no others, or
-    one is named. Raises SalvageError where none is there, or several and none is named.
+    'models.generator' names entry 'generator' of 'models'; such entries count only if named, or if
+    there are no others. Raises SalvageError when there is no state dict, or the choice is not
+    unique.
     """
     if entry is None and is_state(content):
         return None, content
-    found = content if isinstance(content, dict) else {}
-    states = {key: value for key, value in _entries(found) if is_state(value)}
-    within = {key: value for key, value in _entries_within(found) if is_state(value)}
-    shown = ", ".join(sorted(map(str, found))) or _told(content)
+    entries = content if isinstance(content, dict) else {}
+    states = {key: value for key, value in _entries(entries) if is_state(value)}
+    within = {key: value for key, value in _nested_entries(entries) if is_state(value)}
+    shown = ", ".join(sorted(map(str, entries))) or _type_name(content)
     if entry is not None and entry not in states | within:
         raise SalvageError(f"has no tensors by name under '{entry}'; it holds {shown}")
     names = list(states or within)
@@ -235,15 +234,15 @@ def _entries(content: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     return ((key, value) for key, value in content.items() if isinstance(key, str))
 
 
-def _entries_within(content: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Those of its mappings, 'outer.inner'."""
+def _nested_entries(content: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Entries of the mappings in `content`, named 'outer.inner'."""
     for outer, value in _entries(content):
         if isinstance(value, dict) and not is_state(value):
             yield from ((f"{outer}.{inner}", entry) for inner, entry in _entries(value))
 
 
 def _others(content: dict[Any, Any], state: object) -> Iterator[tuple[str, Any]]:
-    """All entries but `state`; of the mapping that holds it, that one's."""
+    """All entries but `state`; the mapping that holds `state` is replaced by its entries."""
     for key, value in content.items() if content is not state else ():
         if isinstance(value, dict) and any(inner is state for inner in value.values()):
             yield from ((f"{key}.{inner}", entry) for inner, entry in _others(value, state))
@@ -251,17 +250,18 @@ def _others(content: dict[Any, Any], state: object) -> Iterator[tuple[str, Any]]
             yield str(key), value
 
 
-def _told(value: object) -> str:
-    """The type a value had in the file."""
+def _type_name(value: object) -> str:
+    """The type that a value had in the file."""
     if isinstance(value, _Placeholder):
         return value.named
     return {_Mapping: "dict", StoredTensor: "tensor"}.get(type(value), type(value).__name__)
 
 
-def written(file: TorchFile, state: dict[str, StoredTensor], output: Path) -> int:
-    """Write a safetensors file, largest numbers first so that all are aligned; how many numbers.
+def write_safetensors(file: TorchFile, state: dict[str, StoredTensor], output: Path) -> int:
+    """Write a safetensors file; returns the number of values in it.
 
-    Source of the format: huggingface/safetensors, its README.
+    Tensors of the largest dtypes come first, so that all are aligned. Source of the format: README
+    of huggingface/safetensors.
     """
     names = sorted(state, key=lambda name: (-BYTES.get(state[name].storage.dtype, 1), name))
     header, end = {}, 0
@@ -289,22 +289,22 @@ def written(file: TorchFile, state: dict[str, StoredTensor], output: Path) -> in
 
 
 def salvage(path: Path, output: Path, entry: str | None = None) -> Salvaged:
-    """Write the tensors of one entry to `output`. Raises SalvageError, OSError."""
+    """Write the tensors of one entry to `output`. Raises SalvageError and OSError."""
     file = TorchFile(path)
     content = file.content()
     chosen, state = choose_entry(content, entry)
-    count = written(file, state, output)
-    left_out = {key: _told(value) for key, value in _others(content, state)}
+    count = write_safetensors(file, state, output)
+    left_out = {key: _type_name(value) for key, value in _others(content, state)}
     return Salvaged(chosen, len(state), count, left_out)
 
 
 def main(arguments: list[str]) -> int:
     try:
-        told = asdict(salvage(Path(arguments[0]), Path(arguments[1]), *arguments[2:]))
+        result = asdict(salvage(Path(arguments[0]), Path(arguments[1]), *arguments[2:]))
     except SalvageError as error:
-        told = {"error": str(error)}
-    sys.stdout.write(json.dumps(told) + "\n")
-    return int("error" in told)
+        result = {"error": str(error)}
+    sys.stdout.write(json.dumps(result) + "\n")
+    return int("error" in result)
 
 
 if __name__ == "__main__":

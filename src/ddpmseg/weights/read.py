@@ -1,4 +1,4 @@
-"""Weight files: found, hashed, read without executing anything, and held against the network."""
+"""Finds weight files and reads them as tensors without executing anything."""
 
 import pickle
 import re
@@ -22,9 +22,9 @@ PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
-    """Path of a weight file; 'bundled:NAME' means one that ships with the package.
+    """Path of a weight file; 'bundled:NAME' is a file that ships with the package.
 
-    Raises CheckpointError when there is no such file.
+    Raises CheckpointError when the file does not exist.
     """
     if checkpoint.startswith(BUNDLED):
         folder = Path(str(files("ddpmseg") / "weights" / "bundled"))
@@ -53,11 +53,17 @@ def read_state_dict(
 ) -> dict[str, Tensor]:
     """Read a state dict from safetensors or a torch file, on the CPU, in the stored dtypes.
 
-    It is all the file holds, or its `entry` of that name, or lies within it under any of the names
-    `nested`. Nothing in the file is executed (`weights_only`). A prefix 'module.' shared by all
-    keys, left by DataParallel, is removed. With `mapped` values stay on disk until they are looked
-    at, and their checksums are not compared: for who wants the names and shapes. Raises
-    CheckpointError when the file is damaged, wants to execute code, lacks the entry or holds
+    Nothing in the file is executed (`weights_only`). A prefix 'module.' of all keys, which
+    DataParallel adds, is removed.
+
+    Args:
+        path: the file.
+        entry: key of the state dict in the file; None: the file is one.
+        mapped: leave values on disk until they are used, without comparing checksums: enough for
+            names and shapes.
+        nested: keys under which the state dict may lie, one within the other.
+
+    Raises CheckpointError when the file is damaged, would execute code, lacks the entry or holds
     something other than tensors by name.
     """
     return state_of(read_content(path, mapped), path, entry, nested)
@@ -66,10 +72,12 @@ def read_state_dict(
 def read_content(
     path: Path, mapped: bool = False, inert: Sequence[type | tuple[type, str]] = ()
 ) -> object:
-    """All a weight file holds; of classes only torch's own and the `inert` ones, which do nothing.
+    """Read everything in a weight file. Its only classes are torch's and the `inert` ones.
 
-    (class, 'module.name'): the class takes the place of the one that the file calls so. Raises
-    CheckpointError as `read_state_dict`.
+    inert: classes that execute nothing; (class, 'module.name') substitutes the class for the one
+        of that name in the file.
+
+    Raises CheckpointError as `read_state_dict`.
     """
     with path.open("rb") as file:
         start = file.read(64)
@@ -81,7 +89,7 @@ def read_content(
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # The format before torch 1.6, which is no archive, cannot be mapped.
+        # The format of torch before 1.6 is no archive and cannot be mapped.
         mmap = mapped and zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(list(inert)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -89,11 +97,11 @@ def read_content(
         raise CheckpointError(
             f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored "
             f"in it, or it is damaged. It was not loaded ({_first_line(error)}). Ask its author "
-            "for a file of tensors only, or take its tensors out, executing nothing, with "
+            "for a file of tensors only, or extract its tensors, executing nothing, with "
             f"`python -m ddpmseg weights convert {path} NAME.safetensors`."
         ) from error
     except Exception as error:
-        # The readers meet damage with nearly any type of error: IndexError, KeyError, ...
+        # The readers raise nearly any type of error for damage: IndexError, KeyError, ...
         raise CheckpointError(
             f"checkpoint '{path}' ({path.stat().st_size} bytes) cannot be read; it is truncated or "
             f"no weight file ({_first_line(error)}). Fetch it again."
@@ -103,12 +111,12 @@ def read_content(
 def state_of(
     content: object, path: Path, entry: str | None = None, nested: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """The state dict within the `content` of the file at `path`, see `read_state_dict`."""
+    """Find the state dict in the `content` of the file at `path`, see `read_state_dict`."""
     state = content
     if entry is not None:
         if not isinstance(state, dict) or entry not in state:
             raise CheckpointError(
-                f"checkpoint '{path}' must hold its tensors as '{entry}'; it holds {_held(state)}."
+                f"checkpoint '{path}' must hold its tensors as '{entry}'; it holds {_keys(state)}."
             )
         state = state[entry]
     while isinstance(state, dict) and (
@@ -119,14 +127,15 @@ def state_of(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise CheckpointError(
-            f"checkpoint '{path}' must map parameter names to tensors; it holds {_held(state)}."
+            f"checkpoint '{path}' must map parameter names to tensors; it holds {_keys(state)}."
         )
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
 
 
-def _held(content: object) -> object:
+def _keys(content: object) -> object:
+    """Keys of a dictionary, or else the name of the type."""
     return sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
 
 

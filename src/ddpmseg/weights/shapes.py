@@ -1,30 +1,30 @@
-"""Names and shapes of parameters: what tells one network's weights from another's."""
+"""Compares networks by the names and shapes of their parameters."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of every parameter, by its name in the state dict."""
+"""Name of a parameter in the state dict -> its shape."""
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def listed(problems: Sequence[str], most: int = 8) -> str:
-    """A line for each of `differences`, the first `most` of them; begins with the line's end."""
-    more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
-    return "".join(f"\n  {problem}" for problem in [*problems[:most], *more])
+def listed(problems: Sequence[str], limit: int = 8) -> str:
+    """A new line for each of `differences`, at most `limit`, to follow the line before."""
+    more = [f"... and {len(problems) - limit} more"] if len(problems) > limit else []
+    return "".join(f"\n  {problem}" for problem in [*problems[:limit], *more])
 
 
-def differences(given: Shapes, wanted: Shapes) -> list[str]:
-    """A clause for every parameter that a file lacks, has besides, or has in another shape."""
-    problems = [f"missing {key} {list(wanted[key])}" for key in wanted if key not in given]
-    problems += [f"unknown {key} {list(given[key])}" for key in given if key not in wanted]
+def differences(actual: Shapes, expected: Shapes) -> list[str]:
+    """A clause for every parameter of a file that is missing, unknown or of another shape."""
+    problems = [f"missing {key} {list(expected[key])}" for key in expected if key not in actual]
+    problems += [f"unknown {key} {list(actual[key])}" for key in actual if key not in expected]
     problems += [
-        f"{key} is {list(given[key])} in the file, {list(wanted[key])} in the network"
-        for key in wanted
-        if key in given and given[key] != wanted[key]
+        f"{key} is {list(actual[key])} in the file, {list(expected[key])} in the network"
+        for key in expected
+        if key in actual and actual[key] != expected[key]
     ]
     return problems

@@ -9,9 +9,11 @@ from torch import Tensor
 from ddpmseg.backbones.alae.style_encoder import StyleEncoder, style_encoder_settings
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.errors import ConfigError
-from ddpmseg.weights.encoder_files import Encoder
+from ddpmseg.weights.encoder_files import EncoderFormat
 
-ALAE = Encoder(marker="encode_block.0.conv_1.weight", dropped=(), settings=style_encoder_settings)
+ALAE = EncoderFormat(
+    marker="encode_block.0.conv_1.weight", dropped=(), settings=style_encoder_settings
+)
 
 
 class AlaeBackbone(EncoderBackbone):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.gan.e4e import MARKER, PyramidEncoder, check_settings, encoder_channels
-from ddpmseg.weights.encoder_files import Encoder
+from ddpmseg.weights.encoder_files import EncoderFormat
 from ddpmseg.weights.shapes import Shapes
 
 
@@ -17,7 +17,7 @@ def gan_encoder_settings(shapes: Shapes) -> dict[str, Any]:
     return {"channels": encoder_channels(shapes)}
 
 
-GAN_ENCODER = Encoder(
+GAN_ENCODER = EncoderFormat(
     marker=MARKER,
     dropped=("decoder.", "encoder.styles.", "latent_avg"),
     settings=gan_encoder_settings,

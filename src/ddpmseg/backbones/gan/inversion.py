@@ -15,7 +15,7 @@ from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.gan.e4e import E4E, LARGEST_INPUT, MARKER, check_settings, encoder_channels
 from ddpmseg.backbones.gan.stylegan2 import config_f_widths
 from ddpmseg.errors import ConfigError
-from ddpmseg.weights.encoder_files import Encoder
+from ddpmseg.weights.encoder_files import EncoderFormat
 from ddpmseg.weights.shapes import Shapes
 
 HEAD_BIAS = re.compile(r"encoder\.styles\.\d+\.linear\.bias")
@@ -52,11 +52,11 @@ def average_code(content: Mapping[str, Any], state: Mapping[str, Tensor]) -> dic
     return {"latent_avg": average} if isinstance(average, Tensor) else {}
 
 
-GAN_INVERSION = Encoder(
+GAN_INVERSION = EncoderFormat(
     marker=MARKER,
     dropped=("decoder.style.", "decoder.to_rgb"),
     settings=gan_inversion_settings,
-    beside=average_code,
+    extra=average_code,
 )
 
 

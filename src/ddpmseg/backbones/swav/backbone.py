@@ -8,9 +8,9 @@ from torch import Tensor
 from ddpmseg.backbones.encoder import EncoderBackbone
 from ddpmseg.backbones.swav.resnet import ResNet, resnet_settings
 from ddpmseg.errors import ConfigError
-from ddpmseg.weights.encoder_files import Encoder
+from ddpmseg.weights.encoder_files import EncoderFormat
 
-SWAV = Encoder(
+SWAV = EncoderFormat(
     marker="layer1.0.conv1.weight",
     dropped=("projection_head.", "prototypes.", "fc."),
     settings=resnet_settings,

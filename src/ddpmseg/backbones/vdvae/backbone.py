@@ -13,7 +13,7 @@ from ddpmseg.backbones.vdvae.layout import Layout, read_layout
 from ddpmseg.backbones.vdvae.network import VeryDeepVAE
 from ddpmseg.errors import ConfigError
 from ddpmseg.randomness import keyed_generator
-from ddpmseg.weights.encoder_files import Encoder
+from ddpmseg.weights.encoder_files import EncoderFormat
 from ddpmseg.weights.shapes import Shapes
 
 LATENTS = ("mean", "sampled")
@@ -63,11 +63,11 @@ def _other_layout(shapes: Shapes, settings: Mapping[str, Any]) -> str:
     )
 
 
-VDVAE = Encoder(
+VDVAE = EncoderFormat(
     marker="encoder.enc_blocks.0.c1.weight",
     dropped=("decoder.out_net.",),
     settings=vdvae_settings,
-    otherwise=_other_layout,
+    advice=_other_layout,
 )
 
 
