@@ -63,19 +63,19 @@ def test_images_are_corrupted_and_labels_untouched(tmp_path: Path) -> None:
 def test_files_and_manifest(tmp_path: Path) -> None:
     made = versions(tmp_path)
     made.version(FOG)
-    place = made.place(FOG)
-    assert place.parent == tmp_path
-    assert sorted(path.name for path in place.iterdir()) == [
+    folder = made.path(FOG)
+    assert folder.parent == tmp_path
+    assert sorted(path.name for path in folder.iterdir()) == [
         MANIFEST, "scene_1.png", "scene_2.png", "scene_3.png",
     ]  # fmt: skip
-    manifest = json.loads((place / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     assert (manifest["type"], manifest["severity"], manifest["seed"]) == ("fog", 3, 0)
     assert "imagecorruptions-imaug" in manifest["libraries"]
     assert set(manifest["images"]) == set(manifest["clean"]) == set(made.images)
-    with Image.open(place / "scene_1.png") as picture:
+    with Image.open(folder / "scene_1.png") as picture:
         assert (picture.mode, picture.size) == ("RGB", (32, 32))
     # Nothing unfinished is left, only locks.
-    assert {path.name for path in tmp_path.iterdir()} == {place.name, ".locks"}
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, ".locks"}
 
 
 def test_what_is_there_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,22 +88,22 @@ def test_whatever_decides_the_pixels_has_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = versions(tmp_path)
-    places = [
-        made.place(FOG),
-        made.place(Corruption("fog", 1)),
-        made.place(Corruption("snow", 3)),
-        versions(tmp_path, seed=1).place(FOG),
-        versions(tmp_path, [1, 2]).place(FOG),
+    paths = [
+        made.path(FOG),
+        made.path(Corruption("fog", 1)),
+        made.path(Corruption("snow", 3)),
+        versions(tmp_path, seed=1).path(FOG),
+        versions(tmp_path, [1, 2]).path(FOG),
         # Other images under the same names.
-        CorruptedVersions(tmp_path, Scenes([1, 2, 4], made.clean.names), "test", 0).place(FOG),
-        CorruptedVersions(tmp_path, Scenes([1, 2, 3], ["a", "b", "c"]), "test", 0).place(FOG),
-        CorruptedVersions(tmp_path, Scenes([1, 2, 3]), "train", 0).place(FOG),
+        CorruptedVersions(tmp_path, Scenes([1, 2, 4], made.clean.names), "test", 0).path(FOG),
+        CorruptedVersions(tmp_path, Scenes([1, 2, 3], ["a", "b", "c"]), "test", 0).path(FOG),
+        CorruptedVersions(tmp_path, Scenes([1, 2, 3]), "train", 0).path(FOG),
     ]
     monkeypatch.setattr(corrupted, "libraries", lambda: {"imagecorruptions-imaug": "9"})
-    places.append(versions(tmp_path).place(FOG))
+    paths.append(versions(tmp_path).path(FOG))
     monkeypatch.setattr(corrupted, "FORMAT", 99)
-    places.append(versions(tmp_path).place(FOG))
-    assert len(set(places)) == len(places)
+    paths.append(versions(tmp_path).path(FOG))
+    assert len(set(paths)) == len(paths)
 
 
 def test_the_digest_of_a_set_is_of_images_and_masks_in_order(tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ def test_a_damaged_image_is_drawn_again(
     damage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = versions(tmp_path)
-    first, before = pixels(made.version(FOG)), contents(made.place(FOG))
-    path = made.place(FOG) / "scene_2.png"
+    first, before = pixels(made.version(FOG)), contents(made.path(FOG))
+    path = made.path(FOG) / "scene_2.png"
     damage(path)
     assert pixels(versions(tmp_path).version(FOG)) == first
     assert f"'{path}' is damaged: it is drawn again" in caplog.text
-    assert contents(made.place(FOG)) == before
+    assert contents(made.path(FOG)) == before
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"images": {"scene_1": "00"}}', "{}"])
@@ -143,13 +143,13 @@ def test_a_damaged_manifest_has_all_drawn_again(
     text: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = versions(tmp_path)
-    first, before = pixels(made.version(FOG)), contents(made.place(FOG))
-    manifest = made.place(FOG) / MANIFEST
+    first, before = pixels(made.version(FOG)), contents(made.path(FOG))
+    manifest = made.path(FOG) / MANIFEST
     manifest.unlink() if text is None else manifest.write_text(text)
-    (made.place(FOG) / "left_over.png").write_text("x")
+    (made.path(FOG) / "left_over.png").write_text("x")
     assert pixels(versions(tmp_path).version(FOG)) == first
     assert f"'{manifest}' is damaged (" in caplog.text
-    assert contents(made.place(FOG)) == before
+    assert contents(made.path(FOG)) == before
 
 
 def test_an_image_that_cannot_be_drawn_as_it_was(
@@ -157,17 +157,17 @@ def test_an_image_that_cannot_be_drawn_as_it_was(
 ) -> None:
     made = versions(tmp_path)
     made.version(FOG)
-    truncate(made.place(FOG) / "scene_1.png")
+    truncate(made.path(FOG) / "scene_1.png")
     monkeypatch.setattr(corrupted, "corrupt", lambda image, *_: image)
     split = made.version(FOG)
-    with pytest.raises(DataError, match=f"Remove the folder '{made.place(FOG)}' and repeat"):
+    with pytest.raises(DataError, match=f"Remove the folder '{made.path(FOG)}' and repeat"):
         split[0]
     assert split[1].name == "scene_2"
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     made = versions(tmp_path)
-    name = made.place(FOG).name
+    name = made.path(FOG).name
     stale, other = tmp_path / f".{name}.abc.tmp", tmp_path / ".0123.abc.tmp"
     for folder in (stale, other):
         (folder / name).mkdir(parents=True)

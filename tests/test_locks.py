@@ -166,9 +166,9 @@ def test_corrupted_images_on_a_disk_without_locks(
 ) -> None:
     made = versions(tmp_path)
     split = made.version(FOG)
-    (made.place(FOG) / "scene_1.png").unlink()
+    (made.path(FOG) / "scene_1.png").unlink()
     assert [sample.name for sample in split] == ["scene_1", "scene_2", "scene_3"]
-    assert (made.place(FOG) / "scene_1.png").exists()
+    assert (made.path(FOG) / "scene_1.png").exists()
     assert disk_without_locks() == [str(tmp_path)]
 
 

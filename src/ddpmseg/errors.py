@@ -1,8 +1,8 @@
-"""Mistakes a user can make. Entry points print their message and exit with status 2."""
+"""Errors that a user can cause. Entry points print the message and exit with status 2."""
 
 
 class UserError(Exception):
-    """Something the user gave is wrong; the message says what, what is allowed, the way out."""
+    """Wrong input; the message says what was given, what is allowed and what to change."""
 
 
 class ConfigError(UserError):
@@ -18,12 +18,12 @@ class CheckpointError(UserError):
 
 
 class DownloadError(UserError):
-    """A file that cannot be fetched: no connection, no such address, no space for it."""
+    """A file that cannot be fetched: no connection, no such address, no space on the disk."""
 
 
 class TrackingError(UserError):
-    """A server of experiments that cannot be reached, or refuses what it is given."""
+    """An experiment server that cannot be reached, or rejects what it is sent."""
 
 
 class TrainingError(UserError):
-    """A training that cannot go on, such as a loss that is not a number."""
+    """A training that cannot continue, for example because the loss is not finite."""

@@ -1,4 +1,4 @@
-"""Random streams that depend on what they are for, not on what ran before."""
+"""Random streams that depend on their purpose, not on what ran before."""
 
 import hashlib
 from functools import lru_cache

@@ -1,7 +1,7 @@
-"""The processes of one run on several devices: which share is whose, and what passes between them.
+"""Divides work over the processes of a run on several devices, and communicates between them.
 
-A run on N devices is N processes; `rank` numbers them from 0. On one device there is a single
-process, rank 0 of 1, and every function here hands back what it was given.
+A run on N devices has N processes, numbered from 0 by `rank`. On one device there is one process,
+rank 0 of 1, and the functions here return their arguments unchanged.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ Value = TypeVar("Value")
 
 
 def num_ranks() -> int:
-    return dist.get_world_size() if _several() else 1
+    return dist.get_world_size() if _is_distributed() else 1
 
 
 def rank() -> int:
-    return dist.get_rank() if _several() else 0
+    return dist.get_rank() if _is_distributed() else 0
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, which alone trains heads and writes records."""
+    """Whether this is rank 0, the only one that trains heads and writes records."""
     return rank() == 0
 
 
 def shares(count: int, unit: int = 1) -> list[range]:
-    """The part of 0..count-1 that falls to each rank: in order, none twice, none left out.
+    """Divide 0..count-1 into one range per rank, in order.
 
-    A share is whole units, such as the images of a forward pass, so that batches are those of one
-    process. Where there are fewer units than ranks, it is single items; with fewer items than
-    ranks some shares are empty.
+    Shares consist of whole units, such as the images of a forward pass, so that batches equal those
+    of a single process. With fewer units than ranks they consist of single items; with fewer items
+    than ranks some are empty.
     """
     ranks = num_ranks()
     units = -(-count // unit)
@@ -43,14 +43,14 @@ def shares(count: int, unit: int = 1) -> list[range]:
 
 
 def own_rows(count: int) -> slice:
-    """The rows of a batch of `count` that fall to this rank; `count` is divisible by the ranks."""
-    each = count // num_ranks()
-    return slice(rank() * each, (rank() + 1) * each)
+    """This rank's rows of a batch of `count`, which is divisible by the number of ranks."""
+    size = count // num_ranks()
+    return slice(rank() * size, (rank() + 1) * size)
 
 
 def gathered(value: Value) -> list[Value]:
-    """What every rank gave, by rank, on all of them. It is pickled: keep it small."""
-    if not _several():
+    """The values of all ranks, by rank, on every rank. They are pickled: keep them small."""
+    if not _is_distributed():
         return [value]
     values: list[Value | None] = [None] * num_ranks()
     dist.all_gather_object(values, value)
@@ -58,8 +58,8 @@ def gathered(value: Value) -> list[Value]:
 
 
 def from_first(value: Value) -> Value:
-    """What rank 0 gave, on all of them; it may wait long for it. Pickled like `gathered`."""
-    if not _several():
+    """The value of rank 0, on every rank, which may wait long for it. Pickled like `gathered`."""
+    if not _is_distributed():
         return value
     values = [value]
     dist.broadcast_object_list(values, 0)
@@ -67,12 +67,12 @@ def from_first(value: Value) -> Value:
 
 
 def collect_rows(rows: Tensor, parts: Sequence[range]) -> None:
-    """Fill `rows` of rank 0 with those of the other ranks, in place. All on the CPU.
+    """Copy the rows of the other ranks into `rows` of rank 0, in place. All on the CPU.
 
-    `parts` are the `shares` of the rows. Rank 0 gives all rows, of which it has filled its own;
-    the others give theirs alone.
+    `parts` are the `shares` of the rows. Rank 0 passes a tensor for all rows, with its own filled
+    in; every other rank passes only its own rows.
     """
-    if not _several():
+    if not _is_distributed():
         return
     if is_first():
         for source, part in enumerate(parts):
@@ -83,16 +83,16 @@ def collect_rows(rows: Tensor, parts: Sequence[range]) -> None:
 
 
 def share_state(module: nn.Module) -> None:
-    """Give the weights and buffers of rank 0 to all ranks, in place."""
-    if _several():
+    """Copy the weights and buffers of rank 0 to all ranks, in place."""
+    if _is_distributed():
         for value in module.state_dict().values():
             dist.broadcast(value, 0)
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over the ranks of a number that all have, without gradient."""
+    """The mean of a number over the ranks, without gradient."""
     value = value.detach()
-    if _several():
+    if _is_distributed():
         value = value.clone()
         dist.all_reduce(value)
         value /= num_ranks()
@@ -100,18 +100,18 @@ def mean(value: Tensor) -> Tensor:
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over the ranks of a tensor that all have."""
-    if _several():
+    """The sum of a tensor over the ranks."""
+    if _is_distributed():
         value = value.clone()
         dist.all_reduce(value)
     return value
 
 
 def wait_for_all() -> None:
-    """Go on once every rank has come here."""
-    if _several():
+    """Wait until every rank has called this."""
+    if _is_distributed():
         dist.barrier()
 
 
-def _several() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -1,7 +1,7 @@
 """Corrupted versions of a split on disk, so that every method sees the same pixels.
 
-A version is a folder of PNG files and a manifest. Its name is made of all that decides the pixels:
-those of the clean images and their names, type, severity, seed, and the libraries that draw.
+A version is a folder of PNG files and a manifest. Its name is a digest of everything that decides
+the pixels: the clean images and their names, type, severity, seed, and the versions of libraries.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from ddpmseg.data.corruptions import FORMAT, Corruption, Pixels, corrupt, librar
 from ddpmseg.data.images import read_image
 from ddpmseg.data.labelled import LabelledSplit, Sample
 from ddpmseg.errors import DataError
-from ddpmseg.io.files import folder_written_whole, told_when_unwritable, written_whole
+from ddpmseg.io.files import explain_unwritable, folder_written_whole, written_whole
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -29,16 +29,17 @@ ADVICE = "Make room, or name another --cache-dir, and repeat the command: what i
 
 
 class CorruptedVersions:
-    """The versions of one split below `folder`, for several processes at once.
+    """The versions of one split below `folder`. Several processes may use them at once.
 
     Args:
-        clean: the images as they are; read completely, their masks are those of every version.
-        role: 'train' or 'test', which names an image together with its name in the split.
-        seed: draws whatever a corruption draws.
+        folder: where the versions are stored.
+        clean: the original images, which are read completely; every version has their masks.
+        role: 'train' or 'test'; identifies an image together with its name in the split.
+        seed: seed of the corruptions.
 
     Attributes:
-        images: SHA-256 of the pixels of every clean image, by name.
-        sha256: of all clean pixels and labels, in order.
+        images: name -> SHA-256 of the pixels, of every clean image.
+        sha256: SHA-256 of all clean pixels and labels, in order.
     """
 
     def __init__(self, folder: Path, clean: LabelledSplit, role: str, seed: int) -> None:
@@ -55,7 +56,7 @@ class CorruptedVersions:
         self._locks = FolderLocks(folder)
 
     def request(self, corruption: Corruption) -> dict[str, Any]:
-        """All that decides the pixels of a version."""
+        """Everything that decides the pixels of a version."""
         return {
             "format": FORMAT,
             **asdict(corruption),
@@ -65,68 +66,67 @@ class CorruptedVersions:
             "clean": self.images,
         }
 
-    def place(self, corruption: Corruption) -> Path:
-        """The folder of a version, whether it is there or not."""
+    def path(self, corruption: Corruption) -> Path:
+        """The folder of a version, which need not exist."""
         text = json.dumps(self.request(corruption), sort_keys=True)
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def version(self, corruption: Corruption) -> "CorruptedSplit":
-        """The images of a version, drawn unless they are there; while another process draws them,
-        this one waits.
+        """The images of a version. They are drawn if missing, by one process while others wait.
 
-        Raises DataError where the folder cannot be written to, ConfigError as `corrupt`.
+        Raises DataError when the folder cannot be written to, ConfigError as `corrupt`.
         """
-        place = self.place(corruption)
-        locks = {place.name[:2]: f"'{place}' is being drawn"}
-        with told_when_unwritable(self.folder, ADVICE):
+        path = self.path(corruption)
+        locks = {path.name[:2]: f"'{path}' is being drawn"}
+        with explain_unwritable(self.folder, ADVICE):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locks.hold(locks):
-                digests = self._listed(place)
+                digests = self._read_manifest(path)
                 if digests is None:
-                    digests = self._draw(place, corruption)
-        return CorruptedSplit(self, corruption, place, digests)
+                    digests = self._draw(path, corruption)
+        return CorruptedSplit(self, corruption, path, digests)
 
     def pixels(self, index: int) -> Pixels:
-        """A clean image."""
+        """The pixels of a clean image."""
         return _pixels(self.clean[index])
 
     def draw(self, index: int, corruption: Corruption) -> Pixels:
-        """An image of a version, whatever is on the disk."""
+        """Draw an image of a version, without the disk."""
         name = f"{self.role}/{self.clean.names[index]}"
         return corrupt(self.pixels(index), corruption, self.seed, name)
 
     def replace(self, path: Path, pixels: Pixels) -> None:
-        """Write an image of a version in the place of one that is damaged."""
+        """Overwrite a damaged image of a version."""
         with (
-            told_when_unwritable(self.folder, ADVICE),
+            explain_unwritable(self.folder, ADVICE),
             self._locks.hold({path.parent.name[:2]: ""}),
             written_whole(path, durable=False) as unfinished,
         ):
             Image.fromarray(pixels).save(unfinished, format="png")
 
-    def _listed(self, place: Path) -> dict[str, str] | None:
-        """SHA-256 of the pixels of every image of a version; None where they have to be drawn."""
+    def _read_manifest(self, path: Path) -> dict[str, str] | None:
+        """Name -> SHA-256 of the pixels, of every image of a version; None if it must be drawn."""
         try:
-            images = json.loads((place / MANIFEST).read_text(encoding="utf-8"))["images"]
+            images = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["images"]
             if set(images) == set(self.images):
                 return images
             problem = "it lists other images"
         except FileNotFoundError:
-            if not place.exists():
+            if not path.exists():
                 return None
-            problem = "it is not there"
+            problem = "it is missing"
         except (ValueError, KeyError, TypeError) as error:
             problem = str(error)
-        log.warning("'%s' is damaged (%s): its images are drawn again", place / MANIFEST, problem)
+        log.warning("'%s' is damaged (%s): its images are drawn again", path / MANIFEST, problem)
         return None
 
-    def _draw(self, place: Path, corruption: Corruption) -> dict[str, str]:
-        # The lock is held: nobody uses what an interrupted process left, or a damaged version.
-        for left in (place, *self.folder.glob(f".{place.name}.*.tmp")):
-            shutil.rmtree(left, ignore_errors=True)
+    def _draw(self, path: Path, corruption: Corruption) -> dict[str, str]:
+        # This process holds the lock, so no other one uses these leftovers of interrupted ones.
+        for leftover in (path, *self.folder.glob(f".{path.name}.*.tmp")):
+            shutil.rmtree(leftover, ignore_errors=True)
         digests = {}
-        # Not durable: an image that a power cut leaves incomplete is not as listed.
-        with folder_written_whole(place, durable=False) as unfinished:
+        # Not durable: an image that a power cut leaves incomplete does not match its digest.
+        with folder_written_whole(path, durable=False) as unfinished:
             for index, name in enumerate(self.clean.names):
                 pixels = self.draw(index, corruption)
                 Image.fromarray(pixels).save(unfinished / f"{name}.png")
@@ -137,23 +137,22 @@ class CorruptedVersions:
 
 
 class CorruptedSplit(LabelledSplit):
-    """The images of a version with the masks of the clean ones: where things are is not moved, not
-    even by elastic_transform.
+    """The images of a version with the masks of the clean images, which no corruption moves.
 
-    An image that is not as listed is drawn and written again. Raises DataError, when the image is
-    asked for, where that gives other pixels than the list says.
+    An image whose pixels do not match the manifest is drawn and written again. Access raises
+    DataError when the new pixels do not match either.
     """
 
     def __init__(
         self,
         versions: CorruptedVersions,
         corruption: Corruption,
-        place: Path,
+        path: Path,
         digests: dict[str, str],
     ) -> None:
         super().__init__(versions.clean.names)
         self.versions, self.corruption = versions, corruption
-        self.place, self.digests = place, digests
+        self.path, self.digests = path, digests
 
     def _sample(self, index: int) -> Sample:
         clean = self.versions.clean[index]
@@ -162,7 +161,7 @@ class CorruptedSplit(LabelledSplit):
 
     def _image(self, index: int) -> Pixels:
         name = self.names[index]
-        path = self.place / f"{name}.png"
+        path = self.path / f"{name}.png"
         try:
             pixels = np.asarray(read_image(path, str(path)))
         except DataError:
@@ -173,8 +172,8 @@ class CorruptedSplit(LabelledSplit):
         pixels = self.versions.draw(index, self.corruption)
         if _digest(pixels) != self.digests[name]:
             raise DataError(
-                f"'{path}' is damaged, and this machine draws other pixels than the list in "
-                f"'{self.place / MANIFEST}' says. Remove the folder '{self.place}' and repeat the "
+                f"'{path}' is damaged, and this machine draws other pixels than "
+                f"'{self.path / MANIFEST}' lists. Remove the folder '{self.path}' and repeat the "
                 "command."
             )
         self.versions.replace(path, pixels)

@@ -1,4 +1,4 @@
-"""One folder out of a tar archive that nobody has reason to trust."""
+"""Unpacks one folder of an untrusted tar archive."""
 
 import errno
 import gzip
@@ -14,19 +14,19 @@ from ddpmseg.io.locks import FolderLocks
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether there is such a folder and it is not empty."""
+    """Whether the folder exists and is not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
 def unpack_folder(archive: Path, name: str, root: Path) -> None:
-    """Unpack the folder `name` of `archive` as `root`, whole or not at all.
+    """Unpack the folder `name` of `archive` as `root`, atomically.
 
-    The folder may lie at the top of the archive or one level below; the rest is left where it is.
-    Beside `root` appears the list of its files and their digests, see `ddpmseg.data.digests`. A
-    `root` that holds something already stays as it is.
+    The folder lies at the top of the archive or one level below; nothing else is unpacked. A list
+    of its files and their digests is written beside `root`, see `ddpmseg.data.digests`. A `root`
+    that is not empty stays unchanged.
 
-    Raises DataError for an archive that is damaged, lacks the folder, or holds anything that could
-    end up elsewhere: a path that leaves the archive, a link, a device. Nothing is then unpacked.
+    Raises DataError for an archive that is damaged, lacks the folder, or holds a path that leaves
+    the archive, a link or a device. Nothing is then unpacked.
     """
     root = root.expanduser().resolve()
     unfinished = root.with_name(f".{root.name}.tmp")
@@ -57,29 +57,29 @@ def unpack_folder(archive: Path, name: str, root: Path) -> None:
 def _unpack(archive: Path, name: str, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         members = tar.getmembers()
-        # The checksum of a compressed archive lies behind the last member.
+        # Read to the end: a compressed archive's checksum follows the last member.
         while tar.fileobj and tar.fileobj.read(2**20):
             pass
         for member in members:
             _check_member(member, archive)
-        places = _places(name, members)
-        if len(places) != 1:
+        paths = _find_folder(name, members)
+        if len(paths) != 1:
             raise DataError(
-                f"archive '{archive}' has {len(places) or 'no'} folder{'s' * (len(places) > 1)} "
+                f"archive '{archive}' has {len(paths) or 'no'} folder{'s' * (len(paths) > 1)} "
                 f"'{name}' with files, its folders are {', '.join(_folders(members)) or 'none'}. "
                 "Set `dataset.name` to one of them, or `dataset.url` to the archive that holds it."
             )
         chosen = [
-            (member, _path(member).relative_to(places[0]).as_posix())
+            (member, _path(member).relative_to(paths[0]).as_posix())
             for member in members
-            if member.isfile() and _path(member).is_relative_to(places[0])
+            if member.isfile() and _path(member).is_relative_to(paths[0])
         ]
         needed = sum(member.size for member, _ in chosen)
         if needed > shutil.disk_usage(folder).free:
             raise _too_little_space(folder, needed)
-        for member, inside in chosen:
-            # The filter takes away what permissions and owners could do.
-            tar.extract(member.replace(name=inside, deep=False), folder, filter="data")
+        for member, relative in chosen:
+            # The filter drops owners and unsafe permissions.
+            tar.extract(member.replace(name=relative, deep=False), folder, filter="data")
 
 
 def _check_member(member: tarfile.TarInfo, archive: Path) -> None:
@@ -100,13 +100,13 @@ def _path(member: tarfile.TarInfo) -> PurePosixPath:
     return PurePosixPath(member.name)
 
 
-def _places(name: str, members: list[tarfile.TarInfo]) -> list[PurePosixPath]:
-    """Where the folder `name` lies: at the top, or else one level below, maybe more than once."""
+def _find_folder(name: str, members: list[tarfile.TarInfo]) -> list[PurePosixPath]:
+    """Paths of folders called `name` at the top of the archive, or else one level below."""
     parents = {parent for member in members if member.isfile() for parent in _path(member).parents}
     for depth in (1, 2):
-        places = sorted(p for p in parents if p.name == name and len(p.parts) == depth)
-        if places:
-            return places
+        paths = sorted(p for p in parents if p.name == name and len(p.parts) == depth)
+        if paths:
+            return paths
     return []
 
 

@@ -1,8 +1,8 @@
 """Native maps on disk, so that another run over the same images needs no forward passes.
 
-A file holds the maps of one (image, timestep) at the blocks extracted so far. Its name is made of
-all that decides them: network, hook, noise, the pixels of the image, timestep. What a file lacks or
-cannot give is computed anew; nothing a run gives depends on what is kept.
+A file holds the maps of one (image, timestep) at the blocks extracted so far. Its name is a digest
+of everything that decides them: network, hook, noise, the image's pixels and timestep. Missing and
+damaged maps are computed; the results of a run do not depend on the cache.
 """
 
 import hashlib
@@ -29,26 +29,26 @@ from ddpmseg.io.locks import FolderLocks
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Part of every name. Raise it when files are laid out, or maps computed, in another way."""
+"""Part of every name. Raise it when the layout of files or the computation of maps changes."""
 NAMES = re.compile(r"\.?[0-9a-f]{32}_t\d+\.safetensors(\.([0-9a-f]+\.)?tmp)?")
-"""Finished files, and unfinished ones that a killed process left."""
+"""Finished files, and unfinished ones of killed processes."""
 LOCK_DIGITS = 3
-"""Leading digits of a name that choose its lock: 4096 locks, so that runs over other images rarely
+"""Leading digits of a name that choose its lock. With 4096 locks, runs over different images rarely
 wait for each other."""
 
 
 class MapCache:
-    """The files of a folder, for several processes at once.
+    """A folder of maps. Several processes may use it at once.
 
     Args:
         folder: created when the first file is written.
-        max_bytes: what the files may take; beyond it the least recently used are removed.
+        max_bytes: limit of the files' total size; the least recently used are removed beyond it.
 
     Attributes:
-        read_pairs, computed_pairs: (image, timestep) pairs that came from the folder, and those
-            that had to be computed, since this object was made.
+        read_pairs, computed_pairs: numbers of (image, timestep) pairs that were read from the
+            folder, and that had to be computed.
 
-    Trouble with the disk never ends a run: it is told once, and nothing more is written.
+    Errors of the disk never end a run: they are logged once, and nothing more is written.
     """
 
     def __init__(self, folder: Path, max_bytes: float) -> None:
@@ -56,7 +56,7 @@ class MapCache:
         self.read_pairs = self.computed_pairs = 0
         self._bounded = BoundedFolder(folder, NAMES, max_bytes)
         self._locks = FolderLocks(folder)
-        self._writes, self._told_too_large = True, False
+        self._writes, self._warned_too_large = True, False
 
     def __str__(self) -> str:
         pairs = self.read_pairs + self.computed_pairs
@@ -66,7 +66,7 @@ class MapCache:
         )
 
     def holds(self, name: str, blocks: Collection[int]) -> bool:
-        """Whether there is a file of that name with all `blocks`; its maps are not looked at."""
+        """Whether a file of that name has all `blocks`; its maps are not read."""
         try:
             with safe_open(self._path(name), framework="pt") as file:
                 return set(map(str, blocks)) <= set(file.keys())
@@ -76,7 +76,7 @@ class MapCache:
     def read(self, name: str, blocks: Collection[int]) -> dict[int, Tensor] | None:
         """Maps (size, size, c) of `blocks`, read-only; None unless the file has all of them.
 
-        A file that is damaged is removed, with a warning.
+        A damaged file is removed, with a warning.
         """
         maps = self._read(name, blocks)
         if maps is None or set(maps) < set(blocks):
@@ -86,31 +86,31 @@ class MapCache:
         return maps
 
     def write(self, name: str, maps: Mapping[int, Tensor]) -> None:
-        """Keep maps (size, size, c) of a pair that had to be computed.
+        """Write maps (size, size, c) of a pair that had to be computed.
 
-        Other blocks that the file has already stay in it. To be called within `hold`.
+        Other blocks of the file stay in it. Call it within `hold`.
         """
         self.computed_pairs += 1
         if not self._writes:
             return
-        together = {**(self._read(name) or {}), **maps}
-        tensors = {str(block): value.cpu().contiguous() for block, value in together.items()}
+        merged = {**(self._read(name) or {}), **maps}
+        tensors = {str(block): value.cpu().contiguous() for block, value in merged.items()}
         content = save(tensors, {block: _checksum(value) for block, value in tensors.items()})
         if not self._bounded.make_room(len(content)):
-            if not self._told_too_large:
+            if not self._warned_too_large:
                 log.warning(
                     "maps of a single image (%.3f GB) do not fit into '%s' within %.3f GB: they "
                     "are not kept. Raise `features.cache_gb` (in a multirun `multirun.share_gb`).",
                     *(len(content) / 1e9, self.folder, self.max_bytes / 1e9),
                 )
-            self._told_too_large = True
+            self._warned_too_large = True
             return
         try:
             # Not durable: a file that a power cut leaves incomplete fails its checksum.
             with written_whole(self._path(name), durable=False) as unfinished:
                 unfinished.write_bytes(content)
         except FileNotFoundError:
-            # Somebody emptied the folder meanwhile.
+            # The folder was removed meanwhile.
             return
         except OSError as error:
             self._stop_writing(error)
@@ -119,8 +119,7 @@ class MapCache:
 
     @contextmanager
     def hold(self, names: Iterable[str]) -> Iterator[None]:
-        """Keep other processes from computing these pairs until the block ends; wait for those that
-        do so now."""
+        """Lock these pairs until the block ends; waits for processes that compute them now."""
         with ExitStack() as until_done:
             if self._writes:
                 try:
@@ -134,14 +133,14 @@ class MapCache:
             yield
 
     def _read(self, name: str, blocks: Collection[int] | None = None) -> dict[int, Tensor] | None:
-        """Those of `blocks` that the file has, or all it has; None where there is no sound file."""
+        """Maps of those `blocks` (None: all) that the file has; None without an intact file."""
         path = self._path(name)
         try:
             with safe_open(path, framework="pt") as file:
                 checksums = file.metadata() or {}
-                wanted = file.keys() if blocks is None else map(str, blocks)
-                found = {key: file.get_tensor(key) for key in wanted if key in checksums}
-            for key, value in found.items():
+                keys = file.keys() if blocks is None else map(str, blocks)
+                maps = {key: file.get_tensor(key) for key in keys if key in checksums}
+            for key, value in maps.items():
                 if _checksum(value) != checksums[key]:
                     raise ValueError(f"block {key} is not what was written")
         except FileNotFoundError:
@@ -150,10 +149,10 @@ class MapCache:
             log.warning("'%s' is damaged (%s): its maps are computed again", path, error)
             try:
                 path.unlink(missing_ok=True)
-            except OSError as refused:
-                self._stop_writing(refused)
+            except OSError as unlink_error:
+                self._stop_writing(unlink_error)
             return None
-        return {int(key): value for key, value in found.items()}
+        return {int(key): value for key, value in maps.items()}
 
     def _stop_writing(self, error: OSError) -> None:
         if self._writes:
@@ -168,10 +167,11 @@ class MapCache:
 
 
 class MapNames:
-    """The names under which an extractor's maps are kept.
+    """Names of an extractor's maps in the cache.
 
-    Args: what decides a map besides the image and the timestep; `noise` is None where it decides
-    nothing. The image counts by its pixels, and by its name only where the noise depends on that.
+    The arguments are what decides a map besides the image and the timestep; `noise` is None for a
+    network without noise. A name depends on the image's pixels, and on the image's name only if the
+    noise does.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Extraction: one forward pass per (image, timestep) gives the maps of all blocks."""
+"""Extracts native maps: one forward pass per (image, timestep) gives the maps of all blocks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,7 +16,7 @@ from ddpmseg.features.noise import NoiseKind, NoiseSource
 
 CPU = torch.device("cpu")
 Pair = tuple[int, int]
-"""(index of an image among those given, timestep)"""
+"""(index of an image in the batch, timestep)"""
 
 
 class FeatureExtractor:
@@ -28,14 +28,14 @@ class FeatureExtractor:
         noise, seed: which noise, see `NoiseSource`.
         image_size: side of the images, in pixels.
         batch_size: (image, timestep) pairs per forward pass.
-        cache: where maps are kept from one run to the next; not for a network without identity.
-        kept_blocks: what the cache keeps of a computed pair besides `blocks`; those the network has
-            not are left out.
+        cache: keeps maps from one run to the next; unused for a network without identity.
+        kept_blocks: blocks that the cache keeps of a computed pair besides `blocks`; those that the
+            network does not have are ignored.
 
     Attributes:
         num_passes: forward passes so far.
-        computed_pairs, read_pairs: (image, timestep) pairs that took part in them, and those that
-            came from the cache.
+        computed_pairs, read_pairs: numbers of (image, timestep) pairs that were computed, and that
+            were read from the cache.
 
     Raises ConfigError when the backbone has no such block or timestep.
     """
@@ -67,18 +67,18 @@ class FeatureExtractor:
         self._map_names = MapNames(network or {}, hook, self.noise if noisy else None)
         self._computed_blocks = self.blocks
         if self.cache is not None:
-            known = {block.index for block in backbone.blocks}
-            self._computed_blocks = sorted({*self.blocks, *(known & set(kept_blocks))})
+            available = {block.index for block in backbone.blocks}
+            self._computed_blocks = sorted({*self.blocks, *(available & set(kept_blocks))})
         self.num_passes = self.computed_pairs = self.read_pairs = 0
 
     @property
     def images_per_pass(self) -> int:
-        """Images whose timesteps fill one forward pass."""
+        """Number of images whose timesteps fill one forward pass."""
         return max(1, self.batch_size // len(self.timesteps))
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[Tensor, "n 3 s s"], names: Sequence[str]) -> NativeMaps:
-        """Maps of images with values 0..255; `names` identify them to the noise."""
+        """Maps of images with values 0..255. The noise may depend on their `names`."""
         maps = NativeMaps.empty(self.layout, len(images), self.backbone.dtype, self.backbone.device)
         self._fill(maps, 0, images, names)
         return maps
@@ -92,57 +92,57 @@ class FeatureExtractor:
     ) -> NativeMaps:
         """Maps of a whole set, on `device`, from batches of (images, names)."""
         maps = NativeMaps.empty(self.layout, num_images, self.backbone.dtype, device)
-        done = 0
+        first = 0
         for images, names in batches:
-            self._fill(maps, done, images, names)
-            done += len(images)
+            self._fill(maps, first, images, names)
+            first += len(images)
         return maps
 
     def num_missing(self, images: UInt8[Tensor, "n 3 s s"], names: Sequence[str]) -> int:
-        """(image, timestep) pairs that would have to be computed now."""
+        """Number of (image, timestep) pairs that are not in the cache."""
         pairs, cache = self._pairs(len(images)), self.cache
         if cache is None:
             return len(pairs)
-        kept = self._names(images, names)
-        return sum(not cache.holds(kept[pair], self.blocks) for pair in pairs)
+        keys = self._cache_keys(images, names)
+        return sum(not cache.holds(keys[pair], self.blocks) for pair in pairs)
 
     def _fill(self, maps: NativeMaps, first: int, images: Tensor, names: Sequence[str]) -> None:
-        """Write the maps of `images` into `maps` from image `first` on."""
-        kept = self._names(images, names)
-        pairs = self._read(maps, first, self._pairs(len(images)), kept)
+        """Write the maps of `images` into `maps`, starting at its image `first`."""
+        keys = self._cache_keys(images, names)
+        pairs = self._read(maps, first, self._pairs(len(images)), keys)
         if not pairs:
             return
         clean = images.to(self.backbone.device).float() / 127.5 - 1
         per_pass = min(self.batch_size, self.images_per_pass * len(self.timesteps))
         for start in range(0, len(pairs), per_pass):
-            some = pairs[start : start + per_pass]
-            with self._hold(some, kept):
-                # While this process waited, another may have computed them.
-                some = self._read(maps, first, some, kept)
-                if some:
-                    found = self._forward(clean, names, some)
-                    self._write(maps, first, some, found, kept)
+            batch = pairs[start : start + per_pass]
+            with self._hold(batch, keys):
+                # Another process may have computed them while this one waited.
+                batch = self._read(maps, first, batch, keys)
+                if batch:
+                    outputs = self._forward(clean, names, batch)
+                    self._write(maps, first, batch, outputs, keys)
 
-    def _pairs(self, count: int) -> list[Pair]:
-        """All pairs of that many images, those of one forward pass in a row, timestep-major."""
+    def _pairs(self, num_images: int) -> list[Pair]:
+        """All pairs in the order of forward passes, timestep-major within each."""
         step = self.images_per_pass
         return [
             (image, timestep)
-            for start in range(0, count, step)
+            for start in range(0, num_images, step)
             for timestep in self.timesteps
-            for image in range(start, min(start + step, count))
+            for image in range(start, min(start + step, num_images))
         ]
 
     def _forward(
         self, images: Tensor, names: Sequence[str], pairs: Sequence[Pair]
     ) -> dict[int, Tensor]:
-        """block -> (n, c, h, w) of n pairs from one pass."""
+        """Block -> maps (n, c, h, w) of n pairs, from one forward pass."""
         noise = torch.stack([self.noise(names[i], t) for i, t in pairs]).to(images.device)
         times = torch.tensor([t for _, t in pairs], device=images.device)
         x_t = self.backbone.add_noise(images[[i for i, _ in pairs]], times, noise)
         self.num_passes += 1
         self.computed_pairs += len(pairs)
-        with _all_of_float32():
+        with _full_float32():
             return self.backbone.native_maps(x_t, times, self._computed_blocks, self.hook)
 
     def _write(
@@ -150,53 +150,53 @@ class FeatureExtractor:
         maps: NativeMaps,
         first: int,
         pairs: Sequence[Pair],
-        found: dict[int, Tensor],
-        kept: dict[Pair, str],
+        outputs: dict[int, Tensor],
+        keys: dict[Pair, str],
     ) -> None:
-        """Put what a pass over `pairs` gave into `maps`, and into the cache."""
-        channels_last = {block: value.permute(0, 2, 3, 1) for block, value in found.items()}
+        """Copy the outputs of a forward pass over `pairs` into `maps`, and into the cache."""
+        channels_last = {block: value.permute(0, 2, 3, 1) for block, value in outputs.items()}
         for images, timestep, columns in _runs(pairs):
             rows = slice(first + images.start, first + images.stop)
             for block in self.blocks:
                 maps.map(self._index(timestep, block))[rows] = channels_last[block][columns]
         if self.cache is not None:
             for column, pair in enumerate(pairs):
-                one = {block: value[column] for block, value in channels_last.items()}
-                self.cache.write(kept[pair], one)
+                pair_maps = {block: value[column] for block, value in channels_last.items()}
+                self.cache.write(keys[pair], pair_maps)
 
     def _read(
-        self, maps: NativeMaps, first: int, pairs: list[Pair], kept: dict[Pair, str]
+        self, maps: NativeMaps, first: int, pairs: list[Pair], keys: dict[Pair, str]
     ) -> list[Pair]:
-        """Put those of `pairs` that the cache has into `maps`; returns the others."""
+        """Copy the pairs that the cache has into `maps`; returns the others."""
         if self.cache is None:
             return pairs
         missing = []
         for image, timestep in pairs:
-            found = self.cache.read(kept[image, timestep], self.blocks)
-            if found is None:
+            cached = self.cache.read(keys[image, timestep], self.blocks)
+            if cached is None:
                 missing.append((image, timestep))
                 continue
             self.read_pairs += 1
-            for block, value in found.items():
+            for block, value in cached.items():
                 maps.map(self._index(timestep, block))[first + image] = value
         return missing
 
-    def _names(self, images: Tensor, names: Sequence[str]) -> dict[Pair, str]:
-        """Names of the pairs in the cache, where there is one."""
+    def _cache_keys(self, images: Tensor, names: Sequence[str]) -> dict[Pair, str]:
+        """Pair -> its name in the cache; empty without a cache."""
         if self.cache is None:
             return {}
         return self._map_names.of_pairs(images, names, self.timesteps)
 
-    def _hold(self, pairs: Sequence[Pair], kept: dict[Pair, str]) -> AbstractContextManager[None]:
-        return nullcontext() if self.cache is None else self.cache.hold(kept[p] for p in pairs)
+    def _hold(self, pairs: Sequence[Pair], keys: dict[Pair, str]) -> AbstractContextManager[None]:
+        return nullcontext() if self.cache is None else self.cache.hold(keys[p] for p in pairs)
 
     def _index(self, timestep: int, block: int) -> int:
-        """Of a map in the layout."""
+        """Index of a map in the layout."""
         return self.timesteps.index(timestep) * len(self.blocks) + self.blocks.index(block)
 
 
 def _runs(pairs: Sequence[Pair]) -> Iterator[tuple[slice, int, slice]]:
-    """(images, timestep, positions in `pairs`) of neighbours with one timestep, images in a row."""
+    """(images, timestep, positions in `pairs`) of runs of consecutive images at one timestep."""
     for (timestep, _), run in groupby(
         enumerate(pairs), key=lambda item: (item[1][1], item[1][0] - item[0])
     ):
@@ -207,10 +207,10 @@ def _runs(pairs: Sequence[Pair]) -> Iterator[tuple[slice, int, slice]]:
 
 
 @contextmanager
-def _all_of_float32() -> Iterator[None]:
-    """Convolutions in float32 keep all its bits; by torch's default a GPU rounds them to TF32.
+def _full_float32() -> Iterator[None]:
+    """Compute float32 convolutions in full precision; by default torch uses TF32 on a GPU.
 
-    Who asks for 32 bits wants the exact maps: 16 bits are faster than TF32, and as near.
+    A user who sets 32 bits wants exact maps: 16 bits are faster than TF32 and as accurate.
     """
     default = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

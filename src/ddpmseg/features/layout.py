@@ -1,4 +1,4 @@
-"""Where each (timestep, block) lies in a pixel vector and in memory."""
+"""The layout of native maps in pixel vectors and in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class MapSpec:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """The maps that make a pixel vector, in the reference's order: timestep-major, block-ascending.
+    """The maps of a pixel vector in the reference's order: timestep-major, block-ascending.
 
-    Maps of equal size are kept together in memory as one *group*, so that a gather or a matrix
-    product touches few tensors. `maps` is the order of the features in a pixel vector, `groups` the
-    order in memory. `timeless`: the network knows no timesteps, and those of `maps` mean nothing.
+    Maps of equal size form one *group* in memory, so that a gather or a matrix product touches few
+    tensors. `maps` is the order of the features in a pixel vector, `groups` the order in memory.
+    `timeless`: the network has no timesteps, and those of `maps` have no meaning.
     """
 
     maps: tuple[MapSpec, ...]
@@ -37,7 +37,7 @@ class FeatureLayout:
 
     @property
     def dim(self) -> int:
-        """Features of a pixel vector."""
+        """Number of features of a pixel vector."""
         return sum(spec.channels for spec in self.maps)
 
     @cached_property
@@ -50,7 +50,7 @@ class FeatureLayout:
 
     @cached_property
     def groups(self) -> dict[int, tuple[int, ...]]:
-        """Size of a group -> indices into `maps` of its members, in order."""
+        """Size of a group -> indices of its members in `maps`, in order."""
         sizes = sorted({spec.size for spec in self.maps})
         return {
             size: tuple(i for i, spec in enumerate(self.maps) if spec.size == size)
@@ -64,7 +64,7 @@ class FeatureLayout:
         )
 
     def values_per_image(self) -> int:
-        """Numbers stored for one image at native resolution."""
+        """Count of numbers stored for one image at native resolution."""
         return sum(spec.channels * spec.size**2 for spec in self.maps)
 
 
@@ -77,9 +77,9 @@ def feature_layout(
 ) -> FeatureLayout:
     """Layout of the maps of every timestep and block for images of `image_size` pixels.
 
-    Blocks are taken in ascending order whatever the order given, as in the reference
-    (`src/feature_extractors.py`); timesteps stay in the given order. A backbone without timesteps
-    has each block once. Raises ConfigError for an empty, repeated or impossible choice.
+    Blocks are sorted in ascending order, as in the reference (`src/feature_extractors.py`);
+    timesteps keep their order. A backbone without timesteps has each block once. Raises ConfigError
+    for an empty, repeated or impossible choice.
     """
     backbone.check(blocks, timesteps, hook)
     for key, chosen in (("features.blocks", blocks), ("features.timesteps", timesteps)):

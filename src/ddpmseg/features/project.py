@@ -1,7 +1,7 @@
-"""A linear layer on the pixel vectors of whole images, without building the vectors.
+"""Applies a linear layer to the pixel vectors of whole images without building the vectors.
 
-A linear layer commutes with bilinear resizing, so it is applied to the native maps, and its few
-outputs are resized and summed. Equal to resize, concatenate, multiply, up to rounding.
+A linear layer commutes with bilinear resizing. So it is applied to the native maps, and its few
+outputs are resized and summed. Up to rounding, this equals resize, concatenate, multiply.
 """
 
 import torch
@@ -15,7 +15,7 @@ from ddpmseg.features.resize import ResizedSum
 
 
 class Projection:
-    """weight @ vector + bias at every pixel, in `dtype`; weights are sorted and cast once."""
+    """weight @ vector + bias at every pixel, in `dtype`; weights are permuted and cast once."""
 
     def __init__(
         self,
@@ -32,22 +32,22 @@ class Projection:
         self._resized_sum = ResizedSum(layout.groups, layout.image_size, dtype, weight.device)
 
     def native(self, maps: NativeMaps) -> dict[int, Float[Tensor, "n r r o"]]:
-        """The layer on each group of maps; the sum of all, resized, is its output."""
+        """The layer applied to each group of maps; its output is the sum of all, resized."""
         largest = max(self._weights)
-        # The weights of a resizing sum to 1, so a bias may be added before it.
+        # Resizing weights sum to 1, so the bias may be added before resizing.
         return {
             size: F.linear(maps.groups[size], weight, self._bias if size == largest else None)
             for size, weight in self._weights.items()
         }
 
     def output(
-        self, native: dict[int, Float[Tensor, "n r r o"]], image: int, some: slice = slice(None)
-    ) -> Float[Tensor, "s s some"]:
-        """Some of the outputs of one image; may share memory with `native`.
+        self, native: dict[int, Float[Tensor, "n r r o"]], image: int, outputs: slice = slice(None)
+    ) -> Float[Tensor, "s s outputs"]:
+        """The given outputs of one image; may share memory with `native`.
 
-        Fewer at a time stay in the processor's cache while they are resized and summed.
+        A few at a time stay in the processor's cache while they are resized and summed.
         """
-        return self._resized_sum({size: part[image, ..., some] for size, part in native.items()})
+        return self._resized_sum({size: part[image, ..., outputs] for size, part in native.items()})
 
     def __call__(self, maps: NativeMaps) -> Float[Tensor, "n s s o"]:
         native = self.native(maps)

@@ -1,4 +1,4 @@
-"""Bilinear resizing as matrix products, which the 16-bit units of a processor take."""
+"""Bilinear resizing as matrix products, which run on a processor's 16-bit matrix units."""
 
 from collections.abc import Collection, Mapping
 
@@ -11,9 +11,9 @@ from torch import Tensor
 class ResizedSum:
     """The sum of square maps of several sizes, each resized to `image_size`.
 
-    Bilinear, align_corners=False, edges clamped, as `torch.nn.functional.interpolate`: every row
-    and every column of the result is a fixed combination of those of a map. So all maps are resized
-    along one axis, and what comes out is resized along the other and summed in one product.
+    Bilinear, align_corners=False, edges clamped, as in `torch.nn.functional.interpolate`: a row or
+    column of the result is a fixed combination of a map's rows or columns. So all maps are resized
+    along one axis, and one product resizes the results along the other and sums them.
     """
 
     def __init__(
@@ -25,7 +25,10 @@ class ResizedSum:
         self._all = torch.cat(self._matrices, dim=1) if self._matrices else None
 
     def __call__(self, maps: Mapping[int, Float[Tensor, "r r c"]]) -> Float[Tensor, "s s c"]:
-        """Size -> map, one for each of `sizes`. A lone map of `image_size` is returned itself."""
+        """Resize and sum; `maps` has a map for each of `sizes`.
+
+        A single map of `image_size` is returned itself.
+        """
         size, whole = self.image_size, maps.get(self.image_size)
         if self._all is None:
             assert whole is not None

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, locks between processes, tensors on disk."""
+"""Atomic files, locks between processes, tensors on disk."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, and what identifies their content."""
+"""Writes files and folders atomically, and computes digests of files."""
 
 import hashlib
 import os
@@ -13,13 +13,13 @@ from ddpmseg.errors import DataError
 
 @contextmanager
 def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it into place if the block succeeds.
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
-    A reader never sees a half-written file, and an earlier one survives a failure and, if
-    `durable`, a power cut. The temporary path is another each time, so that several processes may
-    write the same file at once: the last one wins.
+    A reader never sees a half-written file, and the earlier file survives a failure and, if
+    `durable`, a power cut. Every call uses a different temporary path, so that several processes
+    may write the same file at once: the last one wins.
     """
-    # Not by `tempfile`, whose files only their owner may read.
+    # Files of `tempfile` are readable only by their owner.
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
     try:
         yield unfinished
@@ -31,22 +31,22 @@ def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def file_sha256(path: Path) -> str:
-    """64 hex digits."""
+    """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def folder_written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Give a new folder beside `path`; rename it into place if the block succeeds.
+    """Yield a new folder beside `path`; rename it to `path` if the block succeeds.
 
-    As `written_whole`, but raises OSError where `path` is there and not an empty folder, which then
-    stays as it is.
+    See `written_whole`. Raises OSError, and changes nothing, if `path` exists and is not an empty
+    folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     with scratch as folder:
-        # A folder inside: the scratch folder itself is readable for its owner only.
+        # A folder inside, since the scratch folder is readable only by its owner.
         unfinished = Path(folder) / path.name
         unfinished.mkdir()
         yield unfinished
@@ -58,13 +58,13 @@ def folder_written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Return once the content of a file is on the disk and no longer in memory alone."""
+    """Flush the content of a file to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
-def told_when_unwritable(folder: Path, advice: str) -> Iterator[None]:
+def explain_unwritable(folder: Path, advice: str) -> Iterator[None]:
     """Turn an OSError of the block, which writes below `folder`, into a DataError with `advice`."""
     try:
         yield

@@ -1,6 +1,6 @@
 """Exclusive locks between processes: files in a folder's `.locks`, locked by the operating system.
 
-It releases a lock when the process that holds it ends, however that ends.
+The system releases a lock when the process that holds it ends, even if it is killed.
 """
 
 import logging
@@ -19,14 +19,14 @@ from ddpmseg.errors import ConfigError
 log = logging.getLogger(__name__)
 
 WITHOUT_LOCKS = {ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP}
-"""What the system answers where the disk has no locks, as some network drives."""
+"""Errors of disks without locks, such as some network drives."""
 
 
 class FolderLocks:
-    """Locks by name below `folder`, which must exist. Their files stay: names are used again.
+    """Named locks below `folder`, which must exist. The lock files are kept for the next holder.
 
-    On a disk without locks there is one warning, and whatever asks for a lock goes on as if it held
-    it. Where the lock files cannot be written, every method but `is_held` raises OSError.
+    On a disk without locks, a single warning is logged and the caller continues as if it held the
+    lock. If the lock files cannot be written, every method but `is_held` raises OSError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,14 +36,14 @@ class FolderLocks:
     def hold(self, locks: Mapping[str, str], refuse: str = "") -> Iterator[None]:
         """Hold locks until the block ends.
 
-        They are taken in sorted order, so that processes which each ask for all they need in one
-        call never wait for each other in a circle.
+        Locks are taken in sorted order, so that processes that take all they need in one call
+        cannot deadlock.
 
         Args:
             locks: name of a lock -> what its holder does, as in "'a.pt' is being fetched". While
                 another process holds it, this sentence is logged with the holder. Empty: no log.
-            refuse: what to do instead of waiting; a lock held by another process then raises
-                ConfigError with this advice. Empty: wait.
+            refuse: advice to the user; if set, a lock held by another process raises ConfigError
+                with it. Empty: wait.
         """
         with ExitStack() as until_done:
             for name, doing in sorted(locks.items()):
@@ -59,15 +59,15 @@ class FolderLocks:
             yield
 
     def take(self, name: str) -> BaseFileLock | None:
-        """A lock, held until its `release` or the end of the process; None where it is taken.
+        """Take a lock until its `release` or the end of the process; None if another holds it.
 
-        On a disk without locks it is never taken.
+        On a disk without locks no process holds it.
         """
         lock = self._lock(name)
         return lock if _take(lock) else None
 
     def is_held(self, name: str) -> bool:
-        """Whether a process holds the lock now; True as well where that cannot be found out."""
+        """Whether a process holds the lock now; True if that cannot be determined."""
         if not self._path(name).exists():
             return False
         try:
@@ -77,7 +77,7 @@ class FolderLocks:
             return True
 
     def _lock(self, name: str, signed: bool = False) -> BaseFileLock:
-        # A soft lock, which is a mere file, would outlive its process.
+        # A soft lock is a plain file and would outlive its process.
         sign = _sign if signed else None
         return FileLock(self._path(name), fallback_to_soft=False, on_acquired=sign)
 
@@ -86,7 +86,7 @@ class FolderLocks:
 
 
 def _take(lock: BaseFileLock) -> bool:
-    """Whether the lock was free, and is now held; True on a disk without locks."""
+    """Take the lock if it is free; returns whether it was. True on a disk without locks."""
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -99,12 +99,12 @@ def _take(lock: BaseFileLock) -> bool:
 
 
 def _sign(file: int) -> None:
-    """Write into a lock file who holds it."""
+    """Write the holder's process and host into a lock file."""
     os.ftruncate(file, 0)
     os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
 
 @cache
 def _warn_once(folder: Path, reason: str) -> None:
-    """Warn of a disk without locks, once for each folder."""
+    """Warn about a disk without locks, once per folder."""
     log.warning("'%s' has no locks (%s): start one command at a time there", folder, reason)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption
-from ddpmseg.io.files import told_when_unwritable, written_whole
+from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.results import write_table
 from ddpmseg.robustness.figures import examples_figure, robustness_figure, save_figure
@@ -33,7 +33,7 @@ def write_report(
     drawn = lines(tested)
     tables = {"miou": miou_table(drawn), "drop": drop_table(drawn)}
     with (
-        told_when_unwritable(folder, ADVICE),
+        explain_unwritable(folder, ADVICE),
         FolderLocks(folder).hold({"report": f"the report in '{folder}' is being written"}),
     ):
         write_table(

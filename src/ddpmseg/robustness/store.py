@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ddpmseg.data.corruptions import Corruption
-from ddpmseg.io.files import told_when_unwritable, written_whole
+from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class OutcomeStore:
         """Wait until no other process tests this head, then keep others waiting."""
         locks = {"tests": f"tests in '{self.folder}' are being made"}
         with ExitStack() as until_done:
-            with told_when_unwritable(self.folder, ADVICE):
+            with explain_unwritable(self.folder, ADVICE):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 until_done.enter_context(FolderLocks(self.folder).hold(locks))
                 # For people: nothing reads it.
@@ -81,7 +81,7 @@ class OutcomeStore:
     def write(self, corruption: Corruption | None, outcome: Outcome) -> None:
         record = {"seconds": round(outcome.seconds, 3), "counts": outcome.counts.tolist()}
         path = self._path(corruption)
-        with told_when_unwritable(self.folder, ADVICE), written_whole(path) as unfinished:
+        with explain_unwritable(self.folder, ADVICE), written_whole(path) as unfinished:
             unfinished.write_text(json.dumps(record))
 
     def _path(self, corruption: Corruption | None) -> Path:
