@@ -15,8 +15,8 @@ from ddpmseg.__main__ import main
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.records.published import load_published
-from ddpmseg.records.run_folders import read_runs
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 

@@ -28,10 +28,10 @@ from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import Ponies
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError, DataError, TrainingError, UserError
+from ddpmseg.finished.open import open_run
 from ddpmseg.metrics.segmentation import SegmentationScores
 from ddpmseg.multiruns.gather import _report_runs
 from ddpmseg.records.labelled_samples import labelled_samples
-from ddpmseg.records.load import load_config
 from ddpmseg.records.results import COLUMNS
 from ddpmseg.records.samples import SampleFolder, name_of
 from ddpmseg.runs.epochs import EpochScores
@@ -190,7 +190,9 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path: Path) -> None:
 def test_recorded_configuration_loads_as_the_same_objects(
     finished: Path, request_of_run: DictConfig
 ) -> None:
-    assert load_config(finished) == checked_config(changed(request_of_run, finished))
+    assert open_run(finished, ("distill",)).config == checked_config(
+        changed(request_of_run, finished)
+    )
 
 
 def test_batches_are_of_the_samples_each_once_an_epoch(samples: Path) -> None:
@@ -355,7 +357,7 @@ def test_what_needs_a_head_says_so(
     assert main(["robustness", str(finished), "--output", str(tmp_path / "r")]) == 2
     assert "task=distill, which has no head" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="only what task=segment takes is estimated"):
-        estimate(load_config(finished))
+        estimate(open_run(finished, ("distill",)).config)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.mae import MaeBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.records.published import load_published
-from ddpmseg.records.run_folders import read_runs
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 

@@ -31,7 +31,7 @@ from ddpmseg.features.cache import NAMES, MapCache
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.noise import NoiseKind
-from ddpmseg.records.load import load_config
+from ddpmseg.finished.open import open_run
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.checks import checked_sweep
 
@@ -560,7 +560,7 @@ def test_the_cache_is_no_part_of_what_identifies_a_run(tmp_path: Path) -> None:
         train(composed(tmp_path / "run", *SEGMENT, *cached))
     (tmp_path / "run" / "results.csv").unlink()
     train(composed(tmp_path / "run", *SEGMENT, *cached))
-    assert load_config(tmp_path / "run").features.cache_gb == 0
+    assert open_run(tmp_path / "run").config.features.cache_gb == 0
 
 
 def test_where_and_whether_maps_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from tiny_run import CONF, HARDWARE, composed
 
 from ddpmseg.__main__ import main
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.records.published import load_published
-from ddpmseg.records.run_folders import read_runs
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 

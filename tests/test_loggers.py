@@ -11,7 +11,7 @@ from tiny_run import SEGMENT, SWEEP, composed, composed_sweep
 
 from ddpmseg.composition.checks import checked_config
 from ddpmseg.errors import ConfigError
-from ddpmseg.records.load import load_config
+from ddpmseg.finished.open import open_run
 from ddpmseg.runs.train import finished, train
 from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.tracking import loggers
@@ -82,7 +82,7 @@ def test_loggers_decide_nothing(tmp_path: Path) -> None:
     settings = yaml.safe_load(path.read_text())
     settings["logger"] = {"kind": "none", "project": "mine"}
     path.write_text(json.dumps(settings))
-    assert load_config(tmp_path).logger.project == "mine"
+    assert open_run(tmp_path).config.logger.project == "mine"
     assert finished(composed(tmp_path, *SEGMENT)) == pytest.approx(score, abs=1e-6)
 
 

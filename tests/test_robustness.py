@@ -18,10 +18,10 @@ from tiny_run import HARDWARE, PRETRAIN, SEGMENT, composed, contents
 from ddpmseg.__main__ import main
 from ddpmseg.composition.build import build_backbone, build_dataset, build_extractor
 from ddpmseg.data.corruptions import Corruption, corrupt
+from ddpmseg.finished.open import FinishedRun, open_run
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.segment import segment
 from ddpmseg.metrics import functional
-from ddpmseg.records.load import load_config
 from ddpmseg.records.results import claim_folder
 from ddpmseg.records.runs import Run
 from ddpmseg.robustness import run as app
@@ -127,7 +127,7 @@ def test_tests_on_a_disk_without_locks(
 def test_scores_are_those_of_a_plain_loop(name: str, command, runs: Path, tmp_path: Path) -> None:
     run = runs / name
     assert command(run, "--seed", "4", types="snow,impulse_noise", severities="3") == 0
-    config = load_config(run)
+    config = open_run(run).config
     head, _ = load_head(run / "head.safetensors")
     extractor = build_extractor(config, build_backbone(config.backbone, torch.device("cpu")))
     reader = head.reader(extractor.layout, extractor.backbone.dtype)
@@ -167,7 +167,7 @@ def test_a_command_that_broke_off_goes_on(
     assert all(after[name] == content for name, content in before.items())
     # Now that all is done, no network is built; other types add to what is there.
     with monkeypatch.context() as patch:
-        patch.setattr(app, "open_head", lambda _: pytest.fail("opened"))
+        patch.setattr(FinishedRun, "extractor", lambda *_: pytest.fail("opened"))
         assert command(runs / "pixels", types="contrast") == 0
     caplog.clear()
     assert command(runs / "pixels", types="contrast,frost") == 0

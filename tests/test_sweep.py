@@ -21,9 +21,9 @@ from ddpmseg.__main__ import main
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
+from ddpmseg.finished.open import open_sweep
 from ddpmseg.io.files import file_sha256
 from ddpmseg.records.cells import CellStore
-from ddpmseg.records.load import load_sweep_config
 from ddpmseg.sweeps import sweep as program
 from ddpmseg.sweeps.sweep import finished, sweep
 
@@ -144,11 +144,11 @@ def test_score_of_a_sweep_is_its_best_cell(whole: Path) -> None:
 
 
 def test_configuration_comes_back(whole: Path) -> None:
-    config = load_sweep_config(whole)
+    config = open_sweep(whole).config
     assert config.sweep.blocks == [1, 2]
     assert config.backbone.name == "random"
-    with pytest.raises(ConfigError, match="is not the folder of a run"):
-        load_sweep_config(whole / "cells")
+    with pytest.raises(ConfigError, match="is not the folder of a sweep"):
+        open_sweep(whole / "cells")
 
 
 def test_done_is_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

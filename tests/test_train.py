@@ -15,9 +15,9 @@ from ddpmseg.composition.checks import checked_config
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.finished.open import open_run
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.protocols import BatchLossStopping
-from ddpmseg.records.load import load_config
 from ddpmseg.records.results import COLUMNS
 from ddpmseg.runs import segment
 from ddpmseg.runs.predict import predict
@@ -165,14 +165,14 @@ def test_head_says_what_it_is(finished: Path) -> None:
 
 
 def test_recorded_configuration_loads_as_the_same_objects(finished: Path) -> None:
-    assert load_config(finished) == checked_config(composed(finished, *SEGMENT))
+    assert open_run(finished).config == checked_config(composed(finished, *SEGMENT))
 
 
 @pytest.mark.parametrize("text", ["", "a: 1\n", "[1, 2]\n", "a: [1\n", "dataset: {name: x}\n"])
 def test_configuration_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.yaml' is not the configuration of a ddpmseg"):
-        load_config(tmp_path)
+        open_run(tmp_path)
 
 
 def test_predict_equals_the_mask_of_the_run(finished: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_pixels_as_features(tmp_path: Path) -> None:
     chosen = ("backbone=pixels", "features.blocks=[0]", "features.timesteps=[0]")
     train(composed(tmp_path, *given, *chosen))
     assert load_head(tmp_path / "head.safetensors")[0].dim == 3
-    assert load_config(tmp_path) == checked_config(composed(tmp_path, *given, *chosen))
+    assert open_run(tmp_path).config == checked_config(composed(tmp_path, *given, *chosen))
 
 
 def test_finished_results_are_not_replaced_unasked(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_finished_results_are_not_replaced_unasked(tmp_path: Path) -> None:
     assert row_of(tmp_path)["seed"] == "1"
     # Nothing of the earlier run is left to be taken for the new one's.
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 7
-    assert load_config(tmp_path).seed == 1
+    assert open_run(tmp_path).config.seed == 1
 
 
 @pytest.mark.parametrize("damage", ["", "dataset,seed\n", "miou\n", "miou\nmany\n"])

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpmseg.errors import DataError
+from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.records.keys import filtered, find_conditions, find_key, series
 from ddpmseg.records.published import load_published
-from ddpmseg.records.run_folders import read_runs
 from ddpmseg.records.runs import Run
 
 

@@ -48,6 +48,19 @@ class ClassTable:
         """Labels that enter the paper's mean IoU: all but the ignore label."""
         return tuple(label for label in range(self.num_classes) if label != self.ignore_label)
 
+    def record(self) -> dict[str, Any]:
+        """Plain JSON values from which `read_class_table` makes the same table."""
+        counts = {"num_labelled": self.num_labelled, "num_test": self.num_test}
+        return {
+            "name": self.name,
+            "ignore_label": self.ignore_label,
+            **{key: count for key, count in counts.items() if count is not None},
+            "classes": [
+                {"name": name, "rgb": "#" + bytes(rgb.tolist()).hex().upper()}
+                for name, rgb in zip(self.names, self.palette, strict=True)
+            ],
+        }
+
     def check_mask(self, mask: Integer[np.ndarray, "h w"], shown_as: str) -> None:
         """Raise DataError when a label is neither a class nor the ignore label.
 
@@ -113,11 +126,20 @@ def load_class_table(name_or_path: str) -> ClassTable:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"class table '{path}' is not valid YAML: {error}") from error
+    return read_class_table(content, str(path))
+
+
+def read_class_table(content: Any, shown_as: str) -> ClassTable:
+    """The table that `content`, plain JSON or YAML values, describes; ConfigError where it is none.
+
+    `shown_as` names its source in messages.
+    """
     try:
         return _parse(content)
     except ValueError as error:
         raise ConfigError(
-            f"class table '{path}': {error}. The tables in '{_shipped_folder()}' show the format."
+            f"class table '{shown_as}': {error}. The tables in '{_shipped_folder()}' show the "
+            "format."
         ) from error
 
 

@@ -7,6 +7,8 @@ from ddpmseg.errors import CheckpointError
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.io.tensor_file import UNREADABLE, load_tensors, save_tensors
 
+HEAD = "head.safetensors"
+"""The file of a finished run."""
 SHAPE = ("dim", "num_classes", "members", "hidden")
 
 

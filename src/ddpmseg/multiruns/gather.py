@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from ddpmseg.composition.build import build_backbone_without_weights, build_dataset
+from ddpmseg.composition.checks import TASKS
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import load_class_table
+from ddpmseg.finished.open import FinishedRun, open_run, open_sweep
 from ddpmseg.multiruns.job_records import State, read_jobs
 from ddpmseg.multiruns.job_table import tell
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import Cell, CellGrid
-from ddpmseg.records.load import load_config, load_sweep_config
-from ddpmseg.records.results import read_results
+from ddpmseg.records.results import CONFUSION
 from ddpmseg.report.study import Study
 from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.sweeps.report import network_record, write_study
@@ -38,7 +39,7 @@ def gather(folder: Path, command: str) -> int:
     quiet_libraries()
     succeeded = [job for job in jobs if job.miou is not None]
     for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
-        config = load_sweep_config(Path(sweep))
+        config = open_sweep(Path(sweep)).config
         with sweep_run(config) as run:
             show(config, build_dataset(config.dataset), run)
         record_cells(config)
@@ -51,7 +52,8 @@ def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
     groups: dict[str, dict[tuple[int, int, int], Cell]] = defaultdict(dict)
     configs: dict[str, TrainConfig] = {}
     for run in dict.fromkeys(runs):
-        config = load_config(run)
+        opened = open_run(run, TASKS)
+        config = opened.config
         if config.task != "segment":
             continue
         blocks, timesteps = config.features.blocks, config.features.timesteps
@@ -60,7 +62,7 @@ def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
             continue
         key = _all_else(config)
         configs[key] = config
-        cell = Cell(blocks[0], timesteps[0], config.seed, *_counts_and_seconds(run))
+        cell = Cell(blocks[0], timesteps[0], config.seed, *_counts_and_seconds(opened))
         groups[key][cell.key] = cell
     for key, cells in groups.items():
         place = folder
@@ -81,11 +83,11 @@ def _all_else(config: TrainConfig) -> str:
     return repr((config.dataset, config.backbone, config.head, fixed))
 
 
-def _counts_and_seconds(run: Path) -> tuple[torch.Tensor, float]:
-    with (run / "confusion.csv").open(newline="") as file:
+def _counts_and_seconds(run: FinishedRun) -> tuple[torch.Tensor, float]:
+    with (run.folder / CONFUSION).open(newline="") as file:
         rows = list(csv.reader(file))[1:]
-    row = read_results(run)
-    seconds = sum(float(value) for key, value in row.items() if key.startswith("seconds_"))
+    given = run.results.items()
+    seconds = sum(float(value) for key, value in given if key.startswith("seconds_"))
     return torch.tensor([[int(number) for number in row[1:]] for row in rows]), seconds
 
 

@@ -17,6 +17,7 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
+from ddpmseg.records.record import write_record
 
 RESULTS = "results.csv"
 PENDING = f".{RESULTS}.pending"
@@ -80,8 +81,12 @@ def check_claim(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
         )
 
 
-def claim_folder(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
-    """Create the output folder and write the resolved configuration into it.
+def claim_folder(
+    folder: Path, cfg: DictConfig, overwrite: bool, facts: Mapping[str, Any] | None = None
+) -> None:
+    """Create the output folder; write the resolved configuration and `record.json` into it.
+
+    `facts` go into the record, see `write_record`.
 
     With `overwrite` the results of an earlier run go. Raises ConfigError when the folder holds the
     results of a finished run, or an unfinished run of another configuration, unless `overwrite`;
@@ -94,6 +99,7 @@ def claim_folder(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
             (folder / name).unlink(missing_ok=True)
         with written_whole(folder / CONFIG) as unfinished:
             unfinished.write_text(_settings(cfg))
+        write_record(folder, cfg.task, facts or {})
     except OSError as error:
         raise ConfigError(
             f"`paths.output_dir={folder}` cannot be written to ({error.strerror}). "

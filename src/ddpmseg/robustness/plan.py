@@ -6,26 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddpmseg.composition.build import build_backbone, build_dataset, build_extractor, cache_folder
+from ddpmseg.composition.build import build_dataset, cache_folder
 from ddpmseg.composition.checks import check_training
 from ddpmseg.config import PathsConfig, TrainConfig
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption, check_size
 from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.errors import CheckpointError, ConfigError, DataError, UserError
-from ddpmseg.features.extract import FeatureExtractor
-from ddpmseg.heads.export import load_head
-from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.errors import ConfigError, DataError, UserError
+from ddpmseg.finished.open import FinishedRun, open_run
+from ddpmseg.finished.run_folders import read_runs
+from ddpmseg.heads.export import HEAD
 from ddpmseg.io.files import file_sha256
-from ddpmseg.records.load import load_config
 from ddpmseg.records.published import load_published
-from ddpmseg.records.results import read_results
-from ddpmseg.records.run_folders import read_runs
 from ddpmseg.records.runs import METHOD, Run
 from ddpmseg.robustness.store import OutcomeStore
-from ddpmseg.runtime.device import choose_device
-
-HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,21 +36,20 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A finished run, and where its tests are recorded.
+    """A finished run, as compared with others and as opened, and where its tests are recorded.
 
-    recorded: the row of its `results.csv`. versions: of the test images of `dataset`.
+    versions: of the test images of `dataset`.
     """
 
     run: Run
-    config: TrainConfig
-    recorded: dict[str, str]
+    opened: FinishedRun
     dataset: LabelledSet
     versions: CorruptedVersions
     store: OutcomeStore
 
     @property
     def folder(self) -> Path:
-        return Path(self.run.folder)
+        return self.opened.folder
 
     @property
     def num_test(self) -> int:
@@ -73,11 +66,11 @@ def open_runs(paths: Sequence[Path], request: Request) -> list[Plan]:
     Test images are read, and those that several runs share only once. Raises UserError that names
     the run which cannot be tested.
     """
-    opened: dict[str, tuple[LabelledSet, CorruptedVersions]] = {}
+    images: dict[str, tuple[LabelledSet, CorruptedVersions]] = {}
     plans = []
     for run in finished_runs(paths):
         try:
-            plans.append(_open_run(run, request, opened))
+            plans.append(_open_run(run, request, images))
         except UserError as error:
             raise type(error)(f"run '{run.folder}': {error}") from error
     return plans
@@ -107,63 +100,34 @@ def finished_runs(paths: Sequence[Path]) -> list[Run]:
     return found
 
 
-def open_head(plan: Plan) -> tuple[StackedMLP, FeatureExtractor]:
-    """The head of a run and the network with its weights.
-
-    Raises CheckpointError where the two are not of one run.
-    """
-    head, _ = load_head(plan.folder / HEAD)
-    device = choose_device(plan.config.trainer.accelerator)
-    backbone = build_backbone(plan.config.backbone, device)
-    found, expected = backbone.checkpoint_sha256, plan.recorded["checkpoint_sha256"]
-    if found != expected:
-        raise CheckpointError(
-            f"the weights of '{backbone.name}' are not those on whose features the head of "
-            f"'{plan.folder}' was trained: their SHA-256 is {found}, it was {expected}. Restore "
-            "the file, or train the run again."
-        )
-    extractor = build_extractor(plan.config, backbone)
-    outputs = plan.dataset.classes.num_classes
-    if (head.dim, head.num_classes) != (extractor.layout.dim, outputs):
-        raise CheckpointError(
-            f"'{plan.folder / HEAD}' reads D = {head.dim} features and has {head.num_classes} "
-            f"outputs; by the config.yaml beside it they are {extractor.layout.dim} and {outputs}. "
-            "Train the run again."
-        )
-    return head, extractor
-
-
 def _open_run(
-    run: Run, request: Request, opened: dict[str, tuple[LabelledSet, CorruptedVersions]]
+    run: Run, request: Request, images: dict[str, tuple[LabelledSet, CorruptedVersions]]
 ) -> Plan:
-    """`opened` holds the test images of earlier runs, and then also those of this one."""
-    folder = Path(run.folder)
-    config = load_config(folder)
+    """`images` holds the test images of earlier runs, and then also those of this one."""
+    opened = open_run(Path(run.folder))
+    config = opened.config
     config.trainer.accelerator, config.trainer.devices = request.accelerator, 1
-    config.paths.output_dir = str(folder)
+    config.paths.output_dir = run.folder
     # A run does not record its own: it decides no result.
     cache_dir = request.cache_dir or os.environ.get("DDPMSEG_CACHE") or PathsConfig.cache_dir
     config.paths.cache_dir = str(cache_dir)
     config.head.checkpoint = None  # its ensemble is in the folder like any other
-    if not (folder / HEAD).is_file():
-        raise CheckpointError(f"there is no {HEAD}. Train the run again.")
     check_training(config)
     check_size(request.corruptions, config.dataset.image_size)
     shared = f"{config.dataset} {config.paths.cache_dir}"
-    if shared not in opened:
-        opened[shared] = _open_images(config, request)
-    dataset, versions = opened[shared]
-    recorded = read_results(folder)
+    if shared not in images:
+        images[shared] = _open_images(config, request)
+    dataset, versions = images[shared]
     identity = {
         "settings": {key: value for key, value in run.settings.items() if key != METHOD},
-        "head_sha256": file_sha256(folder / HEAD),
-        "checkpoint_sha256": recorded["checkpoint_sha256"],
+        "head_sha256": file_sha256(opened.folder / HEAD),
+        "checkpoint_sha256": opened.results["checkpoint_sha256"],
         "images_sha256": versions.sha256,
         "seed": request.seed,
         "libraries": versions.libraries,
     }
     store = OutcomeStore(request.output, identity)
-    return Plan(run, config, recorded, dataset, versions, store)
+    return Plan(run, opened, dataset, versions, store)
 
 
 def _open_images(config: TrainConfig, request: Request) -> tuple[LabelledSet, CorruptedVersions]:

@@ -17,11 +17,11 @@ from ddpmseg.metrics import functional
 from ddpmseg.records.cell_grid import METRICS
 from ddpmseg.records.results import RESULTS
 from ddpmseg.records.runs import METHOD
-from ddpmseg.robustness.plan import Plan, Request, open_head, open_runs
+from ddpmseg.robustness.plan import Plan, Request, open_runs
 from ddpmseg.robustness.report import write_report
 from ddpmseg.robustness.scores import Robustness
 from ddpmseg.robustness.store import Outcome
-from ddpmseg.runtime.device import trainer_arguments
+from ddpmseg.runtime.device import choose_device, trainer_arguments
 from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.runtime.progress import Progress, duration
 from ddpmseg.training.head import HeadTesting
@@ -83,7 +83,8 @@ def _compute(
     plan: Plan, missing: Sequence[Corruption | None], clean: Outcome | None
 ) -> dict[Corruption | None, Outcome]:
     """Test the head on these versions, the clean images first; each is recorded at once."""
-    head, extractor = open_head(plan)
+    extractor = plan.opened.extractor(choose_device(plan.opened.config.trainer.accelerator))
+    head = plan.opened.head
     found: dict[Corruption | None, Outcome] = {}
     if clean is None:
         found[None] = clean = _test(plan, head, extractor, plan.dataset.test)
@@ -116,9 +117,9 @@ def _test(
     started = time.perf_counter()
     dataset = copy.copy(plan.dataset)
     dataset.test = split
-    vote = plan.config.head.vote
+    vote = plan.opened.config.head.vote
     testing = HeadTesting(head, extractor, plan.ignore_label, vote)  # pyright: ignore
-    arguments = trainer_arguments(plan.config, plan.folder, [], "test")
+    arguments = trainer_arguments(plan.opened.config, plan.folder, [], "test")
     arguments["enable_progress_bar"] = False
     trainer = pl.Trainer(**arguments)
     trainer.test(testing, LabelledImages(dataset, extractor.images_per_pass), verbose=False)
@@ -129,7 +130,7 @@ def _test(
 def _compare(plan: Plan, clean: Outcome) -> None:
     """Tell where the clean images no longer give the score that the run recorded."""
     found, recorded = _scores(clean, plan)["miou"], plan.run.scores["miou"]
-    same = plan.recorded["num_test"] == str(plan.num_test)
+    same = plan.opened.results["num_test"] == str(plan.num_test)
     if same and abs(found - recorded) > 0.005:
         log.warning(
             "the clean test images of '%s' give miou %.4f, its %s says %.4f: images or machine "

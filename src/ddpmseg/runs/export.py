@@ -3,10 +3,9 @@
 import logging
 from pathlib import Path
 
-from ddpmseg.heads.export import load_head
+from ddpmseg.finished.open import open_run
 from ddpmseg.heads.mlp import paper_hidden
 from ddpmseg.heads.official import write_ensemble
-from ddpmseg.records.load import load_head_config
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +16,8 @@ def export(run: Path, output_dir: Path) -> None:
     Raises UserError when the run is not finished, its head does not have two hidden layers, or the
     folder cannot be used.
     """
-    features = load_head_config(run).features
-    head, _ = load_head(run / "head.safetensors")
+    opened = open_run(run)
+    head, features = opened.head, opened.config.features
     write_ensemble(head, output_dir)
     log.info(
         "%d classifiers of D = %d features (blocks %s at t = %s, %ss) and %d outputs in %s",

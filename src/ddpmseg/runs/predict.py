@@ -9,18 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpmseg.composition.build import build_backbone, build_extractor
-from ddpmseg.config import TrainConfig
-from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
-from ddpmseg.heads.export import load_head
+from ddpmseg.finished.open import FinishedRun, open_run
 from ddpmseg.heads.segment import Segmentation, segment
 from ddpmseg.io.files import written_whole
-from ddpmseg.records.load import load_config
 from ddpmseg.records.pictures import overlay, write_mask
 from ddpmseg.runtime.device import choose_device
-from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +31,14 @@ def predict(
     stems = [path.stem for path in images]
     if len(set(stems)) < len(stems):
         raise DataError("two images have the same name without its suffix; rename one of them.")
-    config = load_config(run)
-    classes = load_class_table(config.dataset.classes)
-    segmented = _segmenter(config, run, choose_device(accelerator))
+    opened = open_run(run, ("segment", "distill"))
+    classes, size = opened.classes, opened.config.dataset.image_size
+    segmented = _segmenter(opened, choose_device(accelerator))
     written = []
     for path in images:
         if not path.is_file():
             raise DataError(f"image '{path}' does not exist.")
-        photo = fit_image(read_image(path, str(path)), config.dataset.image_size, True, str(path))
+        photo = fit_image(read_image(path, str(path)), size, True, str(path))
         result = segmented(photo[None], f"predict/{path.stem}")
         mask = result.masks[0].cpu().numpy().astype(np.uint8)
         write_mask(output_dir / path.stem, mask, classes)
@@ -56,15 +51,12 @@ def predict(
     return written
 
 
-def _segmenter(
-    config: TrainConfig, run: Path, device: torch.device
-) -> Callable[[Tensor, str], Segmentation]:
+def _segmenter(run: FinishedRun, device: torch.device) -> Callable[[Tensor, str], Segmentation]:
     """Segments a photograph (1, 3, s, s) of a name: with a head, or with a network of its own."""
-    if config.task == "distill":
-        network = load_segmenter(run / SEGMENTER)[0].to(device)
+    if run.config.task == "distill":
+        network = run.segmenter.to(device)
         return lambda photo, _: network.segment(photo.to(device))
-    head, _ = load_head(run / "head.safetensors")
-    extractor = build_extractor(config, build_backbone(config.backbone, device))
-    reader = head.to(device).reader(extractor.layout, extractor.backbone.dtype)
-    vote = config.head.vote
+    extractor = run.extractor(device)
+    reader = run.head.to(device).reader(extractor.layout, extractor.backbone.dtype)
+    vote = run.config.head.vote
     return lambda photo, name: segment(reader, extractor(photo, [name]), vote)  # pyright: ignore

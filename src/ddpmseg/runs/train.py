@@ -12,6 +12,7 @@ from ddpmseg.composition.build import cache_folder
 from ddpmseg.composition.checks import check_alone, checked_config
 from ddpmseg.composition.get import fetch_missing
 from ddpmseg.config import run_key
+from ddpmseg.data.class_table import load_class_table
 from ddpmseg.records.results import check_claim, claim_folder, finished_miou, mark_finished
 from ddpmseg.runs.distill import run_distillation
 from ddpmseg.runs.pretrain import run_pretraining
@@ -52,7 +53,10 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
         def claim() -> Tracking:
             tracking = Tracking()
             if ranks.is_first():
-                claim_folder(folder, cfg, config.paths.overwrite)
+                facts = {}
+                if config.task != "pretrain":
+                    facts["classes"] = load_class_table(config.dataset.classes).record()
+                claim_folder(folder, cfg, config.paths.overwrite, facts)
                 until_done.enter_context(log_file(folder / "train.log"))
                 tracking = until_done.enter_context(open_loggers(config, folder, run_key(cfg)))
             ranks.wait_for_all()

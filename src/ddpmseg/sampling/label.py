@@ -12,17 +12,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ddpmseg.composition.build import build_backbone, build_extractor
-from ddpmseg.config import TrainConfig
 from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.convert.folder import CLASSES
 from ddpmseg.data.images import fit_image, read_image
-from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.heads.export import load_head
-from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.errors import ConfigError
+from ddpmseg.finished.open import FinishedRun, listed, open_run
+from ddpmseg.heads.export import HEAD
 from ddpmseg.heads.segment import segment
 from ddpmseg.io.files import file_sha256, written_whole
-from ddpmseg.records.load import load_head_config
 from ddpmseg.records.pictures import contact_sheet, overlay
 from ddpmseg.records.samples import SampleFolder, name_of
 from ddpmseg.runtime.device import choose_device
@@ -39,17 +36,18 @@ NUM_SHOWN = 8
 class Labeller:
     """A finished run of `train.py` that segments other images: its head, features and classes."""
 
-    run: Path
-    config: TrainConfig
-    head: StackedMLP
-    classes: ClassTable
+    run: FinishedRun
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.run.classes
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the labels depend on. Plain JSON values."""
         return {
-            "head_sha256": file_sha256(self.run / "head.safetensors"),
-            "vote": self.config.head.vote,
+            "head_sha256": file_sha256(self.run.folder / HEAD),
+            "vote": self.run.config.head.vote,
         }
 
 
@@ -59,30 +57,23 @@ def load_labeller(run: Path, image_size: int, dataset_root: Path) -> Labeller:
     Raises UserError where it is not finished, or works at another size or with other classes than
     the set's `classes.yaml`, where there is one.
     """
-    config = load_head_config(run)
-    head, facts = load_head(run / "head.safetensors")
-    says = f"`--labels {run}`: this run"
-    if config.dataset.image_size != image_size:
+    opened = open_run(run)
+    says, size = f"`--labels {run}`: this run", opened.config.dataset.image_size
+    if size != image_size:
         raise ConfigError(
-            f"{says} segments images of {config.dataset.image_size} pixels, the backbone draws "
+            f"{says} segments images of {size} pixels, the backbone draws "
             f"{image_size}. Name a run of `dataset.image_size={image_size}`."
         )
-    classes = load_class_table(config.dataset.classes)
-    if tuple(facts["class_names"]) != classes.names:
-        raise CheckpointError(
-            f"{says} was trained for the classes {_listed(facts['class_names'])}, its class table "
-            f"'{config.dataset.classes}' now has {_listed(classes.names)}. Restore the table."
-        )
-    table = dataset_root / CLASSES
+    classes, table = opened.classes, dataset_root / CLASSES
     if table.is_file():
         wanted = load_class_table(str(table))
         if wanted.names != classes.names:
             raise ConfigError(
-                f"{says} knows the classes {_listed(classes.names)}, the set in '{dataset_root}' "
-                f"has {_listed(wanted.names)} ('{table}'). Name a run trained on that set, or an "
+                f"{says} knows the classes {listed(classes.names)}, the set in '{dataset_root}' "
+                f"has {listed(wanted.names)} ('{table}'). Name a run trained on that set, or an "
                 "`--output` elsewhere."
             )
-    return Labeller(run, config, head, classes)
+    return Labeller(opened)
 
 
 def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator: str) -> None:
@@ -94,9 +85,10 @@ def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator
     indices = folder.unlabelled(num)
     if not indices:
         return
-    config, device = labeller.config, choose_device(accelerator)
-    extractor = build_extractor(config, build_backbone(config.backbone, device))
-    reader = labeller.head.to(device).reader(extractor.layout, extractor.backbone.dtype)
+    device, vote = choose_device(accelerator), labeller.run.config.head.vote
+    extractor = labeller.run.extractor(device)
+    head = labeller.run.head.to(device)
+    reader = head.reader(extractor.layout, extractor.backbone.dtype)
     started, known = time.perf_counter(), folder.uncertainties()
     for first in tqdm(
         range(0, len(indices), RECORD_EVERY), "labelled", disable=not sys.stderr.isatty()
@@ -108,7 +100,7 @@ def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator
                 [_read(folder, index, extractor.layout.image_size) for index in batch]
             )
             maps = extractor(images, [f"sample/{name_of(index)}" for index in batch])
-            found = segment(reader, maps, config.head.vote)  # pyright: ignore[reportArgumentType]
+            found = segment(reader, maps, vote)  # pyright: ignore[reportArgumentType]
             masks = found.masks.cpu().numpy().astype(np.uint8)
             for row, index in enumerate(batch):
                 folder.write_mask(index, masks[row], labeller.classes)
@@ -138,8 +130,3 @@ def write_overview(folder: SampleFolder, indices: Sequence[int], classes: ClassT
 def _read(folder: SampleFolder, index: int, image_size: int) -> torch.Tensor:
     path = folder.image_path(index)
     return fit_image(read_image(path, str(path)), image_size, False, str(path))
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
-    return f"{shown}, ... ({len(names)})" if len(names) > 6 else shown

@@ -9,15 +9,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ddpmseg.composition.build import as_training, build_backbone, build_dataset, build_extractor
+from ddpmseg.composition.build import as_training, build_dataset, build_extractor
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.finished.open import open_sweep
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.ridge import cross_validated_counts, mean_iou
-from ddpmseg.records.cells import CellStore
-from ddpmseg.records.load import load_sweep_config
 from ddpmseg.runtime.device import choose_device
 from ddpmseg.sweeps.selection import Budget, Chosen, Search, channels, paper_rule
 from ddpmseg.training.extraction import extract_training_set
@@ -80,10 +79,8 @@ def select(
     DataError where no cell is finished, or a single image is labelled.
     """
     started = time.perf_counter()
-    config = load_sweep_config(folder)
-    done = CellStore(folder).done()
-    if not done:
-        raise DataError(f"'{folder}' holds no finished cell. Run the sweep first.")
+    opened = open_sweep(folder)
+    config, done = opened.config, opened.store.done()
     blocks = sorted({block for block, _, _ in done})
     timesteps = sorted({timestep for _, timestep, _ in done})
     dataset = build_dataset(config.dataset)
@@ -92,7 +89,7 @@ def select(
             "one labelled image cannot be cross-validated: `select` needs at least two. Set "
             "`dataset.num_labelled` to more in the sweep."
         )
-    backbone = build_backbone(config.backbone, choose_device(accelerator))
+    backbone = opened.backbone(choose_device(accelerator))
     width = {block: backbone.blocks[block].at(config.sweep.hook)[0] for block in blocks}  # pyright: ignore[reportArgumentType]
     timeless = backbone.num_timesteps is None
     rule = paper_rule(len(backbone.blocks), blocks, timesteps)

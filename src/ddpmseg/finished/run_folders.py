@@ -1,17 +1,17 @@
 """Finished runs of `train.py`, found below folders and read with all that decided them."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from ddpmseg.config import run_request
 from ddpmseg.errors import ConfigError, DataError, UserError
+from ddpmseg.finished.open import open_run
 from ddpmseg.records.cell_grid import METRICS
-from ddpmseg.records.load import load_config
 from ddpmseg.records.published import Published
-from ddpmseg.records.results import CONFIG, RESULTS, read_results
+from ddpmseg.records.results import CONFIG, RESULTS
 from ddpmseg.records.runs import METHOD, Run, without_repeats
 
 
@@ -56,19 +56,14 @@ def _searched(path: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path, published: Published) -> Run:
-    config = load_config(folder)
-    if config.task == "pretrain":
-        raise DataError(f"a run of task={config.task}")
-    if not (folder / RESULTS).is_file():
-        raise DataError(f"unfinished: there is no {RESULTS}")
-    settings = run_request(OmegaConf.structured(config))
-    scores = _scores(folder)
+    run = open_run(folder, ("segment", "distill"))
+    settings = run_request(OmegaConf.structured(run.config))
+    scores = _scores(run.results)
     return Run(str(folder), settings | {METHOD: published.method_of(settings)}, scores)
 
 
-def _scores(folder: Path) -> dict[str, float]:
+def _scores(row: Mapping[str, str]) -> dict[str, float]:
     """Scores of the run as fractions; DataError where one is missing."""
-    row = read_results(folder)
     try:
         scores = {name: float(row[name]) for name in METRICS}
     except (KeyError, TypeError, ValueError) as error:

@@ -1,0 +1,61 @@
+"""The configuration that a run or a sweep left in its folder, as typed objects."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ddpmseg.config import LoggerConfig, SweepConfig, TrainConfig, schema_of
+from ddpmseg.errors import ConfigError
+from ddpmseg.records.results import CONFIG
+
+Root = TypeVar("Root", TrainConfig, SweepConfig)
+PROGRAMS = {TrainConfig: "train.py", SweepConfig: "sweep.py"}
+MOVED = {
+    "ddpmseg.backbones.gan_encoder.GanEncoderBackbone": "ddpmseg.backbones.gan.GanEncoderBackbone",
+    "ddpmseg.backbones.gan_inversion.GanInversionBackbone": (
+        "ddpmseg.backbones.gan.GanInversionBackbone"
+    ),
+}
+"""Where classes are that configurations of version 0.1 name elsewhere."""
+
+
+def read_config(folder: Path, root: type[Root]) -> Root:
+    """What the program of `root` ran with. Raises ConfigError where `folder` is none of its."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"'{folder}' is not the folder of a run: there is no '{path}'.")
+    try:
+        loaded = OmegaConf.load(path)
+        assert isinstance(loaded, DictConfig)
+        _migrate(loaded)
+        typed = OmegaConf.structured(root)
+        for group in ("dataset", "backbone"):
+            typed[group] = OmegaConf.structured(schema_of(loaded[group]._target_))
+        config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
+    except (
+        *(OmegaConfBaseException, YAMLError, UnicodeDecodeError),
+        *(AssertionError, AttributeError, KeyError, TypeError),
+    ) as error:
+        reason = (str(error).splitlines() or ["it is no mapping"])[0]
+        raise ConfigError(
+            f"'{path}' is not the configuration of a ddpmseg run ({reason}). "
+            f"Name the output folder of {PROGRAMS[root]}."
+        ) from error
+    assert isinstance(config, root)
+    return config
+
+
+def _migrate(loaded: Any) -> None:
+    """Bring the settings of an earlier version to the names of this one."""
+    for group in ("dataset", "backbone"):
+        target = OmegaConf.select(loaded, f"{group}._target_")
+        if target in MOVED:
+            loaded[group]._target_ = MOVED[target]
+    # No result depends on the loggers, so unknown settings of theirs may go.
+    logger = OmegaConf.select(loaded, "logger") or {}
+    for key in set(logger) - {field.name for field in fields(LoggerConfig)}:
+        del logger[key]

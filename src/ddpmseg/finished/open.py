@@ -1,0 +1,201 @@
+"""Open the folder of a finished run or sweep; what is read from it is checked here alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import build_backbone, build_extractor
+from ddpmseg.config import SweepConfig, TrainConfig
+from ddpmseg.data.class_table import ClassTable, load_class_table, read_class_table
+from ddpmseg.errors import CheckpointError, ConfigError, DataError
+from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.finished.config_file import read_config
+from ddpmseg.heads.export import HEAD, load_head
+from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.records.cells import IDENTITY, CellStore
+from ddpmseg.records.record import read_record
+from ddpmseg.records.results import RESULTS, read_results
+from ddpmseg.segmenters.deeplab import DeepLab
+from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
+
+MULTIRUN = "multirun.json"
+UNET = "unet.json"
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A finished run of `train.py`.
+
+    config: what it ran with. results: the row of its `results.csv`; of task=pretrain, which scores
+    nothing, empty. record: its `record.json`; empty for a run of version 0.1.
+    """
+
+    folder: Path
+    config: TrainConfig
+    results: Mapping[str, str]
+    record: Mapping[str, Any]
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        """The classes it was trained for.
+
+        Raises CheckpointError where its head or segmenter knows others, ConfigError where a run of
+        version 0.1, which recorded no classes, names a table that is not there.
+        """
+        if "classes" in self.record:
+            table = read_class_table(self.record["classes"], str(self.folder))
+        else:
+            table = load_class_table(self.config.dataset.classes)
+        trained_for = tuple(self._trained[1]["class_names"])
+        if trained_for != table.names:
+            raise CheckpointError(
+                f"'{self.folder}' was trained for the classes {listed(trained_for)}, its class "
+                f"table '{self.config.dataset.classes}' now has {listed(table.names)}. Restore the "
+                "table."
+            )
+        return table
+
+    @property
+    def head(self) -> StackedMLP:
+        """The trained head of a run of task=segment, in eval mode on the CPU.
+
+        Raises CheckpointError where it is missing, damaged or has outputs for other classes.
+        """
+        head = self._trained[0]
+        assert isinstance(head, StackedMLP)
+        if head.num_classes != self.classes.num_classes:
+            raise CheckpointError(
+                f"'{self.folder / HEAD}' has {head.num_classes} outputs for "
+                f"{self.classes.num_classes} classes. Repeat the run with `paths.overwrite=true`."
+            )
+        return head
+
+    @property
+    def segmenter(self) -> DeepLab:
+        """The trained network of a run of task=distill; raises as `head`."""
+        network = self._trained[0]
+        assert isinstance(network, DeepLab)
+        return network
+
+    @cached_property
+    def _trained(self) -> tuple[StackedMLP | DeepLab, dict[str, Any]]:
+        if self.config.task == "distill":
+            return load_segmenter(self.folder / SEGMENTER)
+        return load_head(self.folder / HEAD)
+
+    def extractor(self, device: torch.device) -> FeatureExtractor:
+        """The network with its weights on `device`, reading the features of the head.
+
+        Raises CheckpointError where the weights are not those that the head was trained on, or the
+        head reads another number of features.
+        """
+        backbone = build_backbone(self.config.backbone, device)
+        self._check_weights(backbone)
+        extractor = build_extractor(self.config, backbone)
+        if self.head.dim != extractor.layout.dim:
+            raise CheckpointError(
+                f"'{self.folder / HEAD}' reads D = {self.head.dim} features per pixel, by the "
+                f"config.yaml beside it they are {extractor.layout.dim}. Repeat the run with "
+                "`paths.overwrite=true`."
+            )
+        return extractor
+
+    def _check_weights(self, backbone: Backbone) -> None:
+        found, expected = backbone.checkpoint_sha256, self.results["checkpoint_sha256"]
+        if found != expected:
+            raise CheckpointError(
+                f"the weights of '{backbone.name}' are not those on whose features the head of "
+                f"'{self.folder}' was trained: their SHA-256 is {found}, it was {expected}. "
+                "Restore the file, or train the run again."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedSweep:
+    """A sweep with at least one finished cell.
+
+    identity: what its cells depend on, see `CellStore.identity`.
+    """
+
+    folder: Path
+    config: SweepConfig
+    store: CellStore
+    identity: Mapping[str, Any]
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        return load_class_table(self.config.dataset.classes)
+
+    def backbone(self, device: torch.device) -> Backbone:
+        """The network with its weights; CheckpointError where these are not those of the cells."""
+        backbone = build_backbone(self.config.backbone, device)
+        expected = self.identity.get("checkpoint_sha256", backbone.checkpoint_sha256)
+        if backbone.checkpoint_sha256 != expected:
+            raise CheckpointError(
+                f"the weights of '{backbone.name}' are not those of the cells in '{self.folder}': "
+                f"their SHA-256 is {backbone.checkpoint_sha256}, it was {expected}. Restore the "
+                "file, or sweep again in another folder."
+            )
+        return backbone
+
+
+def open_finished(folder: Path) -> FinishedRun | FinishedSweep:
+    """What a finished `train.py` or `sweep.py` left in `folder`.
+
+    Networks are not read here, only when they are asked for. Raises ConfigError for a folder of
+    neither or of a later version, DataError where nothing is finished or the results are damaged.
+    """
+    if (folder / IDENTITY).is_file():
+        store = CellStore(folder)
+        identity = store.identity()
+        if not store.done():
+            raise DataError(f"'{folder}' holds no finished cell. Run the sweep first.")
+        return FinishedSweep(folder, read_config(folder, SweepConfig), store, identity)
+    if (folder / MULTIRUN).is_file():
+        raise ConfigError(
+            f"'{folder}' is the folder of a multirun: name one of its runs. "
+            f"`ddpmseg jobs {folder}` lists them."
+        )
+    record = read_record(folder)
+    config = read_config(folder, TrainConfig)
+    if config.task == "pretrain":
+        if not (folder / UNET).is_file():
+            raise DataError(f"'{folder}' is unfinished: there is no {UNET}. Repeat its command.")
+        return FinishedRun(folder, config, {}, record)
+    if not (folder / RESULTS).is_file():
+        raise DataError(f"'{folder}' is unfinished: there is no {RESULTS}. Repeat its command.")
+    return FinishedRun(folder, config, read_results(folder), record)
+
+
+def open_run(folder: Path, tasks: Sequence[str] = ("segment",)) -> FinishedRun:
+    """A finished run of one of these tasks; raises as `open_finished`, ConfigError for another."""
+    found = open_finished(folder)
+    if isinstance(found, FinishedSweep):
+        raise ConfigError(f"'{folder}' is the folder of a sweep. Name a run of train.py.")
+    if found.config.task not in tasks:
+        raise ConfigError(
+            f"'{folder}' is a run of task={found.config.task}. Name a run of "
+            f"{' or '.join(f'task={task}' for task in tasks)}."
+        )
+    return found
+
+
+def open_sweep(folder: Path) -> FinishedSweep:
+    """A sweep with finished cells; raises as `open_finished`, ConfigError for a run."""
+    if not (folder / IDENTITY).is_file():
+        # Says itself that the folder holds no sweep.
+        CellStore(folder).identity()
+    found = open_finished(folder)
+    assert isinstance(found, FinishedSweep)
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Such as 'a, b, c', the first six of them."""
+    shown = ", ".join(names[:6])
+    return f"{shown}, ... ({len(names)})" if len(names) > 6 else shown
