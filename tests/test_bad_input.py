@@ -348,7 +348,7 @@ def test_head_that_diverges(tmp_path: Path) -> None:
     message = str(caught.value)
     assert re.search(r"the loss of the head is \[.*\] at step \d", message)
     assert "Lower `head.learning_rate` (1e+38)" in message
-    assert set(contents(tmp_path)) <= {"config.yaml", "metrics.jsonl", "train.log"}
+    assert set(contents(tmp_path)) <= {"config.yaml", "metrics.jsonl", "record.json", "train.log"}
 
 
 def test_features_that_are_not_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,7 @@ def test_files_of_a_run(finished: Path) -> None:
         "metrics.jsonl",
         "overlays.png",
         "per_class.csv",
+        "record.json",
         "results.csv",
         "segmenter.safetensors",
         "train.log",

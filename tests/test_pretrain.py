@@ -59,7 +59,7 @@ def test_loss_falls(finished: Path) -> None:
 
 
 def test_files_of_a_pretraining(finished: Path) -> None:
-    names = {"config.yaml", "last.ckpt", "metrics.jsonl", "train.log"}
+    names = {"config.yaml", "last.ckpt", "metrics.jsonl", "record.json", "train.log"}
     names |= {"unet.json", "unet.safetensors"}
     assert set(contents(finished)) == names | {"samples_00000030.png"}
     with Image.open(finished / "samples_00000030.png") as picture:
