@@ -240,7 +240,7 @@ def test_unfinished_and_damaged_runs(runs: Path, tmp_path: Path, capsys: Capture
     assert main(["compare", str(folder), "--format", "md"]) == 0
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 4
-    assert "seed0': unfinished: there is no results.csv" in captured.err
+    assert "seed0' is unfinished: there is no results.csv" in captured.err
     assert "seed0': damaged: results.csv lacks one of the numbers" in captured.err
     # What only some views need is looked at only then.
     (folder / "members1" / "seed1" / "per_class.csv").write_text("class,iou\nbody,0.5\n")

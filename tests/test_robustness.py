@@ -282,14 +282,14 @@ def pretrained(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (no_results, "run '{run}': unfinished: there is no results.csv."),
-        (no_head, "run '{run}': there is no head.safetensors. Train the run again."),
+        (no_results, "is unfinished: there is no results.csv."),
+        (no_head, "head.safetensors' is not a head written by ddpmseg"),
         (damaged_head, "head.safetensors' is not a head written by ddpmseg"),
         (other_weights, "the weights of 'random' are not those on whose features the head of"),
         (lost_weights, "run '{run}': checkpoint 'lost.pt' does not exist"),
-        (other_head, "reads D = 3 features and has 11 outputs; by the config.yaml beside it they"),
+        (other_head, "reads D = 3 features per pixel, by the config.yaml beside it they are"),
         (empty, "there is no run of train.py in '{run}'."),
-        (pretrained, "run '{run}': a run of task=pretrain."),
+        (pretrained, "is a run of task=pretrain."),
         (shutil.rmtree, "'{run}' is no folder."),
     ],
 )
@@ -307,7 +307,7 @@ def test_a_run_below_a_folder_is_left_out(command, runs: Path, tmp_path: Path, c
     folder = Path(shutil.copytree(runs, tmp_path / "some"))
     no_results(folder / "random")
     assert command(folder, types="fog", severities="3") == 0
-    assert f"left out: '{folder / 'random'}': unfinished" in capsys.readouterr().err
+    assert f"'{folder / 'random'}' is unfinished" in capsys.readouterr().err
     assert {row["method"] for row in table(tmp_path / "out" / "robustness.csv")} == {"pixels"}
 
 

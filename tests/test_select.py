@@ -81,9 +81,10 @@ def test_budgets_that_allow_no_cell(finished: Path) -> None:
 
 
 def test_no_sweep_and_no_finished_cell(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not the folder of a run"):
+    with pytest.raises(ConfigError, match="is not the folder of a sweep"):
         select(tmp_path)
-    (tmp_path / "config.yaml").write_text((finished / "config.yaml").read_text())
+    for name in ("config.yaml", "sweep.json"):
+        (tmp_path / name).write_text((finished / name).read_text())
     with pytest.raises(DataError, match="holds no finished cell"):
         select(tmp_path)
 

@@ -10,6 +10,7 @@ import torch
 
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.composition.build import build_backbone, build_extractor
+from ddpmseg.composition.checks import TASKS
 from ddpmseg.config import SweepConfig, TrainConfig
 from ddpmseg.data.class_table import ClassTable, load_class_table, read_class_table
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
@@ -151,48 +152,39 @@ def open_finished(folder: Path) -> FinishedRun | FinishedSweep:
     neither or of a later version, DataError where nothing is finished or the results are damaged.
     """
     if (folder / IDENTITY).is_file():
-        store = CellStore(folder)
-        identity = store.identity()
-        if not store.done():
-            raise DataError(f"'{folder}' holds no finished cell. Run the sweep first.")
-        return FinishedSweep(folder, read_config(folder, SweepConfig), store, identity)
-    if (folder / MULTIRUN).is_file():
-        raise ConfigError(
-            f"'{folder}' is the folder of a multirun: name one of its runs. "
-            f"`ddpmseg jobs {folder}` lists them."
-        )
-    record = read_record(folder)
-    config = read_config(folder, TrainConfig)
-    if config.task == "pretrain":
-        if not (folder / UNET).is_file():
-            raise DataError(f"'{folder}' is unfinished: there is no {UNET}. Repeat its command.")
-        return FinishedRun(folder, config, {}, record)
-    if not (folder / RESULTS).is_file():
-        raise DataError(f"'{folder}' is unfinished: there is no {RESULTS}. Repeat its command.")
-    return FinishedRun(folder, config, read_results(folder), record)
+        return open_sweep(folder)
+    return open_run(folder, TASKS)
 
 
 def open_run(folder: Path, tasks: Sequence[str] = ("segment",)) -> FinishedRun:
-    """A finished run of one of these tasks; raises as `open_finished`, ConfigError for another."""
-    found = open_finished(folder)
-    if isinstance(found, FinishedSweep):
-        raise ConfigError(f"'{folder}' is the folder of a sweep. Name a run of train.py.")
-    if found.config.task not in tasks:
+    """A finished run of one of these tasks.
+
+    Raises as `open_finished`, and ConfigError for a sweep, a multirun or a run of another task.
+    """
+    for name, kind in ((IDENTITY, "a sweep"), (MULTIRUN, "a multirun: name one of its runs")):
+        if (folder / name).is_file():
+            raise ConfigError(f"'{folder}' is the folder of {kind}. Name a run of train.py.")
+    record = read_record(folder)
+    config = read_config(folder, TrainConfig)
+    if config.task not in tasks:
         raise ConfigError(
-            f"'{folder}' is a run of task={found.config.task}. Name a run of "
+            f"'{folder}' is a run of task={config.task}. Name a run of "
             f"{' or '.join(f'task={task}' for task in tasks)}."
         )
-    return found
+    last = UNET if config.task == "pretrain" else RESULTS
+    if not (folder / last).is_file():
+        raise DataError(f"'{folder}' is unfinished: there is no {last}. Repeat its command.")
+    results = {} if config.task == "pretrain" else read_results(folder)
+    return FinishedRun(folder, config, results, record)
 
 
 def open_sweep(folder: Path) -> FinishedSweep:
-    """A sweep with finished cells; raises as `open_finished`, ConfigError for a run."""
-    if not (folder / IDENTITY).is_file():
-        # Says itself that the folder holds no sweep.
-        CellStore(folder).identity()
-    found = open_finished(folder)
-    assert isinstance(found, FinishedSweep)
-    return found
+    """A sweep with finished cells; raises as `open_finished`, ConfigError for anything else."""
+    store = CellStore(folder)
+    identity = store.identity()
+    if not store.done():
+        raise DataError(f"'{folder}' holds no finished cell. Run the sweep first.")
+    return FinishedSweep(folder, read_config(folder, SweepConfig), store, identity)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -118,6 +118,7 @@ def _open_run(
     if shared not in images:
         images[shared] = _open_images(config, request)
     dataset, versions = images[shared]
+    _ = opened.head  # damaged ones are refused before anything is computed
     identity = {
         "settings": {key: value for key, value in run.settings.items() if key != METHOD},
         "head_sha256": file_sha256(opened.folder / HEAD),
