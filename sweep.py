@@ -1,21 +1,8 @@
-"""Probe a backbone at every (block, timestep) and report what it knows where."""
+"""Probe a backbone at every (block, timestep) and report what it knows where: `ddpmseg sweep`."""
 
-import hydra
-from omegaconf import DictConfig
+import sys
 
-from ddpmseg import config
-
-config.register()
-
-
-@hydra.main(config_path="conf", config_name="sweep", version_base="1.3")
-def main(cfg: DictConfig) -> float | None:
-    # Here, so that --help and completion need not wait for torch.
-    from ddpmseg.multiruns import jobs
-    from ddpmseg.sweeps.sweep import finished, sweep
-
-    return jobs.run(jobs.Program("sweep", sweep, finished), cfg)
-
+from ddpmseg.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(["sweep", *sys.argv[1:]]))

@@ -1,54 +1,41 @@
-"""Small commands beside the programs: python -m ddpmseg {predict,compare,report,data,...}."""
+"""What a diffusion model knows about an image: train a head, sweep a network, look at results."""
 
 import argparse
 import logging
 import sys
 
-from ddpmseg.cli import (
-    check_backbone,
-    compare,
-    dashboard,
-    data,
-    export,
-    jobs,
-    plan,
-    predict,
-    report,
-    robustness,
-    sample,
-    select,
-    table,
-    weights,
-)
+from ddpmseg.cli import compare, data, programs, runs, sweeps, weights
+from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
 
 COMMANDS = (
-    predict,
-    plan,
-    export,
-    table,
-    compare,
-    report,
-    robustness,
-    select,
-    sample,
-    dashboard,
-    data,
-    weights,
-    check_backbone,
-    jobs,
+    programs.add,
+    runs.add_before,
+    runs.add_after,
+    sweeps.add,
+    compare.add,
+    data.add,
+    weights.add,
 )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all commands, in the order in which a user meets them."""
+    parser = argparse.ArgumentParser("ddpmseg", description=__doc__)
+    commands = parser.add_subparsers(
+        dest="command", required=True, title="commands", metavar="COMMAND"
+    )
+    for add in COMMANDS:
+        add(commands)
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status, 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser("python -m ddpmseg", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    for module in COMMANDS:
-        module.add(commands)
-    options = vars(parser.parse_args(arguments))
+    options = vars(parser().parse_args(arguments))
     run = options.pop("run_command")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         return run(**options)
     except UserError as error:

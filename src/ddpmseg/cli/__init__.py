@@ -1,1 +1,1 @@
-"""The command line: one module for each group of commands, with their options."""
+"""The command line: modules of commands with their options. What a command does lies elsewhere."""

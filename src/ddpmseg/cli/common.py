@@ -1,6 +1,6 @@
 """What the commands share.
 
-What a command needs is imported when it runs: `--help` shall not wait for torch.
+What a command needs is imported when it runs, so that `--help` need not wait for torch.
 """
 
 import argparse
@@ -14,44 +14,38 @@ if TYPE_CHECKING:
 
 
 def add_command(
-    commands: Any, name: str, run: Callable[..., int], text: str
+    commands: Any, name: str, run: Callable[..., int], text: str, add_help: bool = True
 ) -> argparse.ArgumentParser:
     """A command whose options are the arguments of `run`, which returns the exit status."""
-    command = commands.add_parser(name, help=text)
+    command = commands.add_parser(name, help=text, description=text, add_help=add_help)
     command.set_defaults(run_command=run)
     return command
 
 
+def add_group(commands: Any, name: str, text: str) -> Any:
+    """A command of commands: what `add_command` takes as its first argument."""
+    group = commands.add_parser(name, help=text, description=text)
+    return group.add_subparsers(required=True, title="commands", metavar="COMMAND")
+
+
 def add_overrides(command: argparse.ArgumentParser) -> None:
-    """Let the command take train.py's overrides and the folder of its configuration."""
-    command.add_argument("overrides", nargs="*", help="as for train.py: group.key=value ...")
-    command.add_argument("--config-dir", type=Path, default=Path("conf"))
+    """Let the command take the overrides of `train` and a folder of configuration files."""
+    text = "as for ddpmseg train: group=choice, group.key=value ..."
+    command.add_argument("overrides", nargs="*", help=text)
+    add_config_dir(command)
 
 
-def add_choice_of_runs(command: argparse.ArgumentParser, style: str) -> None:
-    """Let the command take runs, what to choose of them, and the form of the table they become."""
-    command.add_argument("paths", nargs="+", type=Path, help="run folders, or folders above them")
-    command.add_argument(
-        "--metric", default="miou", choices=("miou", "miou_present", "pixel_accuracy")
-    )
-    command.add_argument(
-        "--where", action="append", default=[], metavar="KEY[!]=VALUE",
-        help="only runs with this setting; either value where a key is named again",
-    )  # fmt: skip
-    command.add_argument(
-        "--vary", action="append", default=[], metavar="KEY",
-        help="only runs beside others that differ in this setting and, but for seeds, nothing else",
-    )  # fmt: skip
-    command.add_argument(
-        "--over", action="append", default=[], metavar="KEY", help="average over this setting too"
-    )
-    command.add_argument(
-        "--format", dest="style", default=style, choices=("text", "md", "csv", "latex")
-    )
-    command.add_argument("--output", type=Path, help="a file instead of stdout")
+def add_config_dir(command: argparse.ArgumentParser) -> None:
+    text = "a folder of configuration files that hide those of the same name; default: conf"
+    command.add_argument("--config-dir", type=Path, help=text)
 
 
-def typed(config_dir: Path, *overrides: str) -> "TrainConfig":
+def add_accelerator(command: argparse.ArgumentParser) -> None:
+    text = "where to compute: auto (default), cpu, gpu, cuda, mps"
+    command.add_argument("--accelerator", default="auto", help=text)
+
+
+def typed(config_dir: Path | None, *overrides: str) -> "TrainConfig":
     """The configuration of these overrides, held against its types alone."""
     from ddpmseg.composition import checks, plan
 

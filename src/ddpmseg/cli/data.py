@@ -1,60 +1,31 @@
-"""`data get`, `data check`, `data write`, `data convert` and `data unpack`."""
+"""`data get`, `data check`, `data write`, `data convert` and `data unpack`: labelled images."""
 
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.cli.common import add_command, add_overrides, show, typed
+from ddpmseg.cli.common import add_command, add_group, add_overrides, show, typed
 
 
 def add(commands: Any) -> None:
-    commands = commands.add_parser(
-        "data", help="labelled images: get, check, write, convert, unpack"
-    ).add_subparsers(required=True)
-
-    def get(name: str, config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.composition.get import get_dataset
-
-        config = typed(config_dir, f"dataset={name}", *overrides)
-        get_dataset(config.dataset, config.paths)
-        return 0
-
-    def check(name: str, config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.data_tools.check import check_dataset
-
-        config = typed(config_dir, f"dataset={name}", *overrides)
-        return 0 if check_dataset(config.dataset) else 1
-
-    def write(
-        name: str, config_dir: Path, overrides: list[str], output: Path, config: Path | None
-    ) -> int:
-        from ddpmseg.data_tools.write import write
-
-        return show(write(typed(config_dir, f"dataset={name}", *overrides).dataset, output, config))
-
-    def convert(**options: Any) -> int:
-        from ddpmseg.data_tools.convert import convert
-
-        return show(convert(**options))
-
-    def unpack(**options: Any) -> int:
-        from ddpmseg.data_tools.unpack import unpack_samples
-
-        return show(unpack_samples(**options))
-
+    commands = add_group(commands, "data", "labelled images: get, check, write, convert, unpack")
     for action, run, text in (
-        ("get", get, "fetch and unpack a dataset of conf/dataset/"),
-        ("check", check, "read every file of a dataset and name what is wrong; status 1 if any is"),
-        ("write", write, "write a dataset as the folder that dataset=folder reads"),
+        ("get", _get, "fetch and unpack a dataset of conf/dataset/"),
+        ("check", _check, "read every file of a dataset, name what is wrong; status 1 if any is"),
+        ("write", _write, "write a dataset as the folder that dataset=folder reads"),
     ):
         command = add_command(commands, action, run, text)
         command.add_argument("name", help="such as horse_21")
         add_overrides(command)
-        if run is write:
+        if run is _write:
             command.add_argument("--output", type=Path, required=True, help="must be new or empty")
             command.add_argument("--config", type=Path, help="also write conf/dataset/NAME.yaml")
-    command = add_command(
-        commands, "convert", convert, "annotations of COCO or labelme to a folder"
-    )
+    _add_convert(commands)
+    _add_unpack(commands)
+
+
+def _add_convert(commands: Any) -> None:
+    text = "annotations of COCO or labelme to a folder"
+    command = add_command(commands, "convert", _convert, text)
     command.add_argument("source", type=Path, help="COCO .json, or a folder of labelme .json files")
     command.add_argument("output_dir", type=Path, help="must be new or empty")
     command.add_argument("--images", type=Path, help="folder of the images; default: of the .json")
@@ -64,22 +35,57 @@ def add(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="draws the split")
     command.add_argument("--classes", type=Path, help="text file of class names, one a line")
     command.add_argument(
-        "--unlabelled", choices=("background", "ignore"), default="background", help="what they are"
-    )
+        "--unlabelled", choices=("background", "ignore"), default="background",
+        help="what pixels are that no shape covers; default: background",
+    )  # fmt: skip
     command.add_argument(
-        "--on-top", choices=("smaller", "later"), default="smaller", help="where shapes overlap"
-    )
+        "--on-top", choices=("smaller", "later"), default="smaller",
+        help="which shape counts where two overlap; default: smaller",
+    )  # fmt: skip
     command.add_argument("--config", type=Path, help="also write conf/dataset/NAME.yaml")
-    command.add_argument(
-        "--image-size",
-        type=int,
-        default=256,
-        help="for --config: the side at which the backbone sees images",
-    )
-    command = add_command(
-        commands, "unpack", unpack, "synthetic images with labels in an .npz to a folder"
-    )
+    text = "for --config: the side at which the backbone sees images; default: 256"
+    command.add_argument("--image-size", type=int, default=256, help=text)
+
+
+def _add_unpack(commands: Any) -> None:
+    text = "synthetic images with labels in an .npz to a folder"
+    command = add_command(commands, "unpack", _unpack, text)
     command.add_argument("archive", type=Path, help="samples_256x256x3.npz, as the authors have it")
     command.add_argument("output", type=Path, help="goes on where it was stopped")
     command.add_argument("--classes", required=True, help="class table, such as horse_21")
     command.add_argument("--num", type=int, help="only so many, the first")
+
+
+def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
+    from ddpmseg.composition.get import get_dataset
+
+    config = typed(config_dir, f"dataset={name}", *overrides)
+    get_dataset(config.dataset, config.paths)
+    return 0
+
+
+def _check(name: str, config_dir: Path | None, overrides: list[str]) -> int:
+    from ddpmseg.data_tools.check import check_dataset
+
+    config = typed(config_dir, f"dataset={name}", *overrides)
+    return 0 if check_dataset(config.dataset) else 1
+
+
+def _write(
+    name: str, config_dir: Path | None, overrides: list[str], output: Path, config: Path | None
+) -> int:
+    from ddpmseg.data_tools.write import write
+
+    return show(write(typed(config_dir, f"dataset={name}", *overrides).dataset, output, config))
+
+
+def _convert(**options: Any) -> int:
+    from ddpmseg.data_tools.convert import convert
+
+    return show(convert(**options))
+
+
+def _unpack(**options: Any) -> int:
+    from ddpmseg.data_tools.unpack import unpack_samples
+
+    return show(unpack_samples(**options))

@@ -1,53 +1,80 @@
-"""`weights get`, `weights describe`, `weights convert` and, in a module of its own, one more."""
+"""`weights get`, `weights describe` and the conversions of weight files."""
 
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.cli import weights_convert
-from ddpmseg.cli.common import add_command, add_overrides, show, typed
+from ddpmseg.cli.common import add_command, add_group, add_overrides, show, typed
 
 
 def add(commands: Any) -> None:
-    commands = commands.add_parser(
-        "weights", help="weight files: get, describe, convert"
-    ).add_subparsers(required=True)
-
-    def get(name: str, config_dir: Path, overrides: list[str]) -> int:
-        from ddpmseg.composition.get import get_weights
-
-        config = typed(config_dir, f"backbone={name}", *overrides)
-        get_weights(config.backbone)
-        return 0
-
-    def describe(checkpoint: str, output: Path | None, **known: Any) -> int:
-        from ddpmseg.weight_tools.describe import Known, describe_weights
-
-        return show(describe_weights(checkpoint, Known(**known), output))
-
-    def convert(**options: Any) -> int:
-        from ddpmseg.weight_tools.salvage import convert_weights
-
-        return show(convert_weights(**options))
-
-    command = add_command(
-        commands, "get", get, "fetch the weight file of a backbone of conf/backbone/"
-    )
+    commands = add_group(commands, "weights", "weight files: get, describe, convert")
+    text = "fetch the weight file of a backbone of conf/backbone/"
+    command = add_command(commands, "get", _get, text)
     command.add_argument("name", help="such as ddpm_lsun_horse")
     add_overrides(command)
-    command = add_command(commands, "describe", describe, "which network a checkpoint holds")
+    _add_describe(commands)
+    _add_conversions(commands)
+
+
+def _add_describe(commands: Any) -> None:
+    command = add_command(commands, "describe", _describe, "which network a checkpoint holds")
     command.add_argument("checkpoint", help=".pt or .safetensors file of a state dict")
     command.add_argument("--image-size", type=int, help="side of the training images")
     heads = command.add_mutually_exclusive_group()
     heads.add_argument("--num-head-channels", type=int, help="channels of an attention head")
     heads.add_argument("--num-heads", type=int, help="heads of an attention layer")
-    command.add_argument("--use-new-attention-order", action="store_true")
-    command.add_argument("--noise-schedule", choices=("linear", "cosine"), default="linear")
-    command.add_argument("--diffusion-steps", type=int, default=1000)
-    command.add_argument("--rescale-timesteps", action="store_true")
+    command.add_argument(
+        "--use-new-attention-order", action="store_true", help="as the flag of guided_diffusion"
+    )
+    command.add_argument(
+        "--noise-schedule", choices=("linear", "cosine"), default="linear",
+        help="of the training; default: linear",
+    )  # fmt: skip
+    text = "of the training; default: 1000"
+    command.add_argument("--diffusion-steps", type=int, default=1000, help=text)
+    command.add_argument(
+        "--rescale-timesteps", action="store_true", help="as the flag of guided_diffusion"
+    )
     command.add_argument("--output", type=Path, help="write conf/backbone/NAME.yaml")
+
+
+def _add_conversions(commands: Any) -> None:
     text = "the tensors of a file that is refused for what it holds besides; executes nothing"
-    command = add_command(commands, "convert", convert, text)
+    command = add_command(commands, "convert", _convert, text)
     command.add_argument("source", help="file written by torch.save")
     command.add_argument("output", type=Path, help="new .safetensors file")
     command.add_argument("--entry", help="under which the file has them, as model or state_dict")
-    weights_convert.add(commands)
+
+    text = "a guided_diffusion checkpoint as a folder of the diffusers library"
+    command = add_command(commands, "convert-diffusers", _convert_to_diffusers, text)
+    command.add_argument("checkpoint", help=".pt or .safetensors file, or bundled:NAME")
+    command.add_argument("output", type=Path, help="folder to write")
+    add_overrides(command)
+
+
+def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
+    from ddpmseg.composition.get import get_weights
+
+    get_weights(typed(config_dir, f"backbone={name}", *overrides).backbone)
+    return 0
+
+
+def _describe(checkpoint: str, output: Path | None, **known: Any) -> int:
+    from ddpmseg.weight_tools.describe import Known, describe_weights
+
+    return show(describe_weights(checkpoint, Known(**known), output))
+
+
+def _convert(**options: Any) -> int:
+    from ddpmseg.weight_tools.salvage import convert_weights
+
+    return show(convert_weights(**options))
+
+
+def _convert_to_diffusers(
+    checkpoint: str, output: Path, config_dir: Path | None, overrides: list[str]
+) -> int:
+    from ddpmseg.weight_tools.to_diffusers import convert_to_diffusers, flags_from
+
+    convert_to_diffusers(checkpoint, output, flags_from(config_dir, overrides))
+    return 0

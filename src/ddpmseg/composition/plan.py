@@ -21,6 +21,7 @@ from ddpmseg.composition.build import (
 from ddpmseg.composition.checks import checked_config, planned_layout
 from ddpmseg.composition.estimate import describe, num_training_images, seconds_per_image
 from ddpmseg.config import FolderDatasetConfig, TrainConfig
+from ddpmseg.config.search_path import packaged_folder
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.dataset_archive import holds_something
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -28,22 +29,24 @@ from ddpmseg.runtime.device import choose_device
 
 
 def compose(
-    config_dir: Path,
+    config_dir: Path | None,
     overrides: list[str],
     check: Callable[[DictConfig], TrainConfig] = checked_config,
 ) -> TrainConfig:
-    """The configuration of `train.py` with these overrides, as `check` leaves it.
+    """The configuration of `ddpmseg train` with these overrides, as `check` leaves it.
 
-    Raises ConfigError.
+    Files in `config_dir`, where it is given, hide those of the same name in the usual folders (see
+    `ddpmseg.config.search_path`). Raises ConfigError.
     """
-    if not (config_dir / "train.yaml").is_file():
+    folder = packaged_folder() if config_dir is None else config_dir
+    if not folder.is_dir():
         raise ConfigError(
-            f"'{config_dir / 'train.yaml'}' does not exist: run this where train.py is, or give "
-            "--config-dir."
+            f"`--config-dir {folder}`: there is no such folder. Name one with configuration files, "
+            "such as backbone/NAME.yaml, or leave the option out."
         )
     schemas.register()
     try:
-        with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
             cfg = hydra_compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra names the override; which key and type it breaks, only the cause says.

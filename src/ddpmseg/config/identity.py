@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ddpmseg.command_line import program_arguments
 from ddpmseg.download.settings import TRANSFER
 
 CACHE = ("cache_gb", "cache_dir", "cache_blocks")
@@ -83,7 +83,7 @@ def multirun_key() -> str:
 
     How its jobs are run and launched is left out. The order counts, for it numbers the jobs.
     """
-    return request_key({"overrides": which_job(sys.argv[1:])})
+    return request_key({"overrides": which_job(program_arguments())})
 
 
 def which_job(arguments: Iterable[str]) -> list[str]:

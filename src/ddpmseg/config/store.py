@@ -8,6 +8,7 @@ from pathlib import Path
 from pkgutil import ModuleInfo, iter_modules
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
 from ddpmseg import backbones
@@ -31,6 +32,7 @@ from ddpmseg.config.roots import (
     TrainConfig,
     TrainerConfig,
 )
+from ddpmseg.config.search_path import OwnFilesFirst
 from ddpmseg.config.segmenter import SegmenterConfig
 from ddpmseg.errors import ConfigError
 
@@ -104,7 +106,8 @@ def _alae_layers(levels: int, image_size: int, input_size: int | None) -> list[i
 
 
 def register() -> None:
-    """Make the schemas available to the defaults lists in `conf/`."""
+    """Make the schemas available to the defaults lists in `conf/`, and `conf/` to Hydra."""
+    Plugins.instance().register(OwnFilesFirst)
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
     OmegaConf.register_new_resolver("network_name", network_name, replace=True)
     OmegaConf.register_new_resolver("sweep_key", sweep_key, replace=True)

@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ddpmseg.command_line import called_command
 from ddpmseg.config import RESUMES, which_job
 from ddpmseg.errors import ConfigError, UserError
 from ddpmseg.multiruns import job_table
@@ -47,7 +48,7 @@ class GatherJobs(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             _check(config)
-            plan = Plan(config.hydra.job.name, _command(), planned_jobs(config))
+            plan = Plan(config.hydra.job.name, called_command(), planned_jobs(config))
             if config.multirun.dry_run:
                 dry_run(plan, folder, config.hydra.job.config_name)
                 sys.exit(0)
@@ -73,7 +74,7 @@ class GatherJobs(Callback):
         # After each job Hydra goes back to the logging of its own lines.
         configure_log(config.hydra.job_logging, config.hydra.verbose)
         try:
-            failed = gather(folder, _command())
+            failed = gather(folder, called_command())
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
@@ -92,7 +93,7 @@ class GatherJobs(Callback):
         if all(job.state is State.WAITING for job in jobs):
             return  # a mistake in the command, which Hydra has told
         job_table.tell(jobs, folder)
-        log.warning("the multirun broke off; repeat the command to go on: %s", _command())
+        log.warning("the multirun broke off; repeat the command to go on: %s", called_command())
 
 
 def planned_jobs(config: DictConfig) -> list[list[str]]:
@@ -177,7 +178,3 @@ def _is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _command() -> str:
-    return "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

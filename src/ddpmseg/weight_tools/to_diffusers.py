@@ -35,8 +35,8 @@ TOLERANCE = 1e-5
 """Largest difference of a map as a share of its largest value: rounding of the order of sums."""
 
 
-def flags_from(config_dir: Path, overrides: list[str]) -> UNetFlags:
-    """`backbone.unet` of train.py's overrides; ConfigError for a backbone without such flags."""
+def flags_from(config_dir: Path | None, overrides: list[str]) -> UNetFlags:
+    """`backbone.unet` of the overrides of train; ConfigError for a backbone without such flags."""
 
     def check(cfg: DictConfig) -> TrainConfig:
         if OmegaConf.get_type(cfg.backbone) is not GuidedDiffusionConfig:

@@ -1,0 +1,73 @@
+"""`train` and `sweep`: Hydra composes a configuration from overrides, a task runs with it."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ddpmseg.cli.common import add_command
+
+TEXTS = {
+    "train": "train a head on a few labelled images and test it, or pretrain a diffusion model",
+    "sweep": "probe a backbone at every (block, timestep) and report what it knows where",
+}
+"""By the name of the program."""
+
+
+def add(commands: Any) -> None:
+    for name, text in TEXTS.items():
+        command = add_command(commands, name, partial(_run, name), text, add_help=False)
+        _add_flags(command)
+
+
+def _add_flags(command: argparse.ArgumentParser) -> None:
+    """Let the command take overrides and the flags of a Hydra program."""
+    command.add_argument(
+        "overrides", nargs="*", help="settings, as in group=choice and group.key=value"
+    )
+    flag = partial(command.add_argument, action="store_true")
+    flag("--help", "-h", help="examples, groups of settings and their choices")
+    flag("--multirun", "-m", help="a job for every combination of comma-separated values")
+    flag("--run", "-r", help="a single run, the default")
+    command.add_argument(
+        "--cfg", "-c", choices=["job", "hydra", "all"], help="print the settings and run nothing"
+    )
+    flag("--resolve", help="with --cfg: every setting with its value")
+    command.add_argument("--package", "-p", help="with --cfg: only this group")
+    command.add_argument(
+        "--config-dir", "-cd", help="a folder of files that are added to the others"
+    )
+    command.add_argument(
+        "--config-path",
+        "-cp",
+        help="a folder of files that hide those of the same name",
+    )
+    command.add_argument("--config-name", "-cn", help="a root other than train.yaml, sweep.yaml")
+    flag("--shell-completion", "-sc", help="completion with TAB: install=bash, zsh or fish")
+    command.add_argument(
+        "--info", "-i", nargs="?", const="all", help="what Hydra composes, from which files",
+        choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
+    )  # fmt: skip
+    flag("--hydra-help", help="Hydra's own help")
+
+
+def _run(name: str, **options: Any) -> int:
+    """Run the program `name` with what its command was given."""
+    from hydra import version
+    from hydra._internal.utils import _run_hydra, get_args_parser
+
+    from ddpmseg.cli import tasks
+    from ddpmseg.config.search_path import packaged_folder
+
+    if options["config_path"] is not None:
+        options["config_path"] = str(Path(options["config_path"]).absolute())
+    version.setbase("1.3")
+    # As `hydra.main` does with a command line, but for one that begins with the program's name.
+    _run_hydra(
+        args=argparse.Namespace(**options),
+        args_parser=get_args_parser(),
+        task_function=getattr(tasks, name),
+        config_path=str(packaged_folder()),
+        config_name=name,
+    )
+    return 0
