@@ -2,9 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
 
-from ddpmseg.cli import compare, data, programs, runs, sweeps, weights
+from ddpmseg.cli import compare, completion, data, programs, runs, sweeps, weights
 from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
 
@@ -32,7 +33,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status, 2 for a mistake of the user's."""
-    options = vars(parser().parse_args(arguments))
+    commands = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        completion.answer(commands)
+    options = vars(commands.parse_args(arguments))
     run = options.pop("run_command")
     if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

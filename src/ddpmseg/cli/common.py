@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpmseg.cli.completion import add_settings
+
 if TYPE_CHECKING:
     from ddpmseg.config import TrainConfig
 
@@ -31,7 +33,7 @@ def add_group(commands: Any, name: str, text: str) -> Any:
 def add_overrides(command: argparse.ArgumentParser) -> None:
     """Let the command take the overrides of `train` and a folder of configuration files."""
     text = "as for ddpmseg train: group=choice, group.key=value ..."
-    command.add_argument("overrides", nargs="*", help=text)
+    add_settings(command, "train", "overrides", text)
     add_config_dir(command)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpmseg.cli.common import add_command, add_group, add_overrides, show, typed
+from ddpmseg.cli.completion import add_choice
 
 
 def add(commands: Any) -> None:
@@ -14,7 +15,7 @@ def add(commands: Any) -> None:
         ("write", _write, "write a dataset as the folder that dataset=folder reads"),
     ):
         command = add_command(commands, action, run, text)
-        command.add_argument("name", help="such as horse_21")
+        add_choice(command, "name", "dataset", "such as horse_21")
         add_overrides(command)
         if run is _write:
             command.add_argument("--output", type=Path, required=True, help="must be new or empty")

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.cli.common import add_command
+from ddpmseg.cli import completion
+from ddpmseg.cli.common import add_command, show
 
 TEXTS = {
     "train": "train a head on a few labelled images and test it, or pretrain a diffusion model",
@@ -17,42 +18,43 @@ TEXTS = {
 def add(commands: Any) -> None:
     for name, text in TEXTS.items():
         command = add_command(commands, name, partial(_run, name), text, add_help=False)
+        completion.add_settings(
+            command, name, "overrides", "settings, as in group=choice and group.key=value"
+        )
         _add_flags(command)
 
 
 def _add_flags(command: argparse.ArgumentParser) -> None:
-    """Let the command take overrides and the flags of a Hydra program."""
-    command.add_argument(
-        "overrides", nargs="*", help="settings, as in group=choice and group.key=value"
-    )
-    flag = partial(command.add_argument, action="store_true")
+    """Let the command take the flags of a Hydra program."""
+    option, flag = command.add_argument, partial(command.add_argument, action="store_true")
     flag("--help", "-h", help="examples, groups of settings and their choices")
     flag("--multirun", "-m", help="a job for every combination of comma-separated values")
     flag("--run", "-r", help="a single run, the default")
-    command.add_argument(
-        "--cfg", "-c", choices=["job", "hydra", "all"], help="print the settings and run nothing"
-    )
+    kinds = ["job", "hydra", "all"]
+    option("--cfg", "-c", choices=kinds, help="print the settings and run nothing")
     flag("--resolve", help="with --cfg: every setting with its value")
-    command.add_argument("--package", "-p", help="with --cfg: only this group")
-    command.add_argument(
-        "--config-dir", "-cd", help="a folder of files that are added to the others"
-    )
-    command.add_argument(
-        "--config-path",
-        "-cp",
-        help="a folder of files that hide those of the same name",
-    )
-    command.add_argument("--config-name", "-cn", help="a root other than train.yaml, sweep.yaml")
+    option("--package", "-p", help="with --cfg: only this group")
+    text = "a folder of files that are added to the others"
+    option("--config-dir", "-cd", type=Path, help=text)
+    text = "a folder of files that hide those of the same name"
+    option("--config-path", "-cp", type=Path, help=text)
+    option("--config-name", "-cn", help="a root other than train.yaml, sweep.yaml")
     flag("--shell-completion", "-sc", help="completion with TAB: install=bash, zsh or fish")
-    command.add_argument(
-        "--info", "-i", nargs="?", const="all", help="what Hydra composes, from which files",
-        choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
-    )  # fmt: skip
+    kinds = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    text = "what Hydra composes, and from which files"
+    option("--info", "-i", nargs="?", const="all", choices=kinds, help=text)
     flag("--hydra-help", help="Hydra's own help")
 
 
 def _run(name: str, **options: Any) -> int:
     """Run the program `name` with what its command was given."""
+    if options["shell_completion"]:
+        return show([completion.shell_code(options["overrides"])])
+    if options["help"]:
+        from ddpmseg.cli.help import program_help
+
+        return show([program_help(name, options["config_path"])])
+
     from hydra import version
     from hydra._internal.utils import _run_hydra, get_args_parser
 
@@ -60,7 +62,7 @@ def _run(name: str, **options: Any) -> int:
     from ddpmseg.config.search_path import packaged_folder
 
     if options["config_path"] is not None:
-        options["config_path"] = str(Path(options["config_path"]).absolute())
+        options["config_path"] = str(options["config_path"].absolute())
     version.setbase("1.3")
     # As `hydra.main` does with a command line, but for one that begins with the program's name.
     _run_hydra(

@@ -11,6 +11,7 @@ from ddpmseg.cli.common import (
     show,
     typed,
 )
+from ddpmseg.cli.completion import add_settings
 
 
 def add_before(commands: Any) -> None:
@@ -40,11 +41,8 @@ def add_after(commands: Any) -> None:
 
     text = "draw images from a diffusion model, and label them as training images"
     command = add_command(commands, "sample", _sample, text)
-    command.add_argument(
-        "given",
-        nargs="*",
-        metavar="BACKBONE|override",
-        help="such as ddpm_ponies, backbone.key=...",
+    add_settings(
+        command, "train", "given", "such as ddpm_ponies, backbone.key=...", "BACKBONE|override"
     )
     command.add_argument("--num", type=int, required=True, help="images in the folder at the end")
     command.add_argument(

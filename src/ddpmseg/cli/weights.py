@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from ddpmseg.cli.common import add_command, add_group, add_overrides, show, typed
+from ddpmseg.cli.completion import add_choice
 
 
 def add(commands: Any) -> None:
     commands = add_group(commands, "weights", "weight files: get, describe, convert")
     text = "fetch the weight file of a backbone of conf/backbone/"
     command = add_command(commands, "get", _get, text)
-    command.add_argument("name", help="such as ddpm_lsun_horse")
+    add_choice(command, "name", "backbone", "such as ddpm_lsun_horse")
     add_overrides(command)
     _add_describe(commands)
     _add_conversions(commands)

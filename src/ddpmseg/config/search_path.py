@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 OWN = "conf"
@@ -25,19 +25,16 @@ class OwnFilesFirst(SearchPathPlugin):
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        main = SearchPathQuery(provider="main")
+        named = [Path(e.path) for e in search_path.get_path() if e.provider == "main" and e.path]
+        if not named:
+            return  # nothing is composed from files
         packaged, own = packaged_folder(), Path.cwd() / OWN
-        main = next((e for e in search_path.get_path() if e.provider == "main"), None)
-        if main is None:
-            return  # a program that is not of this package
-        named = Path(str(main.path).removeprefix("file://"))
-        if _same(named, packaged):
-            if own.is_dir() and not _same(own, packaged):
-                search_path.prepend("own", f"file://{own}", anchor="main")
+        added = own.is_dir() and all(own.resolve() != p.resolve() for p in [packaged, *named])
+        if named[0].resolve() == packaged.resolve():
+            if added:
+                search_path.prepend("own", f"file://{own}", main)
             return
-        search_path.append("ddpmseg", f"file://{packaged}", anchor="main")
-        if own.is_dir() and not _same(own, packaged) and not _same(own, named):
-            search_path.append("own", f"file://{own}", anchor="main")
-
-
-def _same(first: Path, second: Path) -> bool:
-    return first.resolve() == second.resolve()
+        search_path.append("ddpmseg", f"file://{packaged}", main)
+        if added:
+            search_path.append("own", f"file://{own}", main)

@@ -1,6 +1,5 @@
 """What `train.py` does with a composed configuration."""
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from omegaconf import DictConfig
 
 from ddpmseg import ranks
 from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import cache_folder
 from ddpmseg.composition.checks import check_alone, checked_config
 from ddpmseg.composition.get import fetch_missing
@@ -63,7 +63,7 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
             return tracking
 
         if config.task == "pretrain":
-            run_pretraining(config, claim, " ".join(["python", "train.py", *sys.argv[1:]]))
+            run_pretraining(config, claim, called_command())
             return None
         run = run_distillation if config.task == "distill" else run_segmentation
         scores = run(config, claim)

@@ -1,7 +1,6 @@
 """What `sweep.py` does with a composed configuration: every (block, timestep), cell by cell."""
 
 import logging
-import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import groupby
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import (
     build_backbone,
     build_backbone_without_weights,
@@ -114,7 +114,7 @@ def _lead(
             "data_sha256": found.sha256,
             "num_labelled": len(dataset.train),
             "num_test": len(dataset.test),
-            "command": " ".join(["python", "sweep.py", *sys.argv[1:]]),
+            "command": called_command(),
         },
         OmegaConf.to_yaml(cfg, resolve=True),
     )
