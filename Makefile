@@ -13,7 +13,7 @@ setup: .venv/.complete
 	touch $@
 
 demo: setup
-	$(BIN)/python sweep.py experiment=sweep/demo
+	$(BIN)/ddpmseg sweep experiment=sweep/demo
 
 # One process per core, with a thread each: many small tensors gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal

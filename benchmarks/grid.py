@@ -88,7 +88,7 @@ class _Grid:
         self.plain: dict[Cell, float] = {}
 
     def all_cells(self) -> None:
-        """As `sweep.py` computes them, without its report."""
+        """As `ddpmseg sweep` computes them, without its report."""
         for timestep in self.timesteps:
             config = _reading(self.config, self.config.features.blocks, (timestep,))
             probed = probe_timestep(

@@ -20,7 +20,7 @@ from ddpmseg.runs.segment import train_head
 def trained_head(
     config: TrainConfig, maps: NativeMaps, masks: Tensor, dataset: LabelledSet
 ) -> StackedMLP:
-    """Train as `train.py` does, in a folder that is thrown away."""
+    """Train as `ddpmseg train` does, in a folder that is thrown away."""
     with TemporaryDirectory() as folder:
         head = train_head(config, maps, masks, dataset, Path(folder))
     # Lightning's modules and trainers refer to each other, and with them to the maps.

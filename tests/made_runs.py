@@ -1,4 +1,4 @@
-"""Runs of `train.py` for the tests of tables: made up, and real ones at tiny size."""
+"""Runs of `ddpmseg train` for the tests of tables: made up, and real ones at tiny size."""
 
 from itertools import product
 from pathlib import Path

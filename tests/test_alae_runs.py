@@ -120,7 +120,7 @@ def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
         train(composed(tmp_path, "backbone=alae_lsun_bedroom", *TRAIN))
     message = str(caught.value)
     assert "checkpoint 'checkpoints/alae_lsun_bedroom.pth' does not exist" in message
-    assert "`python -m ddpmseg weights get alae_lsun_bedroom` fetches it" in message
+    assert "`ddpmseg weights get alae_lsun_bedroom` fetches it" in message
 
 
 def test_layers_are_listed_from_where_images_enter(capsys: pytest.CaptureFixture[str]) -> None:

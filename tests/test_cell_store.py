@@ -208,8 +208,8 @@ def test_full_disk_when_the_folder_is_claimed(
 def test_same_request_is_welcome(store: CellStore) -> None:
     store.check(IDENTITY)
     store.check({"request": REQUEST})
-    store.claim(IDENTITY | {"command": "python sweep.py"}, "seed: 0\n# later\n")
-    assert store.identity()["command"] == "python sweep.py"
+    store.claim(IDENTITY | {"command": "ddpmseg sweep"}, "seed: 0\n# later\n")
+    assert store.identity()["command"] == "ddpmseg sweep"
     assert (store.folder / "config.yaml").read_text() == "seed: 0\n# later\n"
     assert store.done() == set(KEYS)
 

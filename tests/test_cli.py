@@ -1,4 +1,4 @@
-"""The small commands: `python -m ddpmseg {blocks,estimate,predict}`."""
+"""The small commands: `ddpmseg {blocks,estimate,predict}`."""
 
 import re
 from pathlib import Path
@@ -92,8 +92,9 @@ def test_estimate_refuses_what_train_refuses(
 
 
 def test_folder_without_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["estimate", "--config-dir", str(tmp_path)]) == 2
-    assert "train.yaml' does not exist: run this where train.py is" in capsys.readouterr().err
+    assert main(["blocks", "--config-dir", str(tmp_path)]) == 0
+    assert main(["blocks", "--config-dir", str(tmp_path / "none")]) == 2
+    assert "none`: there is no such folder" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`python -m ddpmseg compare`: real runs at tiny size, and what may be wrong with them."""
+"""`ddpmseg compare`: real runs at tiny size, and what may be wrong with them."""
 
 import csv
 import io
@@ -268,6 +268,6 @@ def test_a_file_that_cannot_be_written(
 
 def test_folders_without_a_run(tmp_path: Path, capsys: Captured) -> None:
     assert main(["compare", str(tmp_path)]) == 2
-    assert "there is no finished run of train.py in" in capsys.readouterr().err
+    assert "there is no finished run of ddpmseg train in" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "none")]) == 2
     assert "none' is no folder" in capsys.readouterr().err

@@ -348,7 +348,7 @@ def test_what_was_unpacked_is_held_against_its_list(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["horse_21", "dataset.root=/nowhere"], "`python -m ddpmseg data get horse_21`"),
+        (["horse_21", "dataset.root=/nowhere"], "`ddpmseg data get horse_21`"),
         (["ponies"], "`dataset=ponies` is drawn when asked for"),
         (["zebras"], "Could not find 'dataset/zebras'"),
         (["folder"], "has no value yet"),

@@ -144,7 +144,7 @@ def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
         train(composed(tmp_path, "backbone=mae_lsun_horse", *TRAIN))
     message = str(caught.value)
     assert "checkpoint 'checkpoints/mae_lsun_horse.pth' does not exist" in message
-    assert "`python -m ddpmseg weights get mae_lsun_horse` fetches it" in message
+    assert "`ddpmseg weights get mae_lsun_horse` fetches it" in message
 
 
 @pytest.mark.parametrize(

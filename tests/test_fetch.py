@@ -41,7 +41,7 @@ def web() -> Iterator[Web]:
 
 
 def source(web: Web, sha256: str | None = None) -> Source:
-    return Source(web.url, sha256, "backbone", "python -m ddpmseg weights get x", CheckpointError)
+    return Source(web.url, sha256, "backbone", "ddpmseg weights get x", CheckpointError)
 
 
 def refusal(kind: type[Exception], web: Web, place: Path, sha256: str | None = None) -> str:
@@ -113,7 +113,7 @@ def test_the_fourth_break_ends_it_and_the_same_command_goes_on(web: Web, tmp_pat
     message = refusal(DownloadError, web, place)
     assert f"the transfer of {web.url} broke off 4 times" in message
     assert f"4,000 of {len(CONTENT):,} bytes are in '{place}.part'" in message
-    assert "`python -m ddpmseg weights get x` goes on from there" in message
+    assert "`ddpmseg weights get x` goes on from there" in message
     assert "`backbone.url` to a mirror" in message
     fetch(source(web), place)
     assert web.requests[-1]["Range"] == "bytes=4000-"

@@ -100,7 +100,7 @@ def make_study(
         "ddpm",
         classes,
         CellGrid(cells, classes.ignore_label),
-        "python sweep.py",
+        "ddpmseg sweep",
         controls=controls,
         examples=Examples(images, truths, masks),
         clusters=clusters,

@@ -95,7 +95,7 @@ def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
         train(composed(tmp_path, "backbone=gan_encoder_ffhq", *TRAIN))
     message = str(caught.value)
     assert "checkpoint 'checkpoints/e4e_ffhq.pt' does not exist" in message
-    assert "`python -m ddpmseg weights get gan_encoder_ffhq` fetches it" in message
+    assert "`ddpmseg weights get gan_encoder_ffhq` fetches it" in message
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_dataset_is_fetched_and_unpacked(
     assert len(contents(tmp_path / "data" / "horse_21")) == 10
     assert "terms of 'horse_21': no statement was found for the labels" in caplog.text
     assert f"fetching {archive.url} to" in caplog.text
-    assert "`python -m ddpmseg data check horse_21` verifies it" in caplog.text
+    assert "`ddpmseg data check horse_21` verifies it" in caplog.text
     # The next set needs no transfer, the same one nothing at all.
     assert get_data("cat_15") == 0
     assert len(contents(tmp_path / "data" / "cat_15")) == 10
@@ -317,13 +317,13 @@ def test_missing_files_are_answered_with_the_command_that_gets_them(tmp_path: Pa
     with pytest.raises(ConfigError) as caught:
         checked_config(composed(tmp_path, "dataset=horse_21", nowhere))
     assert "no such folder" in str(caught.value)
-    assert "`python -m ddpmseg data get horse_21` fetches it" in str(caught.value)
+    assert "`ddpmseg data get horse_21` fetches it" in str(caught.value)
     assert "`dataset.download=true`" in str(caught.value)
     missing = f"backbone.checkpoint={tmp_path / 'none.pt'}"
     with pytest.raises(CheckpointError) as caught:
         checked_config(composed(tmp_path, "backbone=ddpm_lsun_horse", missing))
     assert "none.pt' does not exist" in str(caught.value)
-    assert "`python -m ddpmseg weights get ddpm_lsun_horse` fetches it" in str(caught.value)
+    assert "`ddpmseg weights get ddpm_lsun_horse` fetches it" in str(caught.value)
     assert "`backbone.download=true`" in str(caught.value)
 
 

@@ -243,7 +243,7 @@ def test_a_job_on_a_disk_without_locks(
 
 PLAN = Plan(
     "train",
-    "python train.py -m",
+    "ddpmseg train -m",
     [
         ["seed=0", "features.blocks=[3]", "features.timesteps=[50]", "head=linear"],
         ["seed=0", "features.blocks=[5,6]", "features.timesteps=[50]", "head.members=2"],
@@ -335,7 +335,7 @@ def test_jobs_are_told_and_their_cells_reported(
 ) -> None:
     jobs_of(tmp_path, ("done", runs["b1"]), ("failed", None), ("skipped", runs["b2"]))
     with caplog.at_level(logging.INFO):
-        assert gather(tmp_path, "python train.py -m") == 1
+        assert gather(tmp_path, "ddpmseg train -m") == 1
     table = rows(tmp_path / "jobs.csv")
     assert list(table[0]) == HEADER
     assert [(row["job"], row["state"]) for row in table] == [
@@ -359,7 +359,7 @@ def test_jobs_are_told_and_their_cells_reported(
         assert cell["miou_present"] == result["miou_present"]
         parts = [float(result[f"seconds_{part}"]) for part in ("extract", "train", "test")]
         assert float(cell["seconds"]) == pytest.approx(sum(parts), abs=1e-3)
-    assert "python train.py -m" in (tmp_path / "report.html").read_text()
+    assert "ddpmseg train -m" in (tmp_path / "report.html").read_text()
 
 
 def test_runs_that_differ_otherwise_have_reports_of_their_own(
@@ -368,7 +368,7 @@ def test_runs_that_differ_otherwise_have_reports_of_their_own(
     found = [("done", runs[name]) for name in ("b1", "linear", "both", "b2")]
     jobs_of(tmp_path, *found)
     with caplog.at_level(logging.INFO):
-        assert gather(tmp_path, "python train.py -m") == 0
+        assert gather(tmp_path, "ddpmseg train -m") == 0
     assert f"'{runs['both']}' reads out several maps at once: it is in no curve" in caplog.text
     tables = sorted(tmp_path.glob("*/cells.csv"))
     assert [path.parent.name for path in tables] == ["ponies_random_0", "ponies_random_1"]
@@ -378,7 +378,7 @@ def test_runs_that_differ_otherwise_have_reports_of_their_own(
 
 def test_jobs_that_all_failed(tmp_path: Path) -> None:
     jobs_of(tmp_path, ("failed", None), ("failed", None))
-    assert gather(tmp_path, "python train.py -m") == 2
+    assert gather(tmp_path, "ddpmseg train -m") == 2
     assert len(rows(tmp_path / "jobs.csv")) == 2
     assert not (tmp_path / "cells.csv").exists()
 
@@ -388,7 +388,7 @@ def test_jobs_of_a_sweep_are_reported_in_its_folder(tmp_path: Path) -> None:
     for timestep in (5, 50):
         sweep(composed_sweep(folder, f"sweep.timesteps=[{timestep}]"), True)
     jobs_of(tmp_path / "multi", ("done", folder), ("done", folder), program="sweep")
-    assert gather(tmp_path / "multi", "python sweep.py -m") == 0
+    assert gather(tmp_path / "multi", "ddpmseg sweep -m") == 0
     assert len(rows(folder / "cells.csv")) == 4
     assert (folder / "report.html").is_file()
     assert {path.name for path in (tmp_path / "multi").iterdir()} == {"0", "1", "jobs.csv"}

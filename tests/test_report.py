@@ -67,7 +67,7 @@ def some_study(
             "things", NAMES, rng.integers(0, 256, (5, 3), np.uint8), 255, None, None
         ),
         grid=grid,
-        command=f"python sweep.py name='{HOSTILE}'",
+        command=f"ddpmseg sweep name='{HOSTILE}'",
         settings={"labelled images": "20", HOSTILE: HOSTILE},
         controls={"random": some_grid((0, 1), (0,), (0,)), HOSTILE: some_grid((0,), (0,), (0,))},
         examples=Examples(images, truths, masks),

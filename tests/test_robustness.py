@@ -288,7 +288,7 @@ def pretrained(run: Path) -> None:
         (other_weights, "the weights of 'random' are not those on whose features the head of"),
         (lost_weights, "run '{run}': checkpoint 'lost.pt' does not exist"),
         (other_head, "reads D = 3 features per pixel, by the config.yaml beside it they are"),
-        (empty, "there is no run of train.py in '{run}'."),
+        (empty, "there is no run of ddpmseg train in '{run}'."),
         (pretrained, "is a run of task=pretrain."),
         (shutil.rmtree, "'{run}' is no folder."),
     ],

@@ -1,4 +1,4 @@
-"""`python -m ddpmseg sample`: a folder of drawn and labelled images that a run trains on."""
+"""`ddpmseg sample`: a folder of drawn and labelled images that a run trains on."""
 
 import csv
 import json
@@ -223,9 +223,8 @@ def test_a_run_trains_on_them_and_a_table_compares(
 def test_the_folder_that_is_missing_is_said_how_to_make(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         train(composed(tmp_path / "run", *of_folder(root), "dataset.train_images=new/ddpm"))
-    assert (
-        f"`python -m ddpmseg sample BACKBONE --num N --output {root}/new/ddpm --labels RUN`."
-        in str(error.value)
+    assert f"`ddpmseg sample BACKBONE --num N --output {root}/new/ddpm --labels RUN`." in str(
+        error.value
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m ddpmseg select` on a tiny sweep."""
+"""`ddpmseg select` on a tiny sweep."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_the_proposal_is_within_the_budget_and_no_worse_than_the_rule(finished: 
     assert len(timesteps) * sum(found.width[block] for block in blocks) <= 2 * (64 + 32 + 32)
     assert found.score >= found.rule_score
     assert found.lines()[-1] == (
-        f"python train.py features.blocks=[{','.join(map(str, blocks))}] "
+        f"ddpmseg train features.blocks=[{','.join(map(str, blocks))}] "
         f"features.timesteps=[{','.join(map(str, timesteps))}]"
     )
 
@@ -69,7 +69,7 @@ def test_the_command_prints_the_override(
 ) -> None:
     assert main(["select", str(finished), "--passes", "1", "--channels", "64"]) == 0
     shown = capsys.readouterr().out
-    assert "python train.py features.blocks=[" in shown
+    assert "ddpmseg train features.blocks=[" in shown
     assert "paper's rule  blocks [1, 2, 3], t = [50, 250]" in shown
 
 

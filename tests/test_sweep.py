@@ -1,4 +1,4 @@
-"""`sweep.py` from end to end at tiny size: what it leaves, what it never does twice, kill -9."""
+"""`sweep` from end to end at tiny size: what it leaves, what it never does twice, kill -9."""
 
 import csv
 import json

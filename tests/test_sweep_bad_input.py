@@ -1,4 +1,4 @@
-"""What a user can get wrong with `sweep.py`: a sentence that names it, and no cell lost."""
+"""What a user can get wrong with `ddpmseg sweep`: a sentence that names it, and no cell lost."""
 
 import os
 import re

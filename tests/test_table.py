@@ -493,6 +493,6 @@ def test_a_file_that_cannot_be_written(
 
 def test_folders_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", str(tmp_path)]) == 2
-    assert "there is no finished run of train.py in" in capsys.readouterr().err
+    assert "there is no finished run of ddpmseg train in" in capsys.readouterr().err
     assert main(["table", str(tmp_path / "none")]) == 2
     assert "none' is no folder" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         train(composed(tmp_path, "backbone=vdvae_ffhq", *TRAIN))
     assert "checkpoint 'checkpoints/vdvae_ffhq.th' does not exist" in str(caught.value)
-    assert "`python -m ddpmseg weights get vdvae_ffhq` fetches it" in str(caught.value)
+    assert "`ddpmseg weights get vdvae_ffhq` fetches it" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def no_figures(study: Study, folder: Path) -> list[str]:
 
 
 def multirun(folder: Path, *overrides: str) -> int:
-    """`python train.py -m ...` in an empty folder, in this process; its exit status."""
+    """`ddpmseg train -m ...` in an empty folder, in this process; its exit status."""
     root = logging.getLogger()
     before = (root.level, root.handlers[:])
     with pytest.MonkeyPatch.context() as patch:
@@ -392,7 +392,7 @@ def test_the_sweep_of_the_docs_makes_overrides_of_its_choices(
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
     given = yaml.safe_load((ROOT / "docs" / "wandb_sweep.yaml").read_text())
-    assert given["program"] == "train.py"
+    assert (given["program"], given["command"][1:3]) == ("ddpmseg", ["${program}", "train"])
     assert given["command"][-1] == "${args_no_hyphens}"
     chosen = {
         key: {"value": parameter["values"][-1]} for key, parameter in given["parameters"].items()

@@ -161,7 +161,7 @@ def test_code_in_a_file_is_not_executed(format: str, tmp_path: Path) -> None:
     assert not marker.exists()
     assert "is not a plain state dict: reading it would execute code stored in it" in message
     assert "It was not loaded" in message
-    assert f"`python -m ddpmseg weights convert {path} NAME.safetensors`." in message
+    assert f"`ddpmseg weights convert {path} NAME.safetensors`." in message
     # The trap works: a reader that trusts the file springs it.
     if format == "pickle":
         pickle.loads(path.read_bytes())

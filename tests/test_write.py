@@ -1,4 +1,4 @@
-"""`python -m ddpmseg data write`: a set as a folder that reads back as the same pixels."""
+"""`ddpmseg data write`: a set as a folder that reads back as the same pixels."""
 
 from pathlib import Path
 from typing import Any

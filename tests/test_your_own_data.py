@@ -42,23 +42,21 @@ SWEEP = (
 def run(command: str) -> None:
     """What a shell in the current folder would do, in this process and at tiny size."""
     program, *words = shlex.split(command.replace("256", "16"))
-    assert program == "python"
+    assert program == "ddpmseg"
     folder = [word.split("=", 1)[1] for word in words if word.startswith("paths.output_dir=")]
     match words:
-        case ["train.py", *overrides]:
+        case ["train", *overrides]:
             train(composed(Path(folder[0]), *overrides, *TRAIN, conf=Path("conf")))
-        case ["sweep.py", *overrides]:
+        case ["sweep", *overrides]:
             given = (*overrides, *SWEEP)
             sweep(composed(Path(folder[0]), *given, root="sweep", conf=Path("conf")))
-        case ["-m", "ddpmseg", *arguments]:
+        case arguments:
             assert main(arguments) == 0
-        case _:
-            pytest.fail(f"no program of this package: {command}")
 
 
 def is_there(command: str, capsys: pytest.CaptureFixture[str]) -> bool:
     """Whether the program has this command."""
-    *_, group, action = shlex.split(command)[:5]
+    _, group, action, *_ = shlex.split(command)
     with pytest.raises(SystemExit):
         main([group, action, "--help"])
     return "usage" in capsys.readouterr().out

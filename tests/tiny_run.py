@@ -1,4 +1,4 @@
-"""A run of `train.py` at tiny size, for the tests of the programs."""
+"""A run of `ddpmseg train` at tiny size, for the tests of the programs."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ DISTILL = (
 
 
 def composed(folder: Path, *overrides: str, root: str = "train", conf: Path = CONF) -> DictConfig:
-    """What `train.py` or `sweep.py` hands to its program, with `folder` as the output folder."""
+    """What `train` or `sweep` hands to its program, with `folder` as the output folder."""
     schemas.register()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return compose(root, [*overrides, f"paths.output_dir={folder}"])

@@ -13,11 +13,11 @@ a small head on a few labelled images, segments the test images and reports mIoU
 
 Examples
   ddpmseg train                                              # the bundled model on ponies
-  ddpmseg train 'features.blocks=[6]' 'features.timesteps=[50]' head.members=1
+  ddpmseg train features.blocks='[6]' features.timesteps='[50]' head.members=1
   ddpmseg train experiment=horse_21_ddpm head.protocol=paper # the paper's run, its training
   ddpmseg train dataset=folder dataset.root=PATH dataset.classes=PATH/classes.yaml \
       backbone=guided_diffusion_64 backbone.checkpoint=PATH/model.pt
-  ddpmseg train -m 'features.blocks=[3],[5],[6]' 'features.timesteps=[50],[250]' head.members=1 \
+  ddpmseg train -m features.blocks='[3],[5],[6]' features.timesteps='[50],[250]' head.members=1 \
       hydra/launcher=joblib                                  # six jobs, two at a time
 
 Before a run
@@ -34,10 +34,10 @@ command goes on where it was stopped; another grid adds cells to the same folder
 
 Examples
   ddpmseg sweep                                              # 12 blocks x 21 timesteps on ponies
-  ddpmseg sweep grid=quick 'sweep.seeds=[0,1,2]'             # 8 timesteps, error bars
-  ddpmseg sweep 'sweep.blocks=[4,5,6,7]' 'sweep.timesteps=[0,25,50]'
+  ddpmseg sweep grid=quick sweep.seeds='[0,1,2]'             # 8 timesteps, error bars
+  ddpmseg sweep sweep.blocks='[4,5,6,7]' sweep.timesteps='[0,25,50]'
   ddpmseg sweep dataset=celeba_19 backbone=ddpm_ffhq grid=quick
-  ddpmseg sweep -m 'sweep.timesteps=[50],[150],[250]' hydra/launcher=submitit_slurm
+  ddpmseg sweep -m sweep.timesteps='[50],[150],[250]' hydra/launcher=submitit_slurm
 
 Before a run
   ddpmseg sweep ... --cfg job --resolve   every setting with its value; runs nothing

@@ -37,7 +37,7 @@ def choose_runs(choice: Choice) -> list[Run]:
         sys.stderr.write(f"left out: '{folder}': {reason}\n")
     if not runs:
         raise DataError(
-            f"there is no finished run of train.py in {', '.join(map(str, choice.paths))}; "
+            f"there is no finished run of ddpmseg train in {', '.join(map(str, choice.paths))}; "
             f"{len(left_out)} folders were left out."
         )
     conditions = find_conditions(choice.where, runs)

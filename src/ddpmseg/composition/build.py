@@ -54,7 +54,7 @@ def build_part(config: DatasetConfig | BackboneConfig, **changes: Any) -> Any:
 
 
 def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) -> TrainConfig:
-    """What `train.py` would be given to train the probe of a sweep on these maps."""
+    """What `ddpmseg train` would be given to train the probe of a sweep on these maps."""
     sweep = config.sweep
     return TrainConfig(
         seed=config.seed,

@@ -109,7 +109,7 @@ def how_to_get(part: FolderDatasetConfig | WeightsConfig) -> str:
 def command(action: str, part: FolderDatasetConfig | WeightsConfig) -> str:
     """The command line that does `action`, 'get' or 'check', for a part."""
     noun = "data" if isinstance(part, FolderDatasetConfig) else "weights"
-    return f"python -m ddpmseg {noun} {action} {part.name}"
+    return f"ddpmseg {noun} {action} {part.name}"
 
 
 def _source(part: FolderDatasetConfig | WeightsConfig) -> Source:

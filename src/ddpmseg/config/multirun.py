@@ -18,6 +18,6 @@ class MultirunConfig:
     dry_run: bool = False
     """List the jobs and what is known of each; start none and write nothing."""
     share_gb: float = 5.0
-    """Jobs of `train.py` share forward passes: native maps are kept in the multirun's folder until
+    """Jobs of `train` share forward passes: native maps are kept in the multirun's folder until
     no job has failed, at most this many GB (10^9 bytes). 0, or `features.cache_gb` above 0, which
     has a folder that stays: none are kept here."""

@@ -24,7 +24,7 @@ class FeaturesConfig:
     batch_size: int = 24
     """(image, timestep) pairs per forward pass."""
     cache_gb: float = 0.0
-    """Keep native maps below `paths.cache_dir`, so that a later run of `train.py` over the same
+    """Keep native maps below `paths.cache_dir`, so that a later run of `train` over the same
     images, network and timesteps needs no forward passes; at most this many GB (10^9 bytes), the
     least recently used go first. 0: keep nothing. Results are the same, and so is the run's key."""
     cache_dir: str | None = None
@@ -173,7 +173,7 @@ class LoggerConfig:
     artifacts: bool = True
     """Record the head as an artifact, and images and weights by their digests."""
     runs: str = "sweep"
-    """Of sweep.py: 'sweep' (one run for the whole grid) or 'cell' (one more for every cell)."""
+    """Of sweep: 'sweep' (one run for the whole grid) or 'cell' (one more for every cell)."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ class SegmenterConfig:
     """The body's first weights: a file of the network that ImageNet trained, or 'random'. null: the
     one that torchvision publishes, where torch keeps its downloads; it is not fetched."""
     images: str | None = None
-    """Folder of labelled images, as `python -m ddpmseg sample --labels` leaves it."""
+    """Folder of labelled images, as `ddpmseg sample --labels` leaves it."""
     num_images: int | None = None
     """Use the first in file order only; null: all."""
     filter_out: float = 0.1

@@ -91,7 +91,7 @@ def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listin
 def _files(folder: Path, key: str, kind: str) -> list[Path]:
     if not folder.is_dir():
         advice = (
-            f" Images of a diffusion model are made by `python -m ddpmseg sample BACKBONE --num N "
+            f" Images of a diffusion model are made by `ddpmseg sample BACKBONE --num N "
             f"--output {folder} --labels RUN`."
         )
         raise DataError(

@@ -38,7 +38,7 @@ def convert(
 ) -> list[str]:
     """Write photographs, masks, class table and summary to `output_dir`; returns lines to print.
 
-    The folder appears complete or not at all. Options as `python -m ddpmseg data convert --help`
+    The folder appears complete or not at all. Options as `ddpmseg data convert --help`
     lists them. Raises ConfigError for an option, DataError for annotations or photographs that
     cannot be used, or an output folder that is not empty.
     """
@@ -78,7 +78,7 @@ def convert(
     lines.append(f"wrote {output_dir}: use it with")
     lines.append(f"  {shlex.join(overrides)}")
     if config is not None:
-        comments = [f"Written by `python -m ddpmseg data convert` from {source.name}."]
+        comments = [f"Written by `ddpmseg data convert` from {source.name}."]
         settings |= {"center_crop": "center_crop" in settings, "image_size": image_size}
         write_choice(config, comments, "folder_schema", settings)
         lines.append(f"wrote {config}: or with `dataset={config.stem}`")

@@ -38,7 +38,7 @@ def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> l
     overrides = ["dataset=folder", *(f"dataset.{key}={value}" for key, value in settings.items())]
     lines += [f"wrote {output}: use it with", f"  {shlex.join(overrides)}"]
     if config is not None:
-        comments = [f"Written by `python -m ddpmseg data write {dataset.name}`."]
+        comments = [f"Written by `ddpmseg data write {dataset.name}`."]
         write_choice(config, comments, "folder_schema", settings)
         lines.append(f"wrote {config}: or with `dataset={config.stem}`")
     return lines

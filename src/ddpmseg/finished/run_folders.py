@@ -1,4 +1,4 @@
-"""Finished runs of `train.py`, found below folders and read with all that decided them."""
+"""Finished runs of `ddpmseg train`, found below folders and read with all that decided them."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence

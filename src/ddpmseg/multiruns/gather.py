@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 def gather(folder: Path, command: str) -> int:
     """Tell of the jobs of a multirun and report what they found; returns how many failed.
 
-    Leaves in `folder` `jobs.csv`, and for jobs of `train.py` the cells and the report of those that
-    read out a single (block, timestep). Jobs of `sweep.py` share the folder of their sweep, and the
+    Leaves in `folder` `jobs.csv`, and for jobs of `train` the cells and the report of those that
+    read out a single (block, timestep). Jobs of `sweep` share the folder of their sweep, and the
     report is made there.
     """
     jobs = read_jobs(folder)

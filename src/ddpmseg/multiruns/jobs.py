@@ -150,5 +150,5 @@ def _refuse_dry_run(cfg: DictConfig) -> None:
     if cfg.multirun.dry_run:
         raise ConfigError(
             "`multirun.dry_run=true` lists the jobs of a multirun: add `-m`. For a single run, "
-            "`--cfg job` prints its settings and `python -m ddpmseg estimate` what it takes."
+            "`--cfg job` prints its settings and `ddpmseg estimate` what it takes."
         )

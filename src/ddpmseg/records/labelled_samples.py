@@ -13,10 +13,7 @@ from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.records.samples import UNCERTAINTY, SampleFolder
 
 log = logging.getLogger(__name__)
-HOW = (
-    "`python -m ddpmseg sample BACKBONE --num N --output FOLDER --labels RUN` draws and labels "
-    "images."
-)
+HOW = "`ddpmseg sample BACKBONE --num N --output FOLDER --labels RUN` draws and labels images."
 
 
 def labelled_samples(

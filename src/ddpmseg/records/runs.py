@@ -1,4 +1,4 @@
-"""Finished runs of `train.py` over seeds: which repeat each other, their means and spreads."""
+"""Finished runs of `ddpmseg train` over seeds: which repeat each other, their means and spreads."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -24,7 +24,7 @@ COLUMNS = ("image", "uncertainty", "used")
 
 
 class SampleFolder:
-    """What `python -m ddpmseg sample` leaves, every file whole.
+    """What `ddpmseg sample` leaves, every file whole.
 
     NAME.png and, once it is labelled, NAME.npy: pairs as `dataset=folder` reads them. Images that
     `--keep` leaves out lie in `left_out/`, where no dataset finds them. Beside the pairs: the

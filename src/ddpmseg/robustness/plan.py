@@ -94,9 +94,10 @@ def finished_runs(paths: Sequence[Path]) -> list[Run]:
     places += [folder.resolve() for folder, _ in left_out]
     for resolved, path in named.items():
         if not any(place.is_relative_to(resolved) for place in places):
-            raise DataError(f"there is no run of train.py in '{path}'.")
+            raise DataError(f"there is no run of ddpmseg train in '{path}'.")
     if not found:
-        raise DataError(f"there is no finished run of train.py in {', '.join(map(str, paths))}.")
+        given = ", ".join(map(str, paths))
+        raise DataError(f"there is no finished run of ddpmseg train in {given}.")
     return found
 
 

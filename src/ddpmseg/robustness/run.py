@@ -113,7 +113,7 @@ def _compute(
 def _test(
     plan: Plan, head: StackedMLP, extractor: FeatureExtractor, split: LabelledSplit
 ) -> Outcome:
-    """As `train.py` tests: the clean images give the score of the run."""
+    """As `ddpmseg train` tests: the clean images give the score of the run."""
     started = time.perf_counter()
     dataset = copy.copy(plan.dataset)
     dataset.test = split

@@ -1,1 +1,1 @@
-"""One run of `train.py`: segment, distill, pretrain; and what is done with a finished one."""
+"""One run of `ddpmseg train`: segment, distill, pretrain; and what is done with a finished one."""

@@ -1,4 +1,4 @@
-"""What `train.py` does with a composed configuration."""
+"""What `ddpmseg train` does with a composed configuration."""
 
 from contextlib import ExitStack
 from pathlib import Path

@@ -34,7 +34,7 @@ NUM_SHOWN = 8
 
 @dataclass(frozen=True, eq=False)
 class Labeller:
-    """A finished run of `train.py` that segments other images: its head, features and classes."""
+    """A finished run of `train` that segments other images: its head, features and classes."""
 
     run: FinishedRun
 

@@ -182,5 +182,5 @@ def _check_fewer(folder: SampleFolder, num: int) -> None:
         raise ConfigError(
             f"`--num {num}`: '{folder.folder}' holds {there} images already, and none is ever "
             f"taken away. Give at least {there}; `--keep {num}` uses the most certain, "
-            f"`dataset.num_labelled={num}` of `train.py` the first."
+            f"`dataset.num_labelled={num}` of `ddpmseg train` the first."
         )

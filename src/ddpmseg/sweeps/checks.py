@@ -58,7 +58,7 @@ def checked_sweep(cfg: DictConfig) -> SweepConfig:
     if sweep.head.checkpoint is not None:
         raise ConfigError(
             f"`sweep.head.checkpoint={sweep.head.checkpoint}`: the probes of a sweep are trained, "
-            "each on a single map. Test a finished ensemble with `train.py head.checkpoint=...`."
+            "each on a single map. `ddpmseg train head.checkpoint=...` tests a finished ensemble."
         )
     for name in ("csv", "tensorboard"):
         if getattr(config.logger, name):

@@ -61,7 +61,7 @@ class Selection:
             told("all blocks" if self.timeless else "paper's rule", self.rule, self.rule_score),
             f"{self.evaluated} sets compared in {self.seconds:.0f} s on the labelled training "
             "images; test images were not used. With the dataset and backbone of the sweep:",
-            f"python train.py features.blocks=[{blocks}]"
+            f"ddpmseg train features.blocks=[{blocks}]"
             + ("" if self.timeless else f" features.timesteps=[{timesteps}]"),
         ]
 

@@ -1,4 +1,4 @@
-"""What `sweep.py` does with a composed configuration: every (block, timestep), cell by cell."""
+"""What `sweep` does with a composed configuration: every (block, timestep), cell by cell."""
 
 import logging
 from collections.abc import Iterable

@@ -55,7 +55,7 @@ def log_sweep(run: "Run", config: SweepConfig, study: Study) -> None:
 
 
 def log_multirun(config: TrainConfig, study: Study, place: Path, folder: Path) -> None:
-    """A run that shows the study in `place` of jobs of train.py, if they have runs themselves.
+    """A run that shows the study in `place` of jobs of ddpmseg train, if they have runs themselves.
 
     `folder` is that of the multirun, `config` the configuration of a job.
     """

@@ -1,4 +1,4 @@
-"""What a W&B run of train.py shows: scores, tables, pictures, and what they were made of."""
+"""What a W&B run of ddpmseg train shows: scores, tables, pictures, and what they were made of."""
 
 import csv
 from collections.abc import Iterable, Mapping

@@ -42,7 +42,7 @@ class Identity:
 
 
 def run_identity(config: TrainConfig, key: str) -> Identity:
-    """Of a run of train.py; `key` is its `run_key`."""
+    """Of a run of ddpmseg train; `key` is its `run_key`."""
     return Identity(
         id=f"{config.task}-{key}",
         name=Path(config.paths.output_dir).name,
@@ -83,7 +83,7 @@ def multirun_identity(config: TrainConfig, name: str) -> Identity:
 
 
 def cell_identity(config: TrainConfig, sweep: Identity, seed: int) -> Identity:
-    """Of one cell; `config` is what train.py would be given for it."""
+    """Of one cell; `config` is what ddpmseg train would be given for it."""
     (block,), (timestep,) = config.features.blocks, config.features.timesteps
     place = f"b{block:02d}_t{timestep:04d}_s{seed}"
     return Identity(

@@ -17,7 +17,7 @@ class ProbeTraining(HeadTraining):
     """Trains all probes at once. The probes of one seed see the same pixels in every step.
 
     These are the pixels a lone member with that seed would see, so that a probe equals the head
-    that `train.py` trains on its map alone.
+    that `ddpmseg train` trains on its map alone.
     """
 
     head: Probes

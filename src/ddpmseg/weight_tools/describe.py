@@ -139,7 +139,7 @@ def _describe_encoder(
     check_choice(output, "backbone", "--output")
     comments = [
         f"{Path(checkpoint).name}, sha256 {file_sha256(Path(checkpoint).expanduser())}",
-        "Settings by `python -m ddpmseg weights describe`.",
+        "Settings by `ddpmseg weights describe`.",
     ]
     write_choice(output, comments, f"{schema}_schema", {"checkpoint": checkpoint} | settings)
     return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
@@ -164,7 +164,7 @@ def write_backbone(output: Path, checkpoint: str, sha256: str, flags: UNetFlags)
     """Write a file like those of `conf/backbone`; the backbone has the file's name."""
     comments = [
         f"{Path(checkpoint).name}, sha256 {sha256}",
-        "Flags by `python -m ddpmseg weights describe`: a network built from them has just the",
+        "Flags by `ddpmseg weights describe`: a network built from them has just the",
         "parameters of the file. No file tells image_size, num_heads, num_head_channels,",
         "use_new_attention_order, diffusion_steps, noise_schedule and rescale_timesteps.",
     ]

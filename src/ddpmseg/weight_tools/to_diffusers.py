@@ -66,7 +66,7 @@ def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> Non
     if problems := differences(shapes_of(state), network_shapes(flags)):
         raise CheckpointError(
             f"checkpoint '{path}' does not fit `backbone.unet` ({len(problems)} parameters differ, "
-            f"first: {problems[0]}). `python -m ddpmseg weights describe {path}` says which flags "
+            f"first: {problems[0]}). `ddpmseg weights describe {path}` says which flags "
             "fit."
         )
     parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}

@@ -42,7 +42,7 @@ def find_model(checkpoint: str, download: bool = False, weights: bool = True) ->
         raise CheckpointError(
             f"`backbone.checkpoint={checkpoint}` is a file. {_EXPECTED}. A checkpoint of "
             "guided_diffusion is for backbone=guided_diffusion_64 or _256, or becomes such a "
-            "folder by `python -m ddpmseg weights convert-diffusers`."
+            "folder by `ddpmseg weights convert-diffusers`."
         )
     if not root.is_dir():
         root = _from_hub(checkpoint, download, weights)
