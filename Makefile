@@ -22,7 +22,7 @@ test: setup
 	$(PYTEST) -m "not slow"
 
 test-all: setup
-	$(PYTEST)
+	$(PYTEST) --check-all-types
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,8 @@
-"""Settings of the whole test run."""
+"""Settings of the whole test run: what is checked besides, what fails, what is shared."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
 
 import errno
 import fcntl
@@ -11,15 +15,12 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
-# Every call in these packages is checked against its annotations, shapes included. Elsewhere
-# Lightning and OmegaConf decide what arrives. The hook must come before the first import.
-CHECKED = (
+CHECKED = ("features", "heads", "metrics")
+"""Packages whose every call is checked against its annotations, shapes included."""
+ALSO_CHECKED = (
     "backbones",
     "compare.ranking",
     "data",
-    "features",
-    "heads",
-    "metrics",
     "randomness",
     "records.cell_grid",
     "report",
@@ -27,11 +28,50 @@ CHECKED = (
     "tables.table",
     "weights",
 )
-jaxtyping.install_import_hook([f"ddpmseg.{name}" for name in CHECKED], "typecheck.checked")
+"""Checked too with --check-all-types. Elsewhere Lightning and OmegaConf decide what arrives."""
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("ddpmseg", deadline=None, max_examples=50)
 settings.load_profile("ddpmseg")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("ddpmseg")
+    group.addoption(
+        "--check-all-types",
+        action="store_true",
+        help="check calls in all packages against their annotations, not just in the mathematics",
+    )
+    group.addoption(
+        "--no-skips",
+        action="store_true",
+        help="a test that is skipped fails, unless it needs a GPU",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Install the type checks, which must come before the first import of what they check."""
+    checked = CHECKED + (ALSO_CHECKED if config.getoption("check_all_types") else ())
+    jaxtyping.install_import_hook([f"ddpmseg.{name}" for name in checked], "typecheck.checked")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    needs_gpu = item.get_closest_marker("gpu") is not None
+    if report.skipped and not needs_gpu and item.config.getoption("no_skips"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def real_data() -> Path:
+    if "DDPMSEG_DATA" not in os.environ:
+        pytest.skip("the environment variable DDPMSEG_DATA names no folder")
+    return Path(os.environ["DDPMSEG_DATA"]) / "data"
 
 
 @pytest.fixture

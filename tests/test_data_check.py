@@ -361,13 +361,6 @@ def test_mistakes_have_status_2(
     assert says in capsys.readouterr().err
 
 
-@pytest.fixture
-def real_data() -> Path:
-    if "DDPMSEG_DATA" not in os.environ:
-        pytest.skip("the environment variable DDPMSEG_DATA names no folder")
-    return Path(os.environ["DDPMSEG_DATA"]) / "data"
-
-
 @pytest.mark.realdata
 @pytest.mark.parametrize(("name", "splits"), [("horse_21", 3), ("celeba_19", 2)])
 def test_the_real_sets_pass(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from golden_fill import relative_error
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_diffusers import RESIDUAL, tiny_backbone, tiny_unet, write_model
 from tiny_run import SEGMENT, SWEEP, composed
@@ -393,7 +394,6 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of a hub that cannot be reached."""
-    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"

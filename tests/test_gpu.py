@@ -13,7 +13,10 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
 GPU = "trainer.accelerator=gpu"
 FLAGS = UNetFlags(
     image_size=16,

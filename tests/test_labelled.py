@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import os
 import pickle
 from dataclasses import fields
 from pathlib import Path
@@ -317,13 +316,6 @@ def test_every_dataset_config_composes_and_fits_its_class(name: str) -> None:
 
 def test_all_sets_of_the_paper_are_configured() -> None:
     assert len(DATASETS) >= 8
-
-
-@pytest.fixture
-def real_data() -> Path:
-    if "DDPMSEG_DATA" not in os.environ:
-        pytest.skip("the environment variable DDPMSEG_DATA names no folder")
-    return Path(os.environ["DDPMSEG_DATA"]) / "data"
 
 
 def digest(folder: Path) -> str:
