@@ -1,9 +1,15 @@
 """A run of `ddpmseg train` at tiny size, for the tests of the programs."""
 
+import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg import config as schemas
 
@@ -79,11 +85,39 @@ DISTILL = (
 """Lacks `segmenter.images`: of five of them four are left, two steps an epoch."""
 
 
-def composed(folder: Path, *overrides: str, root: str = "train", conf: Path = CONF) -> DictConfig:
-    """What `train` or `sweep` hands to its program, with `folder` as the output folder."""
+@cache
+def _parsed(override: str) -> Override:
+    (found,) = OverridesParser.create().parse_overrides([override])
+    return found
+
+
+def _compose(root: str, conf: Path, overrides: tuple[str, ...]) -> DictConfig:
     schemas.register()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return compose(root, [*overrides, f"paths.output_dir={folder}"])
+        return compose(root, [*overrides])
+
+
+_composed_once = cache(_compose)
+"""Hydra takes 0.2 s to compose, and most tests choose the same options."""
+
+
+def composed(folder: Path, *overrides: str, root: str = "train", conf: Path = CONF) -> DictConfig:
+    """What `train` or `sweep` hands to its program, with `folder` as the output folder.
+
+    Options of `conf/` are composed once for each choice, the other overrides then set as Hydra does
+    it. Any mistake is left to Hydra itself.
+    """
+    everything = (*overrides, f"paths.output_dir={folder}")
+    if conf != CONF:
+        return _compose(root, conf, everything)
+    values = [o for o in everything if re.match(r"(?!hydra\.)\w+\.[\w.]+=", o)]
+    config = deepcopy(_composed_once(root, conf, tuple(o for o in everything if o not in values)))
+    try:
+        for value in map(_parsed, values):
+            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+    except OmegaConfBaseException:
+        return _compose(root, conf, everything)
+    return config
 
 
 def composed_sweep(folder: Path, *overrides: str) -> DictConfig:
