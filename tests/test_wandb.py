@@ -2,15 +2,13 @@
 
 import csv
 import json
-import logging
-import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import HARDWARE, PRETRAIN, ROOT, SEGMENT, composed, composed_sweep
+from tiny_run import HARDWARE, PRETRAIN, ROOT, SEGMENT, composed, composed_sweep, multirun
 from wandb_files import Recorded, read_run, recorded
 
 from ddpmseg.config import LoggerConfig, run_key
@@ -47,24 +45,6 @@ def no_figures(study: Study, folder: Path) -> list[str]:
     return []
 
 
-def multirun(folder: Path, *overrides: str) -> int:
-    """`ddpmseg train -m ...` in an empty folder, in this process; its exit status."""
-    root = logging.getLogger()
-    before = (root.level, root.handlers[:])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["train.py", "-m", *overrides])
-        patch.setattr(report, "save_figures", no_figures)
-        try:
-            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-        except SystemExit as error:
-            return int(error.code or 0)
-        finally:
-            root.setLevel(before[0])
-            root.handlers[:] = before[1]
-    return 0
-
-
 def results(folder: Path) -> dict[str, str]:
     (row,) = csv.DictReader((folder / "results.csv").read_text().splitlines())
     return row
@@ -83,9 +63,11 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     runs[2].mkdir(parents=True)
     (runs[2] / "masks").touch()
-    assert multirun(folder, *JOBS, "seed=0,1,2") == 1
-    (runs[0] / "results.csv").unlink()
-    assert multirun(folder, *JOBS, "seed=0,1,2") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "save_figures", no_figures)
+        assert multirun(folder, "train.py", *JOBS, "seed=0,1,2") == 1
+        (runs[0] / "results.csv").unlink()
+        assert multirun(folder, "train.py", *JOBS, "seed=0,1,2") == 1
     assert (runs[0] / "results.csv").exists()
     return folder
 
@@ -300,6 +282,18 @@ def test_a_run_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     theirs.finish()
     ours, other = sorted(recorded(tmp_path), key=lambda part: part.id != "abc")
     assert (len(ours.history), len(other.history)) == (0, 1)
+
+
+def test_runs_are_recorded_below_their_folders_wherever_the_process_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        identity = Identity(name, name, "segment", {"seed": 0})
+        with open_run(LoggerConfig(mode="offline"), Path("run"), identity):
+            pass
+        assert [part.id for part in recorded(tmp_path / name / "run")] == [name]
 
 
 def test_disabled(tmp_path: Path) -> None:

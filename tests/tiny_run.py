@@ -1,10 +1,14 @@
 """A run of `ddpmseg train` at tiny size, for the tests of the programs."""
 
+import logging
 import re
+import runpy
+import sys
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -91,8 +95,11 @@ def _parsed(override: str) -> Override:
     return found
 
 
+_register_once = cache(schemas.register)
+
+
 def _compose(root: str, conf: Path, overrides: tuple[str, ...]) -> DictConfig:
-    schemas.register()
+    _register_once() if conf == CONF else schemas.register()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return compose(root, [*overrides])
 
@@ -101,13 +108,15 @@ _composed_once = cache(_compose)
 """Hydra takes 0.2 s to compose, and most tests choose the same options."""
 
 
-def composed(folder: Path, *overrides: str, root: str = "train", conf: Path = CONF) -> DictConfig:
+def composed(
+    folder: Path | None, *overrides: str, root: str = "train", conf: Path = CONF
+) -> DictConfig:
     """What `train` or `sweep` hands to its program, with `folder` as the output folder.
 
-    Options of `conf/` are composed once for each choice, the other overrides then set as Hydra does
-    it. Any mistake is left to Hydra itself.
+    None: with the default one. Options of `conf/` are composed once for each choice, the other
+    overrides then set as Hydra does it. Any mistake is left to Hydra itself.
     """
-    everything = (*overrides, f"paths.output_dir={folder}")
+    everything = overrides if folder is None else (*overrides, f"paths.output_dir={folder}")
     if conf != CONF:
         return _compose(root, conf, everything)
     values = [o for o in everything if re.match(r"(?!hydra\.)\w+\.[\w.]+=", o)]
@@ -123,6 +132,23 @@ def composed(folder: Path, *overrides: str, root: str = "train", conf: Path = CO
 def composed_sweep(folder: Path, *overrides: str) -> DictConfig:
     """A tiny sweep with these overrides."""
     return composed(folder, *SWEEP, *overrides, root="sweep")
+
+
+def multirun(folder: Path, program: str, *overrides: str) -> int:
+    """`python PROGRAM -m OVERRIDES` in `folder`, in this process; its exit status."""
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [program, "-m", *overrides])
+        try:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+        except SystemExit as error:
+            return int(error.code or 0)
+        finally:
+            root.setLevel(before[0])
+            root.handlers[:] = before[1]
+    return 0
 
 
 def contents(folder: Path) -> dict[str, bytes]:
