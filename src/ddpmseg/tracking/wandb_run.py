@@ -152,7 +152,8 @@ def open_run(
         run = wandb.init(
             project=settings.project,
             entity=settings.entity,
-            dir=folder,
+            # W&B's process, the same for all runs, stays in the folder where it was started.
+            dir=folder.absolute(),
             id=identity.id,
             # Asked for when it is uploaded: whatever the server has of this id is gone on with.
             resume="allow",
