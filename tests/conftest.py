@@ -1,14 +1,10 @@
 """Settings of the whole test run: what is checked besides, what fails, what is shared."""
 
-import os
-from collections.abc import Generator
-from pathlib import Path
-
 import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import jaxtyping
