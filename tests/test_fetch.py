@@ -17,10 +17,8 @@ from tiny_run import contents
 from waiting import wait_until
 from web import Web, serving
 
-from ddpmseg.download import fetch as module
 from ddpmseg.download import transfer
-from ddpmseg.download.fetch import Source, fetch
-from ddpmseg.download.origin import checked_sha256, origin_path, read_origin
+from ddpmseg.download.fetch import Source, checked_sha256, fetch, origin_path, read_origin
 from ddpmseg.errors import CheckpointError, DataError, DownloadError
 
 CONTENT = bytes(range(256)) * 40
@@ -29,7 +27,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transfer, "WAITS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(transfer, "CHUNK", 1000)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 

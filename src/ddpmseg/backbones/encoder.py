@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.download.origin import checked_sha256
+from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.encoder_files import EncoderFormat, Network, load_encoder
 from ddpmseg.weights.read import PRECISIONS, RANDOM, resolve_checkpoint

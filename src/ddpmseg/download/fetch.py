@@ -1,99 +1,118 @@
-"""One file from the web: resumed where it broke off, checked, in its place whole or not at all."""
+"""Fetches files from the web, verifies them, and records where each one comes from."""
 
+import json
 import logging
 import re
-import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ddpmseg.download.origin import Origin, checked_sha256, origin_path, read_origin, write_origin
-from ddpmseg.download.partial import PartialFile
-from ddpmseg.download.transfer import (
-    BrokenOffError,
-    ChangedError,
-    Source,
-    by_hand,
-    disk_trouble,
-    request_lacking,
-)
-from ddpmseg.errors import DownloadError
-from ddpmseg.io.files import file_sha256
+from ddpmseg.download.transfer import PartialFile, Source, explain_disk_errors, transfer
+from ddpmseg.errors import DataError, DownloadError, UserError
+from ddpmseg.io.files import file_sha256, written_whole
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
 
-WAITS = (1.0, 4.0, 15.0)
-"""Seconds before a transfer that broke off is resumed, each once."""
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a file was fetched from, its SHA-256 in 64 hex digits, its `size` in bytes."""
+
+    url: str
+    sha256: str
+    size: int
 
 
-def fetch(source: Source, place: Path) -> None:
-    """Bring the file to `place`; one that is there already is only checked.
+def fetch(source: Source, path: Path) -> None:
+    """Fetch a file to `path` atomically; an existing file is only verified.
 
-    What has arrived of a transfer that broke off stays in `place`.part, and the next call goes on
-    from there if the server still has the same file. Of several processes one fetches.
+    The beginning of an interrupted transfer stays in `path`.part. The next call resumes it if the
+    server still has the same file. Only one of several processes fetches, the others wait.
 
-    Raises DownloadError naming what is in the way and the way round, `source.wrong` for a file
-    whose digest is not the expected one.
+    Raises DownloadError for a failed transfer, `source.error` for a file with another digest than
+    expected.
     """
     if not re.match("https?://", source.url):
         raise DownloadError(
             f"`{source.group}.url={source.url}` must begin with http:// or https://. A file on "
-            f"this machine belongs at '{place}'."
+            f"this machine belongs at '{path}'."
         )
-    with disk_trouble(place, None):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FolderLocks(place.parent).hold({place.name: f"'{place}' is being fetched"}):
-            if place.exists():
-                checked_sha256(place, source.sha256, source.wrong)
+    with explain_disk_errors(path, None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FolderLocks(path.parent).hold({path.name: f"'{path}' is being fetched"}):
+            if path.exists():
+                checked_sha256(path, source.sha256, source.error)
                 return
-            part = PartialFile(place)
-            _transfer(source, part)
-            _settle(source, part)
+            part = PartialFile(path)
+            transfer(source, part)
+            _finish(source, part)
 
 
-def _transfer(source: Source, part: PartialFile) -> None:
-    """Fill `part`; what breaks off is resumed once after each of `WAITS`."""
-    waits = iter(WAITS)
-    while True:
-        try:
-            request_lacking(source, part)
-            return
-        except ChangedError:
-            log.warning("%s has changed meanwhile: beginning anew", source.url)
-            part.remove()
-        except BrokenOffError as cut:
-            state = part.state(source.url)
-            there = f"{part.size:,} bytes"
-            if state and state.size is not None:
-                there = f"{part.size:,} of {state.size:,} bytes"
-            wait = next(waits, None)
-            if wait is None:
-                raise DownloadError(
-                    f"the transfer of {source.url} broke off {len(WAITS) + 1} times ({cut}). "
-                    f"{there} are in '{part.path}'; `{source.command}` goes on from there. "
-                    + by_hand(source, part.place)
-                ) from cut
-            log.warning("the transfer broke off (%s) with %s: resuming in %g s", cut, there, wait)
-            time.sleep(wait)
-
-
-def _settle(source: Source, part: PartialFile) -> None:
-    """Check what has arrived and put it into its place, its record first."""
-    digest, earlier, expected = file_sha256(part.path), read_origin(part.place), None
+def _finish(source: Source, part: PartialFile) -> None:
+    """Verify the complete file, record its origin and rename it to its target."""
+    digest, earlier, expected = file_sha256(part.path), read_origin(part.target), None
     if source.sha256:
-        expected, says = source.sha256.lower(), "as the setting says"
+        expected, basis = source.sha256.lower(), "as the setting says"
         remedy = f"set `{source.group}.sha256` to the new digest"
     elif earlier and earlier.url == source.url:
-        expected, says = earlier.sha256, "as it was before"
-        remedy = f"remove '{origin_path(part.place)}'"
+        expected, basis = earlier.sha256, "as it was before"
+        remedy = f"remove '{origin_path(part.target)}'"
     if expected and digest != expected:
         size = part.size
         part.remove()
-        raise source.wrong(
+        raise source.error(
             f"{source.url} gave another file than expected ({size:,} bytes): its SHA-256 is "
-            f"{digest}, expected was {expected}, {says}. It was not kept. Repeat "
+            f"{digest}, expected was {expected}, {basis}. It was not kept. Repeat "
             f"`{source.command}` in case the transfer was at fault; if the file has changed on "
             f"purpose, {remedy}."
         )
-    write_origin(part.place, Origin(source.url, digest, part.size))
-    part.move_into_place()
+    write_origin(part.target, Origin(source.url, digest, part.size))
+    part.finish()
     log.info("SHA-256 %s (%s)", digest, "as expected" if expected else "recorded for later")
+
+
+def origin_path(file: Path) -> Path:
+    """Path of the record of a file's origin."""
+    return file.with_name(f"{file.name}.origin.json")
+
+
+def write_origin(file: Path, origin: Origin) -> None:
+    with written_whole(origin_path(file)) as unfinished:
+        unfinished.write_text(json.dumps(asdict(origin), indent=2) + "\n")
+
+
+def read_origin(file: Path) -> Origin | None:
+    """The record of `file`, which itself need not exist; None without a record.
+
+    Raises DataError for a damaged record.
+    """
+    path = origin_path(file)
+    if not path.is_file():
+        return None
+    try:
+        return Origin(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"'{path}', the record of where '{file.name}' was fetched from, is damaged ({error}). "
+            "Remove both and fetch the file again, or remove the record to use the file unchecked."
+        ) from error
+
+
+def checked_sha256(file: Path, expected: str | None, error: type[UserError]) -> str:
+    """SHA-256 of a file; it must equal `expected`, if given, and the record of its origin, if any.
+
+    Raises `error` when the digests differ.
+    """
+    digest, origin = file_sha256(file), read_origin(file)
+    if expected and digest != expected.lower():
+        raise error(
+            f"'{file}' is not the file that was asked for: its SHA-256 is {digest}, expected was "
+            f"{expected.lower()}. Remove it and fetch it again, or correct `sha256`."
+        )
+    if origin and digest != origin.sha256:
+        raise error(
+            f"'{file}' has changed since it was fetched from {origin.url}: its SHA-256 is "
+            f"{digest}, it was {origin.sha256}. Remove it and fetch it again; if it was changed on "
+            f"purpose, remove '{origin_path(file)}'."
+        )
+    return digest

@@ -1,13 +1,15 @@
-"""One request for what a file from the web lacks, with whatever can be in its way."""
+"""HTTP transfer of one file, resumed where it was interrupted."""
 
 import errno
+import json
 import logging
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -15,97 +17,188 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from ddpmseg.download.partial import FileState, PartialFile
 from ddpmseg.errors import DownloadError, UserError
+from ddpmseg.io.files import written_whole
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 60.0
-"""Seconds of silence after which a transfer counts as broken off."""
+"""Seconds without data after which a transfer counts as interrupted."""
+WAITS = (1.0, 4.0, 15.0)
+"""Seconds before each attempt to resume an interrupted transfer."""
 CHUNK = 2**20
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
 PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
-"""How a page begins that a server sends in the place of a file, whatever type it claims."""
+"""Beginning of a web page that a server sends instead of a file, whatever type it declares."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file on the web, and what messages say about it.
+    """A file on the web, and how messages describe it.
 
     Args:
         url: http or https.
-        sha256: 64 hex digits the file must have; None: those recorded when `url` was fetched
+        sha256: 64 hex digits that the file must have; None: those recorded when `url` was fetched
             before, or any the first time.
-        group: of the settings `url` and `sha256`: 'dataset' or 'backbone'.
-        command: repeats the download.
-        wrong: raised for a file of other content than expected.
+        group: group of the settings `url` and `sha256`: 'dataset' or 'backbone'.
+        command: command line that repeats the download.
+        error: raised for a file of other content than expected.
     """
 
     url: str
     sha256: str | None
     group: str
     command: str
-    wrong: type[UserError]
+    error: type[UserError]
 
 
-class ChangedError(Exception):
-    """What has arrived is no beginning of what the server has now."""
+@dataclass(frozen=True)
+class FileState:
+    """The version of a file that a server has. `size` in bytes; None: unknown."""
+
+    url: str
+    size: int | None
+    etag: str | None
+    modified: str | None
+
+    @property
+    def validator(self) -> str | None:
+        """Value for If-Range, which accepts no weak ETag (RFC 9110, section 13.1.5)."""
+        strong = self.etag and not self.etag.startswith("W/")
+        return self.etag if strong else self.modified
+
+    def agrees(self, other: "FileState") -> bool:
+        """Whether all fields that both know are equal."""
+        mine, others = asdict(self), asdict(other)
+        return all(None in (mine[key], others[key]) or mine[key] == others[key] for key in mine)
 
 
-class BrokenOffError(Exception):
-    """The connection ended before the file did."""
+class PartialFile:
+    """The received beginning of the file `target`: `NAME.part`, and its state `NAME.part.json`."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f"{target.name}.part")
+        self._state_path = target.with_name(f"{target.name}.part.json")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def state(self, url: str) -> FileState | None:
+        """The state of a resumable beginning of the file at `url`; None if there is none."""
+        try:
+            state = FileState(**json.loads(self._state_path.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        resumable = state.validator or state.size is not None
+        return state if state.url == url and self.size and resumable else None
+
+    def begin(self, state: FileState) -> None:
+        self.path.open("wb").close()
+        with written_whole(self._state_path) as unfinished:
+            unfinished.write_text(json.dumps(asdict(state)))
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._state_path.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Rename the complete file to its target."""
+        self.path.replace(self.target)
+        self._state_path.unlink(missing_ok=True)
 
 
-def request_lacking(source: Source, part: PartialFile) -> None:
-    """One request for all that is lacking. Raises ChangedError, BrokenOffError, DownloadError."""
-    state = part.state(source.url)
-    arrived = part.size if state else 0
-    if state and arrived == state.size:
+class _ChangedError(Exception):
+    """The server has another file now than the one that was begun."""
+
+
+class _InterruptedError(Exception):
+    """The connection ended before the file was complete."""
+
+
+def transfer(source: Source, part: PartialFile) -> None:
+    """Complete `part`; an interrupted transfer is resumed after each of `WAITS`.
+
+    Raises DownloadError.
+    """
+    waits = iter(WAITS)
+    while True:
+        try:
+            _request_rest(source, part)
+            return
+        except _ChangedError:
+            log.warning("%s has changed meanwhile: beginning anew", source.url)
+            part.remove()
+        except _InterruptedError as error:
+            state = part.state(source.url)
+            received = f"{part.size:,} bytes"
+            if state and state.size is not None:
+                received = f"{part.size:,} of {state.size:,} bytes"
+            wait = next(waits, None)
+            if wait is None:
+                raise DownloadError(
+                    f"the transfer of {source.url} broke off {len(WAITS) + 1} times ({error}). "
+                    f"{received} are in '{part.path}'; `{source.command}` goes on from there. "
+                    + manual_advice(source, part.target)
+                ) from error
+            log.warning(
+                "the transfer broke off (%s) with %s: resuming in %g s", error, received, wait
+            )
+            time.sleep(wait)
+
+
+def _request_rest(source: Source, part: PartialFile) -> None:
+    """Request the missing bytes. Raises _ChangedError, _InterruptedError and DownloadError."""
+    begun = part.state(source.url)
+    received = part.size if begun else 0
+    if begun and received == begun.size:
         return
     request = Request(source.url, headers={"User-Agent": "ddpmseg", "Accept-Encoding": "identity"})
-    if state:
-        request.add_header("Range", f"bytes={arrived}-")
-        if state.validator:
-            request.add_header("If-Range", state.validator)
-    with _opened(request, source, part) as response:
-        found = _described(response, source.url)
+    if begun:
+        request.add_header("Range", f"bytes={received}-")
+        if begun.validator:
+            request.add_header("If-Range", begun.validator)
+    with _open(request, source, part) as response:
+        state = _state_of(response, source.url)
         if response.headers.get_content_type() in PAGE_TYPES:
-            raise _no_file(source, part)
+            raise _not_a_file(source, part)
         if response.status == 206:
-            begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-            if not state:
-                raise BrokenOffError("the server sent a part without being asked for one")
-            if not begins or int(begins[1]) != arrived or not found.agrees(state):
-                raise ChangedError
-            found = found if state.size is None else state
-        elif state:
+            content_range = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+            if not begun:
+                raise _InterruptedError("the server sent a part without being asked for one")
+            if not content_range or int(content_range[1]) != received or not state.agrees(begun):
+                raise _ChangedError
+            state = state if begun.size is None else begun
+        elif begun:
             log.warning("%s has changed, or cannot be resumed: beginning anew", source.url)
-            arrived = 0
-        _check_space(found.size, arrived, part)
-        _receive(response, source, part, found, arrived)
-    if found.size is not None and part.size < found.size:
-        raise BrokenOffError("the connection ended early")
+            received = 0
+        missing = None if state.size is None else state.size - received
+        _check_space(part.target, missing)
+        _receive(response, source, part, state, received)
+    if state.size is not None and part.size < state.size:
+        raise _InterruptedError("the connection ended early")
 
 
 def _receive(
-    response: HTTPResponse, source: Source, part: PartialFile, found: FileState, arrived: int
+    response: HTTPResponse, source: Source, part: PartialFile, state: FileState, received: int
 ) -> None:
-    """Append to `part` what comes, after `arrived` bytes that are there."""
+    """Append the response to the `received` bytes of `part`."""
     chunk = _read(response)
-    if not arrived:
-        if PAGE.match(chunk) or found.size == 0:
-            raise _no_file(source, part)
-        part.begin(found)
+    if not received:
+        if PAGE.match(chunk) or state.size == 0:
+            raise _not_a_file(source, part)
+        part.begin(state)
     bar = tqdm(
-        total=found.size,
-        initial=arrived,
-        desc=part.place.name,
+        total=state.size,
+        initial=received,
+        desc=part.target.name,
         unit="B",
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     )
-    lacking = None if found.size is None else found.size - arrived
-    with bar, disk_trouble(part.place, lacking), part.path.open("ab") as file:
+    missing = None if state.size is None else state.size - received
+    with bar, explain_disk_errors(part.target, missing), part.path.open("ab") as file:
         while chunk:
             file.write(chunk)
             bar.update(len(chunk))
@@ -113,32 +206,32 @@ def _receive(
 
 
 @contextmanager
-def _opened(request: Request, source: Source, part: PartialFile) -> Iterator[HTTPResponse]:
-    """The answer to a request. Raises what `request_lacking` does."""
+def _open(request: Request, source: Source, part: PartialFile) -> Iterator[HTTPResponse]:
+    """The response to a request. Raises as `_request_rest`."""
     try:
         response = urlopen(request, timeout=TIMEOUT)
     except HTTPError as error:
         with error:
             if error.code == 416 and request.has_header("Range"):
-                raise ChangedError from error
+                raise _ChangedError from error
             meaning = {404: "there is no such file", 410: "there is no such file any more"}
             raise DownloadError(
                 f"{source.url}: {meaning.get(error.code, 'the server refuses it')} (status "
-                f"{error.code}). {by_hand(source, part.place)}"
+                f"{error.code}). {manual_advice(source, part.target)}"
             ) from error
     except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if request.has_header("Range") or isinstance(error, ConnectionResetError):
-            raise BrokenOffError(str(reason)) from error
+            raise _InterruptedError(str(reason)) from error
         raise DownloadError(
             f"{source.url} cannot be reached ({reason}); is this machine offline, or are "
-            f"downloads blocked? {by_hand(source, part.place)}"
+            f"downloads blocked? {manual_advice(source, part.target)}"
         ) from error
     with response:
         yield response
 
 
-def _described(response: HTTPResponse, url: str) -> FileState:
+def _state_of(response: HTTPResponse, url: str) -> FileState:
     length = response.headers.get("Content-Length")
     size = int(length) if length and length.isdecimal() else None
     if response.status == 206:
@@ -151,51 +244,49 @@ def _read(response: HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, HTTPException) as error:
-        raise BrokenOffError(str(error) or type(error).__name__) from error
+        raise _InterruptedError(str(error) or type(error).__name__) from error
 
 
-def _no_file(source: Source, part: PartialFile) -> DownloadError:
+def _not_a_file(source: Source, part: PartialFile) -> DownloadError:
     return DownloadError(
         f"{source.url} gave a web page, or nothing, instead of a file: perhaps a login, or a "
-        f"notice that the file has moved. {by_hand(source, part.place)}"
+        f"notice that the file has moved. {manual_advice(source, part.target)}"
     )
 
 
-def _check_space(size: int | None, arrived: int, part: PartialFile) -> None:
-    if size is None:
-        return
-    free = shutil.disk_usage(part.place.parent).free
-    if size - arrived > free:
-        raise _too_little_space(part.place, size - arrived, free)
+def _check_space(path: Path, needed: int | None) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if needed is not None and needed > free:
+        raise _too_little_space(path, needed, free)
 
 
-def _too_little_space(place: Path, needed: int | None, free: int) -> DownloadError:
+def _too_little_space(path: Path, needed: int | None, free: int) -> DownloadError:
+    amount = "an unknown number of" if needed is None else f"{needed:,}"
     return DownloadError(
-        f"no space left for '{place}': {_bytes(needed)} bytes are needed, {free:,} are free. Make "
-        "room and repeat the command, or choose a folder on another disk."
+        f"no space left for '{path}': {amount} bytes are needed, {free:,} are free. Make room and "
+        "repeat the command, or choose a folder on another disk."
     )
 
 
 @contextmanager
-def disk_trouble(place: Path, needed: int | None) -> Iterator[None]:
-    """Tell of a disk that is full or may not be written to as DownloadError."""
+def explain_disk_errors(path: Path, needed: int | None) -> Iterator[None]:
+    """Turn the OSError of a full or read-only disk into a DownloadError.
+
+    needed: bytes that the block writes to `path`; None: unknown.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(place.parent).free
-            raise _too_little_space(place, needed, free) from error
+            free = shutil.disk_usage(path.parent).free
+            raise _too_little_space(path, needed, free) from error
         raise DownloadError(
-            f"'{place}' cannot be written ({error}). Choose a folder that can be written to."
+            f"'{path}' cannot be written ({error}). Choose a folder that can be written to."
         ) from error
 
 
-def _bytes(number: int | None) -> str:
-    return "an unknown number of" if number is None else f"{number:,}"
-
-
-def by_hand(source: Source, place: Path) -> str:
+def manual_advice(source: Source, path: Path) -> str:
     return (
         f"Set `{source.group}.url` to a mirror, or fetch the file by other means and put it at "
-        f"'{place.absolute()}'."
+        f"'{path.absolute()}'."
     )

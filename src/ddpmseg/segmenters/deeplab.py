@@ -22,7 +22,7 @@ from torchvision.models.segmentation import (
 )
 
 from ddpmseg.backbones.encoder import MEAN, STD
-from ddpmseg.download.origin import checked_sha256
+from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
 from ddpmseg.heads.segment import Segmentation
 from ddpmseg.heads.vote import image_uncertainty

@@ -23,7 +23,7 @@ from ddpmseg.backbones.diffusers.unet2d import (
 )
 from ddpmseg.backbones.guided_diffusion.fast import use_native_norms
 from ddpmseg.backbones.noise_schedule import NoiseSchedule, chosen_schedule, read_schedule
-from ddpmseg.download.origin import checked_sha256
+from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.weights.model_folder import ModelFolder, find_model, read_json
 from ddpmseg.weights.read import PRECISIONS

@@ -19,7 +19,7 @@ from ddpmseg.backbones.guided_diffusion.unet import (
     timestep_embedding,
     use_half,
 )
-from ddpmseg.download.origin import checked_sha256
+from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.read import PRECISIONS, RANDOM, resolve_checkpoint
 

@@ -17,7 +17,7 @@ from ddpmseg.backbones.timm.models import (
     library,
 )
 from ddpmseg.backbones.timm.weights import hub_file, network_from_file
-from ddpmseg.download.origin import checked_sha256
+from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.weights.read import HUB, PRECISIONS, RANDOM, resolve_checkpoint
 
