@@ -1,6 +1,6 @@
 """The rooms of the package and who imports whom, read from the source; draws docs/architecture.svg.
 
-    python tests/layout.py
+python tests/layout.py
 """
 
 import ast

@@ -14,7 +14,7 @@ from tiny_run import CONF, SEGMENT, composed
 from ddpmseg.__main__ import main
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
 from ddpmseg.finished.open import FinishedRun, FinishedSweep, open_finished, open_run, open_sweep
-from ddpmseg.records.record import FORMAT
+from ddpmseg.io.record_file import FORMAT
 from ddpmseg.runs.train import train
 
 LEGACY = Path(__file__).parent / "legacy"
@@ -145,11 +145,13 @@ def test_records_of_a_later_version_are_refused(finished: Path) -> None:
     record = json.loads((finished / "record.json").read_text())
     record |= {"format": FORMAT + 1, "package": "9.0"}
     (finished / "record.json").write_text(json.dumps(record))
-    with pytest.raises(ConfigError, match=rf"format {FORMAT + 1} of ddpmseg 9\.0; this is ddpmseg"):
+    with pytest.raises(
+        ConfigError, match=rf"in format {FORMAT + 1} of ddpmseg 9\.0; this is ddpmseg"
+    ):
         open_finished(finished)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", '{"format": "x"}', "{}"])
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"format": "x"}'])
 def test_a_damaged_record_is_named(finished: Path, content: str) -> None:
     (finished / "record.json").write_text(content)
     with pytest.raises(ConfigError, match=r"record\.json' is damaged .* Repeat the run"):
@@ -209,3 +211,13 @@ def test_an_opened_run_says_what_it_is(finished: Path) -> None:
     assert isinstance(run, FinishedRun)
     assert run.config.features.blocks == [1, 2]
     assert run.results["num_test"] == "2"
+
+
+@pytest.mark.parametrize("name", ["multirun.json", "0/job.json"])
+def test_a_damaged_record_of_a_multirun_is_named(
+    legacy: Path, command: Callable[..., str], name: str
+) -> None:
+    record = json.loads(Path("multirun", name).read_text())
+    for content in (record | {"unknown": 1}, record | {"format": FORMAT + 1}, [1]):
+        Path("multirun", name).write_text(json.dumps(content))
+        assert f"error: 'multirun/{name}' is" in command("jobs", "multirun", status=2)

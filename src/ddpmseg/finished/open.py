@@ -18,9 +18,9 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.finished.config_file import read_config
 from ddpmseg.heads.export import HEAD, load_head
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.io.record_file import read_record
 from ddpmseg.records.cells import IDENTITY, CellStore
-from ddpmseg.records.record import read_record
-from ddpmseg.records.results import RESULTS, read_results
+from ddpmseg.records.results import RECORD, RESULTS, read_results
 from ddpmseg.segmenters.deeplab import DeepLab
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 
@@ -164,7 +164,9 @@ def open_run(folder: Path, tasks: Sequence[str] = ("segment",)) -> FinishedRun:
     for name, kind in ((IDENTITY, "a sweep"), (MULTIRUN, "a multirun: name one of its runs")):
         if (folder / name).is_file():
             raise ConfigError(f"'{folder}' is the folder of {kind}. Name a run of train.py.")
-    record = read_record(folder)
+    record = {}
+    if (folder / RECORD).exists():
+        record = read_record(folder / RECORD, "Repeat the run with `paths.overwrite=true`.")
     config = read_config(folder, TrainConfig)
     if config.task not in tasks:
         raise ConfigError(

@@ -4,7 +4,6 @@ All is written whole by one process each and read by many, so that a kill at any
 nothing that could mislead the next command. Nothing here imports torch.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -13,8 +12,10 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import written_whole
 from ddpmseg.io.locks import FolderLocks
+from ddpmseg.io.record_file import read_record, write_record
 
 JOB, PLAN, STOP = "job.json", "multirun.json", "stopped"
 BLOCKS = "features.blocks="
@@ -59,8 +60,7 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Into Hydra's folder for the job."""
-        with written_whole(folder / JOB) as unfinished:
-            unfinished.write_text(json.dumps(asdict(self)))
+        write_record(folder / JOB, asdict(self))
 
     @staticmethod
     def is_there(folder: Path) -> bool:
@@ -73,8 +73,15 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        found = json.loads((folder / JOB).read_text())
-        return cls(**(found | {"state": State(found["state"])}))
+        """Raises ConfigError where the record is damaged or of a later version."""
+        path = folder / JOB
+        remedy = f"Delete '{folder}', and repeat the command of the multirun."
+        content = read_record(path, remedy)
+        try:
+            content["state"] = State(content["state"])
+            return cls(**content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
 
 
 @dataclass(frozen=True)
@@ -87,15 +94,20 @@ class Plan:
 
     def write(self, multirun: Path) -> None:
         multirun.mkdir(parents=True, exist_ok=True)
-        with written_whole(multirun / PLAN) as unfinished:
-            unfinished.write_text(json.dumps(asdict(self)))
+        write_record(multirun / PLAN, asdict(self))
 
     @classmethod
     def read(cls, multirun: Path) -> "Plan":
-        """An empty plan where there is none."""
-        if not (multirun / PLAN).is_file():
+        """An empty plan where there is none; ConfigError as `Job.read`."""
+        path = multirun / PLAN
+        if not path.is_file():
             return cls()
-        return cls(**json.loads((multirun / PLAN).read_text()))
+        remedy = "Delete it, and repeat the command of the multirun."
+        content = read_record(path, remedy)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
 
     def blocks_beside(self, overrides: Sequence[str]) -> list[int]:
         """Blocks read by all jobs that need the same forward passes as the one with `overrides`.

@@ -16,12 +16,14 @@ from ddpmseg.config import leave_out_how
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import written_whole
+from ddpmseg.io.record_file import write_record
 from ddpmseg.metrics.segmentation import Scores
-from ddpmseg.records.record import write_record
 
 RESULTS = "results.csv"
 PENDING = f".{RESULTS}.pending"
 CONFIG = "config.yaml"
+RECORD = "record.json"
+"""Of what kind a run is, and of which classes."""
 PER_CLASS = "per_class.csv"
 CONFUSION = "confusion.csv"
 FINISHED = (RESULTS, "unet.json")
@@ -86,7 +88,7 @@ def claim_folder(
 ) -> None:
     """Create the output folder; write the resolved configuration and `record.json` into it.
 
-    `facts` go into the record, see `write_record`.
+    `facts`, plain JSON values, go into the record beside the task.
 
     With `overwrite` the results of an earlier run go. Raises ConfigError when the folder holds the
     results of a finished run, or an unfinished run of another configuration, unless `overwrite`;
@@ -99,7 +101,7 @@ def claim_folder(
             (folder / name).unlink(missing_ok=True)
         with written_whole(folder / CONFIG) as unfinished:
             unfinished.write_text(_settings(cfg))
-        write_record(folder, cfg.task, facts or {})
+        write_record(folder / RECORD, {"kind": cfg.task, **(facts or {})})
     except OSError as error:
         raise ConfigError(
             f"`paths.output_dir={folder}` cannot be written to ({error.strerror}). "

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import written_whole
+from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.records.results import write_table
 
 SETTINGS = "samples.json"
@@ -64,8 +65,7 @@ class SampleFolder:
                     f"it, remove the folder, or name another `--output`."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as unfinished:
-            unfinished.write_text(json.dumps(wanted, indent=2) + "\n")
+        write_record(path, wanted)
 
     def num_images(self) -> int:
         """One more than the largest index that was drawn."""
@@ -164,14 +164,12 @@ class SampleFolder:
         return aside if aside.is_file() else self.folder / f"{name}{suffix}"
 
     def _read_settings(self, path: Path) -> dict[str, Any]:
+        remedy = f"Remove '{self.folder}', or name another `--output`."
+        content = read_record(path, remedy)
         try:
-            content = json.loads(path.read_text())
             return {"sampling": dict(content["sampling"]), "labels": content["labels"]}
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"'{path}' is damaged ({error}). Remove '{self.folder}', or name another `--output`"
-                "."
-            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
 
 
 def name_of(index: int) -> str:
