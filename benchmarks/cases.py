@@ -14,12 +14,13 @@ from torch import Tensor
 
 from benchmarks import plain
 from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.backbones.precision import choose_precision
 from ddpmseg.composition.plan import compose
-from ddpmseg.config import GuidedDiffusionConfig, TrainConfig
+from ddpmseg.config import TrainConfig
 from ddpmseg.features.noise import NoiseSource
 from ddpmseg.randomness import keyed_generator
-from ddpmseg.runtime.device import choose_precision
 from ddpmseg.runtime.logs import quiet_libraries
 
 Size = Literal["tiny", "small", "full"]

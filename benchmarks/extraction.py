@@ -11,7 +11,7 @@ from benchmarks.cases import CASES, Case, Options, PlainExtractor, ours, prepare
 from benchmarks.record import FASTER, Recorder
 from benchmarks.stages import as_plain_maps
 from benchmarks.timing import alternate, clocked
-from ddpmseg.composition.build import build_dataset, build_extractor
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def run(options: Options) -> None:
 def _measure(case: Case, config: TrainConfig, options: Options) -> None:
     device = options.device
     record = Recorder(options.results, "extraction", case.name, device)
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     images = torch.stack([dataset.test[i].image for i in range(IMAGES[options.size])])
     names = [f"test/{dataset.test.names[i]}" for i in range(len(images))]
     straightforward = PlainExtractor(config, device)

@@ -10,7 +10,7 @@ from benchmarks.record import FASTER, Recorder
 from benchmarks.stages import copy_later
 from benchmarks.timing import Timed, alternate
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_dataset, build_extractor, build_probes, head_widths
+from ddpmseg.composition.build import build_extractor, build_probes, head_widths
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.heads.probes import ProbeReader
@@ -79,7 +79,7 @@ class _Grid:
         self.config = _reading(config, list(range(len(self.backbone.blocks))), timesteps[:1])
         self.timesteps, self.device = timesteps, device
         self.extractor = PlainExtractor(config, device)
-        self.dataset: LabelledSet = build_dataset(config.dataset)
+        self.dataset: LabelledSet = config.dataset.build()
         self.truth = torch.stack([sample.mask for sample in self.dataset.test])
         self.masks = torch.stack([sample.mask for sample in self.dataset.train])
         blocks = self.config.features.blocks

@@ -13,7 +13,7 @@ from benchmarks.cases import CASES, Options, PlainExtractor, composed, ours, pre
 from benchmarks.record import FASTER, Recorder
 from benchmarks.stages import as_plain_maps, as_plain_members, synthetic_maps, trained_head
 from benchmarks.timing import Timed, alternate, clocked
-from ddpmseg.composition.build import build_dataset, build_extractor, head_widths
+from ddpmseg.composition.build import build_extractor, head_widths
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
@@ -46,7 +46,7 @@ def run(options: Options) -> None:
 
 def _on_images(config: TrainConfig, record: Recorder, options: Options) -> None:
     """Train all members both ways, then segment the test images with them."""
-    device, dataset = options.device, build_dataset(config.dataset)
+    device, dataset = options.device, config.dataset.build()
     extractor = build_extractor(config, ours(config, device))
     images = LabelledImages(dataset, extractor.images_per_pass)
     maps, masks = extract_training_set(extractor, images)
@@ -90,7 +90,7 @@ def _on_images(config: TrainConfig, record: Recorder, options: Options) -> None:
 
 def _on_synthetic_maps(config: TrainConfig, record: Recorder, options: Options) -> None:
     """Times only, on maps of noise; those of slow trainings from a share of their steps."""
-    device, dataset = options.device, build_dataset(config.dataset)
+    device, dataset = options.device, config.dataset.build()
     size, classes = config.dataset.image_size, dataset.classes
     layout, count = planned_layout(config), config.head.members
     maps = synthetic_maps(layout, len(dataset.train), torch.bfloat16, device)

@@ -12,7 +12,7 @@ from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import SMALLER, Recorder
 from benchmarks.stages import trained_head
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.composition.build import build_dataset, build_extractor, head_widths
+from ddpmseg.composition.build import build_extractor, head_widths
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
@@ -64,7 +64,7 @@ def run(options: Options) -> None:
 
 def our_peak(config: TrainConfig, first_pass_only: bool) -> int:
     """Bytes above the loaded network, all the way or with the maps of its `FirstPass`."""
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     backbone = ours(config, CPU)
     peak = PeakMemory()
     extractor = build_extractor(config, FirstPass(backbone) if first_pass_only else backbone)
@@ -79,7 +79,7 @@ def our_peak(config: TrainConfig, first_pass_only: bool) -> int:
 
 def plain_peak(config: TrainConfig) -> int:
     """Bytes above the loaded network of the straightforward way, one member trained a little."""
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     extractor = PlainExtractor(config, CPU)
     peak = PeakMemory()
     maps = [extractor(sample.image) for sample in dataset.train]

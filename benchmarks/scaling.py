@@ -15,7 +15,7 @@ from benchmarks.cases import CASES, Options, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import Recorder
 from benchmarks.timing import clocked
-from ddpmseg.composition.build import build_dataset, build_extractor, build_protocol
+from ddpmseg.composition.build import build_extractor, build_protocol
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
@@ -124,7 +124,7 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 def measure(config: TrainConfig, point: Point, repeats: int) -> Measured:
     """Extract, train and test on two images, `repeats` times after a first that sets the peak."""
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     images = torch.stack([sample.image for sample in dataset.train])
     names = [f"train/{name}" for name in dataset.train.names]
     generator = torch.Generator().manual_seed(0)

@@ -17,7 +17,7 @@ from benchmarks.record import Recorder
 from benchmarks.stages import trained_head
 from benchmarks.timing import clocked
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_dataset, build_extractor, build_probes, build_protocol
+from ddpmseg.composition.build import build_extractor, build_probes, build_protocol
 from ddpmseg.config import FeaturesConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
@@ -109,7 +109,7 @@ def _stages(program: Program, config: TrainConfig, backbone: Backbone) -> dict[s
     """Seconds of each stage of one run with a loaded network."""
     device = backbone.device
     seconds = dict.fromkeys(STAGES, 0.0)
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     classes = dataset.classes
     # Both splits keep what they have decoded.
     seconds["decode"], _ = clocked(lambda: [list(dataset.train), list(dataset.test)], device)

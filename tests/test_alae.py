@@ -23,7 +23,7 @@ from ddpmseg.backbones.alae.style_encoder import (
 )
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.encoder import reduced
-from ddpmseg.backbones.mae import MaeBackbone
+from ddpmseg.backbones.mae.backbone import MaeBackbone
 from ddpmseg.backbones.swav.backbone import SwavBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.extract import FeatureExtractor

@@ -12,6 +12,7 @@ from tiny_run import CONF, HARDWARE, composed
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
+from ddpmseg.backbones.alae.settings import AlaeConfig
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -151,6 +152,6 @@ def test_a_described_file_becomes_a_backbone(
     whole = OmegaConf.to_object(config)
     assert isinstance(whole, TrainConfig)
     backbone = whole.backbone
-    assert isinstance(backbone, schemas.AlaeConfig)
+    assert isinstance(backbone, AlaeConfig)
     assert (backbone.checkpoint, backbone.image_size) == (str(file), 32)
     assert {key: getattr(backbone, key) for key in SIZES} == SIZES

@@ -17,8 +17,9 @@ from ddpmseg.backbones.contract import RULES, breaches
 from ddpmseg.backbones.gan.encoder import GanEncoderBackbone
 from ddpmseg.backbones.gan.inversion import GanInversionBackbone
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.backbones.mae import MaeBackbone
-from ddpmseg.backbones.pixels import PixelsBackbone
+from ddpmseg.backbones.mae.backbone import MaeBackbone
+from ddpmseg.backbones.pixels.backbone import PixelsBackbone
+from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.backbones.swav.backbone import SwavBackbone
 from ddpmseg.backbones.timm.backbone import TimmBackbone
 
@@ -266,7 +267,7 @@ def test_command_names_the_broken_promise(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("ddpmseg.weight_tools.contract.build_backbone", lambda *_: WrongChannels())
+    monkeypatch.setattr(BackboneConfig, "build", lambda *_: WrongChannels())
     assert main(["check-backbone", "--config-dir", str(ROOT / "conf"), "backbone=pixels"]) == 1
     told = [record.message for record in caplog.records]
     assert "BROKEN channels       A map has the channels its block promises." in told

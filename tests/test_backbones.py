@@ -17,21 +17,28 @@ from tiny_diffusers import tiny_backbone
 from torch import Tensor, nn
 
 from ddpmseg import config as schemas
+from ddpmseg.backbones.alae.settings import AlaeConfig
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
+from ddpmseg.backbones.diffusers.settings import DiffusersConfig
 from ddpmseg.backbones.encoder import EncoderBackbone
+from ddpmseg.backbones.gan.settings import GanEncoderConfig, GanInversionConfig
 from ddpmseg.backbones.guided_diffusion.backbone import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.fast import _GroupNormFunction, scaled_norm
+from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import (
     UNetFlags,
     build_unet,
     sampling_process,
     use_half,
 )
-from ddpmseg.backbones.pixels import PixelsBackbone
-from ddpmseg.composition.build import build_backbone, build_backbone_without_weights
+from ddpmseg.backbones.mae.settings import MaeConfig
+from ddpmseg.backbones.pixels.backbone import PixelsBackbone
+from ddpmseg.backbones.precision import choose_precision
+from ddpmseg.backbones.swav.settings import SwavConfig
+from ddpmseg.backbones.timm.settings import TimmConfig
+from ddpmseg.backbones.vdvae.settings import VdvaeConfig
 from ddpmseg.errors import ConfigError
-from ddpmseg.runtime.device import choose_precision
 
 CONF = Path(__file__).parents[1] / "conf"
 HOOKS: tuple[Hook, ...] = ("output", "input")
@@ -72,30 +79,30 @@ def composed(name: str) -> Backbone:
         assert kind is not None
         if issubclass(kind, schemas.WeightsConfig):
             group.checkpoint, group.precision = "random", "32"
-        if kind is schemas.GuidedDiffusionConfig:
+        if kind is GuidedDiffusionConfig:
             group.unet.num_channels = min(group.unet.num_channels, 64)
-        if kind is schemas.TimmConfig:
+        if kind is TimmConfig:
             group.name = "test_vit"
-        elif kind is schemas.SwavConfig:
+        elif kind is SwavConfig:
             group.channels //= 16
-        elif kind is schemas.MaeConfig:
+        elif kind is MaeConfig:
             group.embed_dim, group.depth, group.num_heads, group.image_size = 32, 4, 2, 64
-        elif kind is schemas.VdvaeConfig:
+        elif kind is VdvaeConfig:
             group.width, group.zdim = 16, 2
             group.enc_blocks, group.dec_blocks = ["64x1", "64d8", "8d8"], ["1x2", "8m1", "64m8"]
-        elif kind is schemas.AlaeConfig:
+        elif kind is AlaeConfig:
             group.channels, group.max_channels, group.latent_size = 2, 32, 8
-        elif kind is schemas.GanEncoderConfig:
+        elif kind is GanEncoderConfig:
             group.channels, group.input_size = 16, 32
-        elif kind is schemas.GanInversionConfig:
+        elif kind is GanInversionConfig:
             group.channels, group.input_size, group.size = 16, 32, 16
-        elif kind is schemas.DiffusersConfig:
+        elif kind is DiffusersConfig:
             group.checkpoint, group.precision = str(FOLDER / "unet2d"), "32"
             group.untrained = True
         settings = OmegaConf.to_object(group)
     assert isinstance(settings, schemas.BackboneConfig)
-    backbone = build_backbone(settings, torch.device("cpu"))
-    assert build_backbone_without_weights(settings).blocks == backbone.blocks
+    backbone = settings.build(torch.device("cpu"))
+    assert settings.shape().blocks == backbone.blocks
     return backbone
 
 

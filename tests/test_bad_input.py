@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from tiny_run import CONF, PRETRAIN, ROOT, SEGMENT, UNET, composed, contents
 
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.composition.plan import compose
+from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.errors import (
     CheckpointError,
     ConfigError,
@@ -142,7 +144,7 @@ def test_bad_training_data_is_refused(
 def test_bad_test_image_shows_before_training(
     data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segment, "build_backbone", must_not_run)
+    monkeypatch.setattr(WeightsConfig, "build", must_not_run)
     truncate_image(data / "real" / "test")
     refused(DataError, ["real/test/photo_1.jpg' cannot be decoded"], out, *of(data))
 
@@ -260,9 +262,20 @@ def test_value_that_must_be_given(tmp_path: Path) -> None:
         compose(CONF, ["dataset=folder", "backbone=random", f"paths.output_dir={tmp_path}"])
 
 
-def test_target_outside_the_package_is_refused(data: Path, out: Path) -> None:
-    says = ["_target_: subprocess.Popen", "ddpmseg."]
-    refused(ConfigError, says, out, *of(data), "dataset._target_=subprocess.Popen")
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("dataset", "subprocess.Popen"),
+        ("dataset", "ddpmseg.data.labelled.Ponies"),
+        # By way of a module of this package that imports it.
+        ("backbone", "ddpmseg.weight_tools.salvage.subprocess.Popen"),
+    ],
+)
+def test_a_target_from_the_command_line_is_refused(
+    group: str, target: str, data: Path, out: Path
+) -> None:
+    says = [f"`{group}._target_={target}`", "no setting changes that", f"docs/add_a_{group}.md"]
+    refused(ConfigError, says, out, *of(data), f"{group}._target_={target}")
 
 
 def must_not_run(*_: object, **__: object) -> NoReturn:
@@ -270,7 +283,7 @@ def must_not_run(*_: object, **__: object) -> NoReturn:
 
 
 def test_checkpoint_does_not_exist(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "build_dataset", must_not_run)
+    monkeypatch.setattr(DatasetConfig, "build", must_not_run)
     says = ["/nowhere/weights.pt' does not exist", "backbone.checkpoint", "'random'"]
     given = ("backbone.checkpoint=/nowhere/weights.pt", "paths.overwrite=true")
     refused(CheckpointError, says, out, *SEGMENT, *given)

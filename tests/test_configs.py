@@ -16,9 +16,10 @@ from tiny_run import CONF, ROOT, composed
 
 from ddpmseg import config as schemas
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
+from ddpmseg.backbones.registry import BACKBONES
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
-from ddpmseg.config.store import backbone_schemas
+from ddpmseg.data.registry import DATASETS
 from ddpmseg.sweeps.checks import checked_sweep
 
 GROUPS = {
@@ -186,8 +187,7 @@ def test_defaults_of_train_yaml_are_those_of_the_schema(tmp_path: Path) -> None:
 
 def test_every_field_of_a_target_is_an_argument_of_it(subtests: pytest.Subtests) -> None:
     """All but those that say where a file comes from, which are for the programs."""
-    parts = (schemas.FolderDatasetConfig, schemas.PoniesConfig, *backbone_schemas().values())
-    for schema in parts:
+    for schema in (*DATASETS.schemas().values(), *BACKBONES.schemas().values()):
         with subtests.test(schema.__name__):
             given = {f.name for f in fields(schema)} - {"_target_", *schemas.TRANSFER}
             assert given <= inspect.signature(get_class(schema._target_)).parameters.keys()

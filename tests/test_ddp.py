@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from tiny_run import PRETRAIN, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
 
 from ddpmseg import ranks
-from ddpmseg.composition.build import build_dataset
 from ddpmseg.composition.checks import check_shares, checked_config
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
@@ -208,7 +207,7 @@ def test_numbers_of_devices_that_cannot_work(
         checked_config(composed(tmp_path, *PRETRAIN, "trainer.devices=3"))
     config = checked_config(composed(tmp_path, *SEGMENT, "trainer.devices=3"))
     with pytest.raises(ConfigError, match=r"devices=3`: there are 2 test images.*Use 1\.\.2"):
-        check_shares(3, build_dataset(config.dataset))
+        check_shares(3, config.dataset.build())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     given = (*SEGMENT, "trainer.accelerator=gpu")

@@ -16,6 +16,7 @@ from tiny_run import CONF
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.guided_diffusion.describe import describe, network_shapes
+from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import file_sha256
@@ -192,7 +193,7 @@ def test_a_written_file_is_a_backbone(tmp_path: Path, capsys: pytest.CaptureFixt
         search = f"hydra.searchpath=[file://{output.parents[1]}]"
         group = compose("train", ["backbone=my_model", search]).backbone
     typed = OmegaConf.to_object(group)
-    assert isinstance(typed, schemas.GuidedDiffusionConfig)
+    assert isinstance(typed, GuidedDiffusionConfig)
     assert (typed.name, typed.checkpoint) == ("my_model", str(path))
     assert typed.unet == flags
 

@@ -14,7 +14,8 @@ from tiny_run import CONF, HARDWARE, composed
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
-from ddpmseg.backbones.mae import MaeBackbone
+from ddpmseg.backbones.mae.backbone import MaeBackbone
+from ddpmseg.backbones.mae.settings import MaeConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.records.published import load_published
@@ -195,6 +196,6 @@ def test_a_described_file_becomes_a_backbone(mae_file: Path, tmp_path: Path) -> 
         search = f"hydra.searchpath=[file://{output.parents[1]}]"
         group = compose("train", ["backbone=my_mae", search]).backbone
     typed = OmegaConf.to_object(group)
-    assert isinstance(typed, schemas.MaeConfig)
+    assert isinstance(typed, MaeConfig)
     assert (typed.name, typed.checkpoint) == ("my_mae", str(mae_file))
     assert {key: getattr(typed, key) for key in MAE} == MAE

@@ -25,7 +25,7 @@ from torchvision.models import resnet50
 
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.mae import MaeBackbone, sincos_positions
+from ddpmseg.backbones.mae.backbone import MaeBackbone, sincos_positions
 from ddpmseg.backbones.swav.backbone import SwavBackbone
 from ddpmseg.backbones.swav.resnet import ResNet
 from ddpmseg.errors import CheckpointError, ConfigError

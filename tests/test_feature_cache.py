@@ -20,11 +20,11 @@ from torch import Tensor
 from waiting import wait_until
 
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.backbones.pixels import PixelsBackbone
+from ddpmseg.backbones.pixels.backbone import PixelsBackbone
 from ddpmseg.composition.build import as_training, build_cache
 from ddpmseg.composition.checks import checked_config
-from ddpmseg.config import GuidedDiffusionConfig
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.bounded import BoundedFolder
 from ddpmseg.features.cache import NAMES, MapCache

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.backbones.pixels import PixelsBackbone
+from ddpmseg.backbones.pixels.backbone import PixelsBackbone
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout, MapSpec, feature_layout

@@ -16,9 +16,11 @@ from tiny_run import CONF, SEGMENT, SWEEP, composed, contents
 from web import Web, serving
 
 from ddpmseg.__main__ import main
+from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.composition.checks import checked_config, planned_layout
-from ddpmseg.config import FolderDatasetConfig, GuidedDiffusionConfig, sweep_key
+from ddpmseg.config import sweep_key
+from ddpmseg.data.settings import FolderDatasetConfig
 from ddpmseg.errors import CheckpointError, ConfigError, DownloadError
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps import sweep as sweep_module

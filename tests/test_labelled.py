@@ -16,9 +16,10 @@ from hydra.utils import get_class
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpmseg.config import TRANSFER, FolderDatasetConfig, PoniesConfig, register
+from ddpmseg.config import TRANSFER, register
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledFolder, LabelledSet, Ponies
+from ddpmseg.data.settings import FolderDatasetConfig, PoniesConfig
 from ddpmseg.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]

@@ -21,9 +21,10 @@ from tiny_run import PRETRAIN, ROOT, composed, contents
 from waiting import wait_until
 
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.composition.checks import checked_config
-from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig
+from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import PonyImages
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import file_sha256

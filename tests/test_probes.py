@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_run import SEGMENT, composed, composed_sweep
 from torch import Tensor
 
-from ddpmseg.composition.build import as_training, build_backbone, build_dataset
+from ddpmseg.composition.build import as_training
 from ddpmseg.errors import DataError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
@@ -192,8 +192,8 @@ def probed(
     quiet_libraries()
     given_ = ("sweep.head.max_steps=40", *overrides)
     config = checked_sweep(composed_sweep(folder, *given_))
-    dataset = build_dataset(config.dataset)
-    backbone = build_backbone(config.backbone, torch.device("cpu"))
+    dataset = config.dataset.build()
+    backbone = config.backbone.build(torch.device("cpu"))
     training = as_training(config, blocks, [50])
     return probe_timestep(training, backbone, dataset, seeds, examples, lambda stage, share: None)
 
@@ -244,7 +244,7 @@ def test_masks_of_the_first_test_images(wanted: int, kept: int, tmp_path: Path) 
     """One image at a time, so that what is wanted may span batches."""
     found = probed(tmp_path, [0, 1], [1, 2], "sweep.batch_size=1", examples=wanted)
     config = checked_sweep(composed_sweep(tmp_path))
-    truths = torch.stack([sample.mask for sample in build_dataset(config.dataset).test])
+    truths = torch.stack([sample.mask for sample in config.dataset.build().test])
     for one in found:
         assert one.masks.shape == (kept, 16, 16)
         assert one.cell.seconds > 0

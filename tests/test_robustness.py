@@ -16,7 +16,7 @@ from test_bad_input import CLASSES, save_pair, some_pair
 from tiny_run import HARDWARE, PRETRAIN, SEGMENT, composed, contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.composition.build import build_backbone, build_dataset, build_extractor
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.data.corruptions import Corruption, corrupt
 from ddpmseg.finished.open import FinishedRun, open_run
 from ddpmseg.heads.export import load_head
@@ -129,9 +129,9 @@ def test_scores_are_those_of_a_plain_loop(name: str, command, runs: Path, tmp_pa
     assert command(run, "--seed", "4", types="snow,impulse_noise", severities="3") == 0
     config = open_run(run).config
     head, _ = load_head(run / "head.safetensors")
-    extractor = build_extractor(config, build_backbone(config.backbone, torch.device("cpu")))
+    extractor = build_extractor(config, config.backbone.build(torch.device("cpu")))
     reader = head.reader(extractor.layout, extractor.backbone.dtype)
-    test = build_dataset(config.dataset).test
+    test = config.dataset.build().test
     for row in table(tmp_path / "out" / "robustness.csv")[1:]:
         counts = torch.zeros(12, 11, dtype=torch.int64)
         for sample in test:

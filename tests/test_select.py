@@ -7,7 +7,6 @@ import torch
 from tiny_run import SWEEP, composed
 
 from ddpmseg.__main__ import main
-from ddpmseg.composition.build import build_dataset
 from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.heads import ridge
@@ -97,7 +96,7 @@ def test_one_labelled_image_cannot_be_cross_validated(tmp_path: Path) -> None:
 
 
 def test_weights_of_the_sample_add_up_to_all_labelled_pixels(finished: Path) -> None:
-    dataset = build_dataset(checked_sweep(composed(finished, *SWEEP, root="sweep")).dataset)
+    dataset = checked_sweep(composed(finished, *SWEEP, root="sweep")).dataset.build()
     sample = draw_sample(dataset, seed=0)
     masks = torch.stack([one.mask for one in dataset.train])
     assert torch.equal(

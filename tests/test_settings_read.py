@@ -13,6 +13,7 @@ from test_distill import draw_samples
 from tiny_run import DISTILL, PRETRAIN, ROOT, SEGMENT, SWEEP, composed, composed_sweep, multirun
 
 from ddpmseg import config as schemas
+from ddpmseg.download.settings import DownloadConfig
 from ddpmseg.errors import DownloadError
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps import report
@@ -25,7 +26,7 @@ OF_BOTH = (
     schemas.MultirunConfig,
     schemas.PathsConfig,
     schemas.HeadConfig,
-    schemas.DownloadConfig,
+    DownloadConfig,
 )
 OF_TRAIN = (
     *OF_BOTH,

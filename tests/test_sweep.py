@@ -19,6 +19,7 @@ from waiting import wait_until
 
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
 from ddpmseg.finished.open import open_sweep
@@ -153,8 +154,8 @@ def test_configuration_comes_back(whole: Path) -> None:
 
 def test_done_is_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, table = records(folder), (folder / "cells.csv").read_bytes()
-    for name in ("probe_timestep", "build_backbone"):
-        monkeypatch.setattr(program, name, must_not_run)
+    monkeypatch.setattr(program, "probe_timestep", must_not_run)
+    monkeypatch.setattr(WeightsConfig, "build", must_not_run)
     score = sweep(composed_sweep(folder))
     assert score == finished(composed_sweep(folder))
     assert records(folder) == before

@@ -16,9 +16,9 @@ from test_bad_input import must_not_run, save_pair, some_pair
 from tiny_run import ROOT, SWEEP, composed_sweep, contents
 
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
+from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.errors import CheckpointError, ConfigError, DataError, UserError
 from ddpmseg.records.cells import CellStore
-from ddpmseg.sweeps import sweep as program
 from ddpmseg.sweeps.sweep import finished, sweep
 
 ONE = (
@@ -197,7 +197,7 @@ def spoil_image(split: Path) -> None:
 def test_damaged_image_shows_before_anything_is_computed(
     split: str, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "build_backbone", must_not_run)
+    monkeypatch.setattr(WeightsConfig, "build", must_not_run)
     spoil_image(data / "real" / split)
     says = [f"{split}/photo_1.jpg' cannot be decoded"]
     refused(DataError, says, out, *of(data), "paths.overwrite=true")

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from ddpmseg.backbones.timm.backbone import TimmBackbone
 from ddpmseg.backbones.timm.models import chosen_layers, layer_numbers, layers_of
+from ddpmseg.backbones.timm.settings import TimmConfig
 from ddpmseg.backbones.timm.weights import hub_file
 from ddpmseg.composition.checks import checked_config, planned_config
-from ddpmseg.composition.get import get_weights
 from ddpmseg.composition.plan import blocks, estimate
-from ddpmseg.config import TimmConfig
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.runs.predict import predict
@@ -308,7 +307,7 @@ def test_a_file_in_the_hubs_cache_needs_no_connection(
     save_file(weights(side=160), place / "model.safetensors")
     backbone = TimmBackbone("test_vit", "hub", 32)
     assert backbone.checkpoint_sha256 != ""
-    get_weights(TimmConfig(name="test_vit"))
+    TimmConfig(name="test_vit").fetch(Path("downloads"))
     assert caplog.messages[-1].startswith(f"'{place / 'model.safetensors'}' is there")
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ddpmseg.backbones.swav.backbone import SwavBackbone
 from ddpmseg.backbones.vdvae.layout import DecoderPlace, EncoderPlace, read_layout
-from ddpmseg.config import VdvaeConfig
+from ddpmseg.backbones.vdvae.settings import VdvaeConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.randomness import keyed_generator

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from test_encoder_runs import HERE, SWEEP, TRAIN
 from tiny_run import composed
 
-from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
+from ddpmseg.backbones.vdvae.settings import VdvaeConfig
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -66,7 +66,7 @@ def test_the_experiments_read_ten_blocks(experiment: str, tmp_path: Path) -> Non
 
 def test_the_default_blocks_are_the_networks_own(tmp_path: Path) -> None:
     config = composed(tmp_path, "backbone=vdvae", "backbone.checkpoint=random")
-    layout = schemas.VdvaeConfig()
+    layout = VdvaeConfig()
     assert config.backbone.enc_blocks == layout.enc_blocks
     assert config.backbone.dec_blocks == layout.dec_blocks
     network = tiny_vdvae(enc_blocks=layout.enc_blocks, dec_blocks=layout.dec_blocks)
@@ -129,7 +129,7 @@ def test_a_file_is_described(file: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_published_layout_is_recognised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layout = schemas.VdvaeConfig()
+    layout = VdvaeConfig()
     state = tiny_state(enc_blocks=layout.enc_blocks, dec_blocks=layout.dec_blocks)
     path = save_vdvae(tmp_path / "w.th", state)
     assert main(["weights", "describe", str(path)]) == 0

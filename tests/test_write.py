@@ -9,7 +9,6 @@ from tiny_run import CONF, composed, contents
 
 from ddpmseg.__main__ import main
 from ddpmseg.composition import checks
-from ddpmseg.composition.build import build_dataset
 from ddpmseg.data.labelled import LabelledFolder, Ponies
 from ddpmseg.data.survey import survey
 from ddpmseg.data_tools import write
@@ -69,7 +68,7 @@ def test_it_becomes_a_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     config = checks.typed_config(composed(tmp_path / "run", "dataset=my_ponies", conf=conf))
     assert config.dataset.name == "my_ponies"
     assert config.dataset.image_size == 32
-    assert len(build_dataset(config.dataset).train) == 3
+    assert len(config.dataset.build().train) == 3
     assert written(tmp_path / "again", "--config", str(place), conf=conf) == 2
     assert "exists already" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()

@@ -1,22 +1,68 @@
-"""The settings of a backbone: what the dataclass that a backbone's module holds begins with.
+"""The settings of a backbone: what the dataclass of every family derives from."""
 
-A module of this package that holds a backbone holds its dataclass, too, with the class to build as
-its `_target_`. It is the schema `MODULE_schema` of the files in `conf/backbone/`.
-"""
-
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
 from ddpmseg.download.settings import DownloadConfig
+from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.settings import PartConfig, one_of
+from ddpmseg.weights.words import BUNDLED, HUB, RANDOM
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddpmseg.backbones.base import Backbone
+    from ddpmseg.backbones.guided_diffusion.flags import UNetFlags
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
-class BackboneConfig:
-    """The frozen network."""
+class BackboneConfig(PartConfig):
+    """A frozen network: which, and how it is built.
 
-    _target_: str = MISSING
-    name: str = MISSING
+    A network of your own needs a subclass with `_target_` and the arguments of its class; see
+    docs/add_a_backbone.md. Nothing here imports torch before a method is called, so that completing
+    a command line need not wait for it.
+    """
+
+    group: ClassVar[str] = "backbone"
+
+    def build(self, device: "torch.device") -> "Backbone":
+        """The network on `device`, with its weights. Raises as its class."""
+        return self.construct().to(device)
+
+    def shape(self) -> "Backbone":
+        """The network on the meta device: allocates nothing and reads no weights."""
+        import torch
+
+        with torch.device("meta"):
+            return self.as_untrained().construct()
+
+    def as_untrained(self) -> "BackboneConfig":
+        """The settings of the same network before any training; one without weights as it is."""
+        return self
+
+    def weight_file(self) -> Path | None:
+        """The file the weights come from; None for a network that needs none.
+
+        Raises CheckpointError where it is not there, or cannot be fetched from the hub.
+        """
+        return None
+
+    def unet_flags(self) -> "UNetFlags | None":
+        """Flags of the guided_diffusion UNet that this is; None for any other network.
+
+        Only such a network can be pretrained, and draw images.
+        """
+        return None
+
+    def fetch(self, downloads: Path) -> None:
+        raise ConfigError(f"`backbone={self.name}` needs no weight file: nothing to fetch.")
 
 
 @dataclass
@@ -26,6 +72,9 @@ class WeightsConfig(DownloadConfig, BackboneConfig):
     Its class takes `precision` already chosen and, beside the settings, `sha256`.
     """
 
+    noun: ClassVar[str] = "weights"
+    damaged: ClassVar = CheckpointError
+
     checkpoint: str = MISSING
     """A weight file (.pt, .pth, .safetensors), or 'random' for an untrained network. Some networks
     know further words."""
@@ -33,3 +82,68 @@ class WeightsConfig(DownloadConfig, BackboneConfig):
     """'32', 'bf16', '16' (float16), or 'auto': the fastest the device computes natively."""
     seed: int = 0
     """Draws the weights of checkpoint=random."""
+
+    def build(self, device: "torch.device") -> "Backbone":
+        from ddpmseg.backbones.precision import choose_precision
+
+        precision = choose_precision(self.precision, device)
+        return self.construct(precision=precision, sha256=self.sha256).to(device)
+
+    def as_untrained(self) -> "BackboneConfig":
+        return replace(self, checkpoint=RANDOM, sha256=None)
+
+    def check(self) -> None:
+        check_precision(self.precision)
+
+    def check_files(self) -> None:
+        if self.will_fetch():
+            return
+        try:
+            self.weight_file()
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{self.how_to_get()}") from error
+
+    def weight_file(self) -> Path | None:
+        from ddpmseg.weights.read import resolve_checkpoint
+
+        return None if self.checkpoint == RANDOM else resolve_checkpoint(self.checkpoint)
+
+    def reads_local_file(self) -> bool:
+        """Whether the weights are a file that is fetched here, if at all."""
+        return self.checkpoint not in (RANDOM, HUB) and not self.checkpoint.startswith(BUNDLED)
+
+    def missing(self) -> Path | None:
+        if not self.reads_local_file():
+            return None
+        path = Path(self.checkpoint).expanduser()
+        return None if path.is_file() else path
+
+    def how_to_get(self) -> str:
+        return super().how_to_get() if self.reads_local_file() else ""
+
+    def fetch(self, downloads: Path) -> None:
+        """Fetch the file `checkpoint`; one that is there already is checked.
+
+        Raises ConfigError where nothing can be fetched, DownloadError and CheckpointError as
+        `ddpmseg.download.fetch.fetch`.
+        """
+        if self.checkpoint == HUB:
+            log.info("'%s' is there, in the cache of the hub's client.", self.weight_file())
+            return
+        if not self.reads_local_file():
+            BackboneConfig.fetch(self, downloads)
+        from ddpmseg.download.fetch import fetch
+
+        source, path = self.source(), Path(self.checkpoint).expanduser()
+        there = path.is_file()
+        if not there:
+            self.log_terms(path)
+        fetch(source, path)
+        log.info("'%s' is there%s.", path, " already, and as expected" if there else "")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ConfigError for a `backbone.precision` that does not exist."""
+    from ddpmseg.weights.read import PRECISIONS
+
+    one_of("backbone.precision", precision, ("auto", *PRECISIONS))

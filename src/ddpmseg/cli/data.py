@@ -58,10 +58,10 @@ def _add_unpack(commands: Any) -> None:
 
 
 def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
-    from ddpmseg.composition.get import get_dataset
+    from ddpmseg.composition.build import cache_folder
 
     config = typed(config_dir, f"dataset={name}", *overrides)
-    get_dataset(config.dataset, config.paths)
+    config.dataset.fetch(cache_folder(config.paths, "downloads"))
     return 0
 
 

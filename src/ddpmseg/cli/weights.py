@@ -54,9 +54,10 @@ def _add_conversions(commands: Any) -> None:
 
 
 def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
-    from ddpmseg.composition.get import get_weights
+    from ddpmseg.composition.build import cache_folder
 
-    get_weights(typed(config_dir, f"backbone={name}", *overrides).backbone)
+    config = typed(config_dir, f"backbone={name}", *overrides)
+    config.backbone.fetch(cache_folder(config.paths, "downloads"))
     return 0
 
 

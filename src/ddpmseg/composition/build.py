@@ -1,32 +1,20 @@
 """From checked configuration objects to the parts they describe."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from hydra.utils import get_class
+from typing import Literal
 
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.backbones.timm.backbone import checkpoint_file
 from ddpmseg.config import (
-    TRANSFER,
-    BackboneConfig,
-    DatasetConfig,
-    DiffusersConfig,
     FeaturesConfig,
     HeadConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
-    TimmConfig,
     TrainConfig,
-    WeightsConfig,
 )
 from ddpmseg.data.class_table import ClassTable
-from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError
 from ddpmseg.features.cache import MapCache
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
@@ -34,23 +22,6 @@ from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.official import read_ensemble
 from ddpmseg.heads.probes import Probes
 from ddpmseg.heads.protocols import Protocol, choose_protocol
-from ddpmseg.runtime.device import choose_precision
-from ddpmseg.weights.model_folder import find_model
-from ddpmseg.weights.read import RANDOM, resolve_checkpoint
-
-ALLOWED = "ddpmseg."
-"""A configuration may build only classes of this package: `_target_` can name any callable."""
-
-
-def build_part(config: DatasetConfig | BackboneConfig, **changes: Any) -> Any:
-    """Construct `config._target_` from the other fields; ConfigError for a foreign target."""
-    if not config._target_.startswith(ALLOWED):
-        raise ConfigError(
-            f"`_target_: {config._target_}` is not allowed; a target must begin with '{ALLOWED}'."
-        )
-    others = ("_target_", *TRANSFER)
-    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in others}
-    return get_class(config._target_)(**(given | changes))
 
 
 def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) -> TrainConfig:
@@ -67,52 +38,6 @@ def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) ->
         logger=config.logger,
         paths=config.paths,
     )
-
-
-def build_dataset(config: DatasetConfig) -> LabelledSet:
-    return build_part(config)
-
-
-def build_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
-    """The frozen network on `device`, with its weights."""
-    if not isinstance(config, WeightsConfig | DiffusersConfig):
-        return build_part(config).to(device)
-    precision = choose_precision(config.precision, device)
-    if isinstance(config, DiffusersConfig):
-        return build_part(config, precision=precision, download=config.download).to(device)
-    return build_part(config, precision=precision, sha256=config.sha256).to(device)
-
-
-def build_backbone_without_weights(config: BackboneConfig) -> Backbone:
-    """The network's shape only: allocates nothing and reads no weights, whatever its size."""
-    config = untrained(config)
-    reach = {"download": config.download} if isinstance(config, DiffusersConfig) else {}
-    with torch.device("meta"):
-        return build_part(config, **reach)
-
-
-def untrained(config: BackboneConfig) -> BackboneConfig:
-    """The same network before any training; one without weights as it is."""
-    if isinstance(config, DiffusersConfig):
-        return replace(config, untrained=True)
-    if isinstance(config, WeightsConfig):
-        return replace(config, checkpoint=RANDOM, sha256=None)
-    return config
-
-
-def weight_file(config: BackboneConfig) -> Path | None:
-    """The file a network's weights come from; None for one that needs no file.
-
-    Raises CheckpointError where it is not there, or cannot be fetched from the hub.
-    """
-    if isinstance(config, DiffusersConfig):
-        found = None if config.untrained else find_model(config.checkpoint, config.download)
-        return found and found.weights
-    if not isinstance(config, WeightsConfig) or config.checkpoint == RANDOM:
-        return None
-    if isinstance(config, TimmConfig):
-        return checkpoint_file(config.name, config.checkpoint)
-    return resolve_checkpoint(config.checkpoint)
 
 
 def build_extractor(

@@ -10,37 +10,18 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.sampling import check_steps
-from ddpmseg.composition.build import (
-    build_backbone_without_weights,
-    build_protocol,
-    maps_folder,
-    read_head,
-    weight_file,
-)
+from ddpmseg.composition.build import build_protocol, maps_folder, read_head
 from ddpmseg.composition.checks_distill import check_distillation
-from ddpmseg.composition.get import comes_at_first_use, how_to_get
-from ddpmseg.config import (
-    DatasetConfig,
-    DiffusersConfig,
-    FolderDatasetConfig,
-    GuidedDiffusionConfig,
-    SweepConfig,
-    TrainConfig,
-    TrainerConfig,
-    WeightsConfig,
-)
-from ddpmseg.config.ranges import at_least, one_of
-from ddpmseg.data.class_table import load_class_table
-from ddpmseg.data.labelled import SPLITS, LabelledSet
-from ddpmseg.data.tiny import RULES
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.config import SweepConfig, TrainConfig, TrainerConfig
+from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.errors import ConfigError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.heads.protocols import PROTOCOLS
 from ddpmseg.heads.segment import Vote
 from ddpmseg.runtime.device import choose_device
+from ddpmseg.settings import at_least, one_of
 from ddpmseg.tracking.loggers import check_loggers
-from ddpmseg.weights.read import PRECISIONS
 
 TASKS = ("segment", "distill", "pretrain")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -74,7 +55,9 @@ def check_training(config: TrainConfig, files: bool = True) -> None:
     if config.task == "pretrain":
         _check_pretraining(config)
     else:
-        _check_dataset(config.dataset, files)
+        config.dataset.check()
+        if files:
+            config.dataset.check_files()
         check = check_distillation if config.task == "distill" else _check_segmentation
         check(config, files)
     _check_folder("paths.output_dir", Path(config.paths.output_dir))
@@ -107,6 +90,8 @@ def typed_config(
     except OmegaConfBaseException as error:
         raise ConfigError(str(error)) from error
     assert isinstance(config, root)
+    for part in (config.dataset, config.backbone):
+        part.check_target()
     return config
 
 
@@ -120,18 +105,6 @@ def _check_devices(config: TrainConfig) -> None:
             f"`trainer.devices={count}`: must lie in 1..{present}, the number this machine has of "
             f"`trainer.accelerator={config.trainer.accelerator}`."
         )
-
-
-def _check_dataset(dataset: DatasetConfig, files: bool) -> None:
-    at_least("dataset.image_size", dataset.image_size, 8)
-    at_least("dataset.num_labelled", dataset.num_labelled, 1)
-    at_least("dataset.num_test", dataset.num_test, 1)
-    one_of("dataset.tiny_annotations", dataset.tiny_annotations, RULES)
-    load_class_table(dataset.classes)
-    if isinstance(dataset, FolderDatasetConfig):
-        one_of("dataset.split", dataset.split, SPLITS)
-        if files and not comes_at_first_use(dataset):
-            _check_root(dataset)
 
 
 def _check_segmentation(config: TrainConfig, files: bool) -> None:
@@ -150,38 +123,18 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     build_protocol(head)
     for width in head.hidden or []:
         at_least("head.hidden", width, 1)
-    if isinstance(config.backbone, WeightsConfig | DiffusersConfig):
-        one_of("backbone.precision", config.backbone.precision, ("auto", *PRECISIONS))
+    config.backbone.check()
     layout = planned_layout(config)
-    if files and isinstance(config.backbone, WeightsConfig):
-        _check_checkpoint(config.backbone)
-    elif files and isinstance(config.backbone, DiffusersConfig) and not config.backbone.download:
-        weight_file(config.backbone)  # its small files have been read already
+    if files:
+        config.backbone.check_files()
     if head.checkpoint is not None:
-        read_head(config, layout.dim, load_class_table(config.dataset.classes))
-
-
-def _check_root(dataset: FolderDatasetConfig) -> None:
-    if not Path(dataset.root).expanduser().is_dir():
-        raise ConfigError(
-            f"`dataset.root={dataset.root}`: no such folder. It must hold "
-            f"'{dataset.train_images}' and '{dataset.test_images}'.{how_to_get(dataset)}"
-        )
-
-
-def _check_checkpoint(backbone: WeightsConfig) -> None:
-    if comes_at_first_use(backbone):
-        return
-    try:
-        weight_file(backbone)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{how_to_get(backbone)}") from error
+        read_head(config, layout.dim, config.dataset.class_table())
 
 
 def planned_layout(config: TrainConfig) -> FeatureLayout:
     """The layout a run will have, from the network's shape alone."""
     return feature_layout(
-        build_backbone_without_weights(config.backbone),
+        config.backbone.shape(),
         config.features.blocks,
         config.features.timesteps,
         config.features.hook,  # pyright: ignore[reportArgumentType]
@@ -190,7 +143,8 @@ def planned_layout(config: TrainConfig) -> FeatureLayout:
 
 
 def _check_pretraining(config: TrainConfig) -> None:
-    if not isinstance(config.backbone, GuidedDiffusionConfig):
+    flags = config.backbone.unet_flags()
+    if flags is None:
         raise ConfigError(
             f"`backbone={config.backbone.name}` cannot be pretrained; task=pretrain needs a "
             "guided_diffusion backbone, such as backbone=guided_diffusion_64."
@@ -206,14 +160,13 @@ def _check_pretraining(config: TrainConfig) -> None:
     for name in ("num_workers", "warmup_steps"):
         at_least(f"pretrain.{name}", getattr(settings, name), 0)
     at_least("pretrain.num_samples", settings.num_samples, 1)
-    total = config.backbone.unet.diffusion_steps
-    check_steps("pretrain.sample_steps", settings.sample_steps, total)
+    check_steps("pretrain.sample_steps", settings.sample_steps, flags.diffusion_steps)
     for name in ("decay_share", "ema_decay"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ConfigError(f"`pretrain.{name}={getattr(settings, name)}`: must lie in 0..1.")
     if settings.learning_rate <= 0:
         raise ConfigError(f"`pretrain.learning_rate={settings.learning_rate}`: must be above 0.")
-    backbone = build_backbone_without_weights(config.backbone)
+    backbone = config.backbone.shape()
     stride = max(block.input_stride for block in backbone.blocks)
     if backbone.image_size % stride:
         raise ConfigError(

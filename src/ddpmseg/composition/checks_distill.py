@@ -1,10 +1,10 @@
 """Everything that can be wrong with `task=distill`, found before any weight or image is read."""
 
 from ddpmseg.config import TrainConfig
-from ddpmseg.config.ranges import at_least, one_of
 from ddpmseg.errors import ConfigError
 from ddpmseg.records.labelled_samples import images_folder
 from ddpmseg.segmenters.deeplab import ARCHITECTURES, find_weights
+from ddpmseg.settings import at_least, one_of
 
 
 def check_distillation(config: TrainConfig, files: bool) -> None:

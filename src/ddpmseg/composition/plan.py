@@ -10,20 +10,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg import config as schemas
-from ddpmseg.composition.build import (
-    build_backbone,
-    build_backbone_without_weights,
-    build_dataset,
-    build_extractor,
-    untrained,
-    weight_file,
-)
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import checked_config, planned_layout
 from ddpmseg.composition.estimate import describe, num_training_images, seconds_per_image
-from ddpmseg.config import FolderDatasetConfig, TrainConfig
+from ddpmseg.config import TrainConfig
 from ddpmseg.config.search_path import packaged_folder
-from ddpmseg.data.class_table import load_class_table
-from ddpmseg.data.dataset_archive import holds_something
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.runtime.device import choose_device
 
@@ -65,21 +56,19 @@ def estimate(config: TrainConfig) -> list[str]:
         raise ConfigError(f"`task={config.task}`: only what task=segment takes is estimated.")
     notes = []
     dataset = config.dataset
-    if isinstance(dataset, FolderDatasetConfig) and not holds_something(
-        Path(dataset.root).expanduser()
-    ):
-        notes.append(f"images: '{dataset.root}' is not there; as the class table counts")
-        num_train, num_test = _announced(config)
+    if missing := dataset.missing():
+        notes.append(f"images: '{missing}' is not there; as the class table counts")
+        num_train, num_test = dataset.announced()
     else:
-        images = build_dataset(dataset)
+        images = dataset.build()
         num_train, num_test = num_training_images(config, images), len(images.test)
     backbone = config.backbone
     try:
-        weight_file(backbone)
+        backbone.weight_file()
     except CheckpointError as error:
         notes.append(f"weights: timed with random ones. {error}")
-        backbone = untrained(backbone)
-    network = build_backbone(backbone, choose_device(config.trainer.accelerator))
+        backbone = backbone.as_untrained()
+    network = backbone.build(choose_device(config.trainer.accelerator))
     seconds = seconds_per_image(build_extractor(config, network))
     return [
         *notes,
@@ -89,16 +78,9 @@ def estimate(config: TrainConfig) -> list[str]:
     ]
 
 
-def _announced(config: TrainConfig) -> tuple[int, int]:
-    """Labelled and test images as the settings or the class table say; 0 where neither does."""
-    table = load_class_table(config.dataset.classes)
-    num_train = config.dataset.num_labelled or table.num_labelled or 0
-    return num_train, config.dataset.num_test or table.num_test or 0
-
-
 def blocks(config: TrainConfig) -> list[str]:
     """A table of the maps of the backbone's blocks at `dataset.image_size`, read at the hook."""
-    backbone, hook = build_backbone_without_weights(config.backbone), config.features.hook
+    backbone, hook = config.backbone.shape(), config.features.hook
     notes = (" (inputs)" if hook == "input" else "") + (
         "; no timesteps" if backbone.num_timesteps is None else ""
     )

@@ -1,19 +1,6 @@
 """The schema under every config group, so that a typo or a wrong type fails at composition."""
 
 from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
-from ddpmseg.config.backbone import (
-    AlaeConfig,
-    DiffusersConfig,
-    GanEncoderConfig,
-    GanInversionConfig,
-    GuidedDiffusionConfig,
-    MaeConfig,
-    PixelsConfig,
-    SwavConfig,
-    TimmConfig,
-    VdvaeConfig,
-)
-from ddpmseg.config.dataset import DatasetConfig, FolderDatasetConfig, PoniesConfig
 from ddpmseg.config.identity import (
     CACHE,
     leave_out_how,
@@ -40,40 +27,28 @@ from ddpmseg.config.roots import (
     TrainerConfig,
 )
 from ddpmseg.config.segmenter import SegmenterConfig
-from ddpmseg.config.store import register, schema_of
-from ddpmseg.download.settings import TRANSFER, DownloadConfig
+from ddpmseg.config.store import register
+from ddpmseg.data.settings import DatasetConfig
+from ddpmseg.download.settings import TRANSFER
 
 __all__ = [
     "CACHE",
     "RESUMES",
     "TRANSFER",
-    "AlaeConfig",
     "BackboneConfig",
     "ClustersConfig",
     "DatasetConfig",
-    "DiffusersConfig",
-    "DownloadConfig",
     "FeaturesConfig",
-    "FolderDatasetConfig",
-    "GanEncoderConfig",
-    "GanInversionConfig",
-    "GuidedDiffusionConfig",
     "HeadConfig",
     "LoggerConfig",
-    "MaeConfig",
     "MultirunConfig",
     "PathsConfig",
-    "PixelsConfig",
-    "PoniesConfig",
     "PretrainConfig",
     "SegmenterConfig",
-    "SwavConfig",
     "SweepConfig",
     "SweepSettings",
-    "TimmConfig",
     "TrainConfig",
     "TrainerConfig",
-    "VdvaeConfig",
     "WeightsConfig",
     "leave_out_how",
     "multirun_key",
@@ -82,7 +57,6 @@ __all__ = [
     "request_key",
     "run_key",
     "run_request",
-    "schema_of",
     "sweep_key",
     "sweep_request",
     "which_job",

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from ddpmseg.backbones.settings import BackboneConfig
-from ddpmseg.config.dataset import DatasetConfig
 from ddpmseg.config.multirun import MultirunConfig
 from ddpmseg.config.segmenter import SegmenterConfig
+from ddpmseg.data.settings import DatasetConfig
 
 
 @dataclass

@@ -4,6 +4,7 @@ import colorsys
 import re
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def shipped_class_tables() -> tuple[str, ...]:
 def load_class_table(name_or_path: str) -> ClassTable:
     """Read a shipped table by name, or a YAML file in the format of those in `data/classes/`.
 
+    The file is given by its path or, in an installed package, as 'package:classes.yaml'.
+
     The keys are name, ignore_label, classes and, optionally, num_labelled and num_test. A class has
     a name and, optionally, rgb ("#RRGGBB"; else its label generates a colour) and area (percent of
     all pixels, for the reader only).
@@ -115,7 +118,7 @@ def load_class_table(name_or_path: str) -> ClassTable:
     if name_or_path in shipped_class_tables():
         path = _shipped_folder() / f"{name_or_path}.yaml"
     else:
-        path = Path(name_or_path).expanduser()
+        path = _file_of_a_package(name_or_path) or Path(name_or_path).expanduser()
     if not path.is_file():
         raise ConfigError(
             f"`dataset.classes={name_or_path}`: no class table of this name ships with ddpmseg "
@@ -141,6 +144,14 @@ def read_class_table(content: Any, shown_as: str) -> ClassTable:
             f"class table '{shown_as}': {error}. The tables in '{_shipped_folder()}' show the "
             "format."
         ) from error
+
+
+def _file_of_a_package(given: str) -> Path | None:
+    """The file that 'package:file' names, whether it is there or not; imports nothing."""
+    name, colon, file = given.partition(":")
+    spec = find_spec(name) if colon and name.isidentifier() else None
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return Path(folders[0]) / file if folders else None
 
 
 def _shipped_folder() -> Path:

@@ -1,18 +1,34 @@
-"""The schemas under `conf/dataset/`."""
+"""The settings of a dataset: how many images, at what size, from where."""
 
+import hashlib
+import logging
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
 from ddpmseg.download.settings import DownloadConfig
+from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.settings import PartConfig, at_least, one_of
+
+if TYPE_CHECKING:
+    from ddpmseg.data.class_table import ClassTable
+    from ddpmseg.data.labelled import LabelledSet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
-class DatasetConfig:
-    """Labelled images: which, how many, at what size."""
+class DatasetConfig(PartConfig):
+    """Labelled images: which, how many, at what size.
 
-    _target_: str = MISSING
-    name: str = MISSING
+    A dataset of your own derives from this; see docs/add_a_dataset.md. Nothing here imports torch
+    before a method is called, so that completing a command line need not wait for it.
+    """
+
+    group: ClassVar[str] = "dataset"
+
     classes: str = MISSING
     """A class table shipped with the package, or the path of a YAML file like those."""
     image_size: int = 64
@@ -28,10 +44,47 @@ class DatasetConfig:
     'scaled' ignores it there, the 20 scaled to the image's area; 'reference' ignores it under 20
     pixels at any size, as the original code; 'keep' trains on it."""
 
+    def build(self) -> "LabelledSet":
+        """The labelled images. Raises ConfigError and DataError where they cannot be used."""
+        return self.construct()
+
+    def check(self) -> None:
+        from ddpmseg.data.tiny import RULES
+
+        at_least("dataset.image_size", self.image_size, 8)
+        at_least("dataset.num_labelled", self.num_labelled, 1)
+        at_least("dataset.num_test", self.num_test, 1)
+        one_of("dataset.tiny_annotations", self.tiny_annotations, RULES)
+        self.class_table()
+
+    def class_table(self) -> "ClassTable":
+        """What the labels of the masks mean. Raises ConfigError where there is no such table."""
+        from ddpmseg.data.class_table import load_class_table
+
+        return load_class_table(self.classes)
+
+    def announced(self) -> tuple[int, int]:
+        """Training and test images by the settings or the class table; 0 where neither says.
+
+        For a forecast before the images are there.
+        """
+        table = self.class_table()
+        return self.num_labelled or table.num_labelled or 0, self.num_test or table.num_test or 0
+
+    def on_disk(self) -> "FolderDatasetConfig | None":
+        """The folder of images and masks that `data check` reads; None where there is none."""
+        return None
+
+    def fetch(self, downloads: Path) -> None:
+        raise ConfigError(f"`dataset={self.name}` is drawn when asked for: nothing to fetch.")
+
 
 @dataclass
 class FolderDatasetConfig(DownloadConfig, DatasetConfig):
     """Photographs and masks in folders."""
+
+    noun: ClassVar[str] = "data"
+    damaged: ClassVar = DataError
 
     _target_: str = "ddpmseg.data.labelled.LabelledFolder"
     root: str = MISSING
@@ -46,6 +99,58 @@ class FolderDatasetConfig(DownloadConfig, DatasetConfig):
     as behind the paper's standard deviations."""
     split_seed: int = 0
     """Draws the random split."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.root).expanduser()
+
+    def check(self) -> None:
+        from ddpmseg.data.labelled import SPLITS
+
+        super().check()
+        one_of("dataset.split", self.split, SPLITS)
+
+    def check_files(self) -> None:
+        if not self.will_fetch() and not self.folder.is_dir():
+            raise ConfigError(
+                f"`dataset.root={self.root}`: no such folder. It must hold "
+                f"'{self.train_images}' and '{self.test_images}'.{self.how_to_get()}"
+            )
+
+    def missing(self) -> Path | None:
+        from ddpmseg.data.dataset_archive import holds_something
+
+        return None if holds_something(self.folder) else self.folder
+
+    def fetch(self, downloads: Path) -> None:
+        """Fetch the archive that holds the set, and unpack its folder as `root`.
+
+        The archive stays in `downloads`: another set of it needs no transfer. A folder that is
+        there already stays as it is. Raises ConfigError where nothing can be fetched, DownloadError
+        and DataError as `ddpmseg.download.fetch.fetch` and `unpack_folder`.
+        """
+        from ddpmseg.data.dataset_archive import unpack_folder
+        from ddpmseg.download.fetch import fetch
+
+        source, root = self.source(), self.folder
+        if self.missing() is None:
+            log.info(
+                "'%s' is there already; `%s` verifies it. To fetch it anew, take it away first.",
+                *(root, self.command("check")),
+            )
+            return
+        # Archives of several mirrors share a name, but not a folder.
+        folder = downloads / hashlib.sha256(source.url.encode()).hexdigest()[:8]
+        name = source.url.partition("?")[0].rstrip("/").rpartition("/")[2] or "archive.tar"
+        archive = folder / name
+        if not archive.is_file():
+            self.log_terms(archive)
+        fetch(source, archive)
+        unpack_folder(archive, self.name, root)
+        log.info("'%s' unpacked; `%s` verifies it.", root, self.command("check"))
+
+    def on_disk(self) -> "FolderDatasetConfig":
+        return self
 
 
 @dataclass

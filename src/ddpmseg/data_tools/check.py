@@ -1,29 +1,28 @@
 """`data check`: a folder of labelled images held against all that is known of it."""
 
 import sys
-from pathlib import Path
 
-from ddpmseg.composition.get import command, how_to_get
-from ddpmseg.config import DatasetConfig, FolderDatasetConfig
-from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.digests import known_files, known_splits
 from ddpmseg.data.inspection import SplitFolders, SplitInspection, inspect_folder
 from ddpmseg.data.pairs import DRAWN
+from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.data.survey import Survey
 from ddpmseg.errors import ConfigError
 
 
-def check_dataset(dataset: DatasetConfig) -> bool:
+def check_dataset(config: DatasetConfig) -> bool:
     """Print what every split holds, then what is wrong; returns whether nothing is.
 
     Raises ConfigError for a dataset that lies in no folder, or a folder that is not there.
     """
-    if not isinstance(dataset, FolderDatasetConfig):
-        raise ConfigError(f"`dataset={dataset.name}` is drawn when asked for: nothing to check.")
-    root = Path(dataset.root).expanduser()
+    dataset = config.on_disk()
+    if dataset is None:
+        raise ConfigError(f"`dataset={config.name}` is drawn when asked for: nothing to check.")
+    root = dataset.folder
     if not root.is_dir():
-        raise ConfigError(f"`dataset.root={dataset.root}`: no such folder.{how_to_get(dataset)}")
-    classes, known = load_class_table(dataset.classes), known_splits(dataset.name)
+        raise ConfigError(f"`dataset.root={dataset.root}`: no such folder.{dataset.how_to_get()}")
+    classes, known = dataset.class_table(), known_splits(dataset.name)
     splits = [
         SplitFolders("train", dataset.train_images, dataset.train_masks),
         SplitFolders("test", dataset.test_images, dataset.test_masks),
@@ -44,7 +43,7 @@ def check_dataset(dataset: DatasetConfig) -> bool:
     if problems:
         lines.append(f"{len(problems)} found wrong")
         if dataset.url:
-            lines.append(f"to fetch it anew, take the folder away: `{command('get', dataset)}`")
+            lines.append(f"to fetch it anew, take the folder away: `{dataset.command('get')}`")
     else:
         lines.append("nothing found wrong")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -4,7 +4,6 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from ddpmseg.composition.build import build_dataset
 from ddpmseg.config import DatasetConfig
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert.folder import CLASSES, write_set
@@ -24,7 +23,7 @@ def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> l
     check_output(output)
     if config is not None:
         check_choice(config, "dataset", "--config")
-    source = build_dataset(replace(dataset, tiny_annotations="keep"))
+    source = replace(dataset, tiny_annotations="keep").build()
     try:
         with folder_written_whole(output) as folder:
             lines = write_set(source, folder)

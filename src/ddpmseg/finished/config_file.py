@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ddpmseg.config import LoggerConfig, SweepConfig, TrainConfig, schema_of
+from ddpmseg.config import LoggerConfig, SweepConfig, TrainConfig
+from ddpmseg.config.store import PARTS
 from ddpmseg.errors import ConfigError
 from ddpmseg.records.results import CONFIG
 
@@ -33,8 +34,9 @@ def read_config(folder: Path, root: type[Root]) -> Root:
         assert isinstance(loaded, DictConfig)
         _migrate(loaded)
         typed = OmegaConf.structured(root)
-        for group in ("dataset", "backbone"):
-            typed[group] = OmegaConf.structured(schema_of(loaded[group]._target_))
+        for parts in PARTS:
+            schema = parts.by_target(loaded[parts.group]._target_)
+            typed[parts.group] = OmegaConf.structured(schema)
         config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
     except (
         *(OmegaConfBaseException, YAMLError, UnicodeDecodeError),

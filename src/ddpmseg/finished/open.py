@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_backbone, build_extractor
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import TASKS
 from ddpmseg.config import SweepConfig, TrainConfig
-from ddpmseg.data.class_table import ClassTable, load_class_table, read_class_table
+from ddpmseg.data.class_table import ClassTable, read_class_table
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.finished.config_file import read_config
@@ -51,7 +51,7 @@ class FinishedRun:
         if "classes" in self.record:
             table = read_class_table(self.record["classes"], str(self.folder))
         else:
-            table = load_class_table(self.config.dataset.classes)
+            table = self.config.dataset.class_table()
         trained_for = tuple(self._trained[1]["class_names"])
         if trained_for != table.names:
             raise CheckpointError(
@@ -95,7 +95,7 @@ class FinishedRun:
         Raises CheckpointError where the weights are not those that the head was trained on, or the
         head reads another number of features.
         """
-        backbone = build_backbone(self.config.backbone, device)
+        backbone = self.config.backbone.build(device)
         self._check_weights(backbone)
         extractor = build_extractor(self.config, backbone)
         if self.head.dim != extractor.layout.dim:
@@ -130,11 +130,11 @@ class FinishedSweep:
 
     @cached_property
     def classes(self) -> ClassTable:
-        return load_class_table(self.config.dataset.classes)
+        return self.config.dataset.class_table()
 
     def backbone(self, device: torch.device) -> Backbone:
         """The network with its weights; CheckpointError where these are not those of the cells."""
-        backbone = build_backbone(self.config.backbone, device)
+        backbone = self.config.backbone.build(device)
         expected = self.identity.get("checkpoint_sha256", backbone.checkpoint_sha256)
         if backbone.checkpoint_sha256 != expected:
             raise CheckpointError(

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ddpmseg.composition.build import build_backbone_without_weights, build_dataset
 from ddpmseg.composition.checks import TASKS
 from ddpmseg.config import TrainConfig
-from ddpmseg.data.class_table import load_class_table
 from ddpmseg.finished.open import FinishedRun, open_run, open_sweep
 from ddpmseg.multiruns.job_records import State, read_jobs
 from ddpmseg.multiruns.job_table import tell
@@ -41,7 +39,7 @@ def gather(folder: Path, command: str) -> int:
     for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
         config = open_sweep(Path(sweep)).config
         with sweep_run(config) as run:
-            show(config, build_dataset(config.dataset), run)
+            show(config, config.dataset.build(), run)
         record_cells(config)
     _report_runs([Path(job.folder) for job in succeeded if job.program == "train"], folder, command)
     return sum(job.state in (State.FAILED, State.CUT_OFF) for job in jobs)
@@ -92,8 +90,8 @@ def _counts_and_seconds(run: FinishedRun) -> tuple[torch.Tensor, float]:
 
 
 def _study(config: TrainConfig, cells: Iterable[Cell], command: str) -> Study:
-    classes = load_class_table(config.dataset.classes)
-    network = network_record(build_backbone_without_weights(config.backbone))
+    classes = config.dataset.class_table()
+    network = network_record(config.backbone.shape())
     return Study(
         dataset=config.dataset.name,
         backbone=config.backbone.name,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddpmseg.composition.build import build_dataset, cache_folder
+from ddpmseg.composition.build import cache_folder
 from ddpmseg.composition.checks import check_training
 from ddpmseg.config import PathsConfig, TrainConfig
 from ddpmseg.data.corrupted import CorruptedVersions
@@ -133,13 +133,13 @@ def _open_run(
 
 
 def _open_images(config: TrainConfig, request: Request) -> tuple[LabelledSet, CorruptedVersions]:
-    dataset, images = build_dataset(config.dataset), request.images
+    dataset, images = config.dataset.build(), request.images
     if images is not None:
         if not 1 <= images <= len(dataset.test):
             raise ConfigError(
                 f"--images {images}: there are {len(dataset.test)} test images. Give a number of "
                 f"1..{len(dataset.test)}, or leave it out for all."
             )
-        dataset = build_dataset(replace(config.dataset, num_test=images))
+        dataset = replace(config.dataset, num_test=images).build()
     place = cache_folder(config.paths, "corruptions")
     return dataset, CorruptedVersions(place, dataset.test, "test", request.seed)

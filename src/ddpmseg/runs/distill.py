@@ -9,7 +9,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from ddpmseg.composition.build import build_dataset
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
@@ -44,7 +43,7 @@ def run_distillation(config: TrainConfig, claim: Claim) -> Scores:
     Source: Baranchuk et al. 2022; DatasetDDPM of its code.
     """
     folder, settings = Path(config.paths.output_dir), config.segmenter
-    dataset = build_dataset(replace(config.dataset, tiny_annotations="keep"))
+    dataset = replace(config.dataset, tiny_annotations="keep").build()
     data_sha256 = survey(dataset).sha256
     samples = labelled_samples(settings, dataset.classes, dataset.image_size)
     if len(samples) < settings.batch_size:

@@ -15,7 +15,7 @@ from torchvision.utils import save_image
 
 from ddpmseg import ranks
 from ddpmseg.backbones.sampling import Sampler
-from ddpmseg.config import GuidedDiffusionConfig, PretrainConfig, TrainConfig
+from ddpmseg.config import PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
 from ddpmseg.io.files import file_sha256, written_whole
 from ddpmseg.runtime.device import choose_device, trainer_precision
@@ -35,8 +35,9 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
     resume from), `samples_*.png`, `unet.safetensors` (the averaged weights in fp16) and its card
     `unet.json`. On several devices rank 0 writes them.
     """
-    assert isinstance(config.backbone, GuidedDiffusionConfig)
-    folder, flags, settings = Path(config.paths.output_dir), config.backbone.unet, config.pretrain
+    folder, settings = Path(config.paths.output_dir), config.pretrain
+    flags = config.backbone.unet_flags()
+    assert flags is not None
     source = image_source(settings, flags.image_size, config.seed)
     tracking = claim()
     module = DiffusionPretraining(flags, settings, source, config.seed)

@@ -13,9 +13,7 @@ from pytorch_lightning.loggers import Logger
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.composition.build import (
-    build_backbone,
     build_cache,
-    build_dataset,
     build_extractor,
     build_head,
     build_protocol,
@@ -57,13 +55,13 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     of the others.
     """
     folder = Path(config.paths.output_dir)
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     data_sha256 = ""
     if ranks.is_first():
         check_shares(config.trainer.devices, dataset)
         data_sha256 = tell(config, dataset)
     started = time.perf_counter()
-    backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+    backbone = config.backbone.build(choose_device(config.trainer.accelerator))
     extractor = build_extractor(config, backbone, build_cache(config))
     images = LabelledImages(dataset, extractor.images_per_pass)
     if ranks.is_first():

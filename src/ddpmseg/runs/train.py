@@ -10,9 +10,8 @@ from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import cache_folder
 from ddpmseg.composition.checks import check_alone, checked_config
-from ddpmseg.composition.get import fetch_missing
 from ddpmseg.config import run_key
-from ddpmseg.data.class_table import load_class_table
+from ddpmseg.download.settings import fetch_missing
 from ddpmseg.records.results import check_claim, claim_folder, finished_miou, mark_finished
 from ddpmseg.runs.distill import run_distillation
 from ddpmseg.runs.pretrain import run_pretraining
@@ -44,8 +43,8 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     folder = Path(config.paths.output_dir)
     check_claim(folder, cfg, config.paths.overwrite)
     if config.task != "pretrain":
-        backbone = config.backbone if config.task == "segment" else None
-        fetch_missing(config.dataset, backbone, config.paths)
+        parts = [config.dataset, *([config.backbone] if config.task == "segment" else [])]
+        fetch_missing(parts, cache_folder(config.paths, "downloads"))
     quiet_libraries()
     keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer), ExitStack() as until_done:
@@ -55,7 +54,7 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
             if ranks.is_first():
                 facts = {}
                 if config.task != "pretrain":
-                    facts["classes"] = load_class_table(config.dataset.classes).record()
+                    facts["classes"] = config.dataset.class_table().record()
                 claim_folder(folder, cfg, config.paths.overwrite, facts)
                 until_done.enter_context(log_file(folder / "train.log"))
                 tracking = until_done.enter_context(open_loggers(config, folder, run_key(cfg)))

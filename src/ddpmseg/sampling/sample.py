@@ -8,10 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.flags import UNetFlags
 from ddpmseg.backbones.sampling import Sampler, check_steps
-from ddpmseg.composition.build import build_backbone
-from ddpmseg.config import BackboneConfig, GuidedDiffusionConfig, TrainConfig
+from ddpmseg.config import BackboneConfig, TrainConfig
 from ddpmseg.data.subsets import least_uncertain, num_filtered, num_most_certain
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.locks import FolderLocks
@@ -50,14 +50,14 @@ def sample(
     if filter_out is not None:
         keep = _num_kept(num, keep, filter_out)
     dropped = _num_dropped(num, labels, keep, drop_certain)
-    flags = _drawing(config.backbone).unet
+    flags = _flags_of(config.backbone)
     steps = flags.diffusion_steps if steps is None else steps
     check_steps("--steps", steps, flags.diffusion_steps)
     accelerator = config.trainer.accelerator
     labeller = None
     if labels is not None:
         labeller = load_labeller(labels, flags.image_size, output.absolute().parent)
-    backbone = build_backbone(config.backbone, choose_device(accelerator))
+    backbone = config.backbone.build(choose_device(accelerator))
     assert isinstance(backbone, GuidedDiffusionBackbone)
     folder = SampleFolder(output)
     try:
@@ -110,16 +110,17 @@ def _use(
     log.info("see %s", folder.folder / OVERVIEW)
 
 
-def _drawing(backbone: BackboneConfig) -> GuidedDiffusionConfig:
-    """The backbone, if it is one that draws images."""
-    if not isinstance(backbone, GuidedDiffusionConfig):
+def _flags_of(backbone: BackboneConfig) -> UNetFlags:
+    """Flags of a network that draws images; ConfigError for one that does not."""
+    flags = backbone.unet_flags()
+    if flags is None:
         raise ConfigError(
             f"`backbone={backbone.name}` draws no images: it is no diffusion model. Choose a "
             "network of guided_diffusion, such as ddpm_ponies."
         )
-    if backbone.checkpoint == RANDOM:
+    if backbone == backbone.as_untrained():
         log.warning("backbone '%s' is untrained: its images will be noise", backbone.name)
-    return backbone
+    return flags
 
 
 def _drawn_by(backbone: GuidedDiffusionBackbone, steps: int, seed: int) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from typing import get_args
 from omegaconf import DictConfig
 
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.composition.build import as_training, build_backbone_without_weights
-from ddpmseg.composition.checks import at_least, check_training, one_of, typed_config
+from ddpmseg.composition.build import as_training
+from ddpmseg.composition.checks import check_training, typed_config
 from ddpmseg.config import SweepConfig
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.noise import NoiseKind
+from ddpmseg.settings import at_least, one_of
 
 CONTROLS = ("pixels", "random")
 
@@ -23,7 +24,7 @@ def checked_sweep(cfg: DictConfig) -> SweepConfig:
     """
     config = typed_config(cfg, SweepConfig)
     sweep = config.sweep
-    backbone = build_backbone_without_weights(config.backbone)
+    backbone = config.backbone.shape()
     every = range(len(backbone.blocks))
     if backbone.num_timesteps is None:
         _refuse_timesteps("sweep.timesteps", sweep.timesteps, backbone)

@@ -4,13 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from ddpmseg.composition.build import as_training, untrained
-from ddpmseg.config import (
-    BackboneConfig,
-    PixelsConfig,
-    SweepConfig,
-    TrainConfig,
-)
+from ddpmseg.backbones.pixels.settings import PixelsConfig
+from ddpmseg.composition.build import as_training
+from ddpmseg.config import BackboneConfig, SweepConfig, TrainConfig
 from ddpmseg.numbering import NO_TIMESTEP
 from ddpmseg.records.cells import CellStore, Key
 
@@ -82,7 +78,7 @@ def pieces_of(config: SweepConfig) -> Iterator[Piece]:
             continue
         other = replace(config, backbone=backbone)
         blocks, timestep = sweep.blocks, min(sweep.timesteps)
-        if isinstance(backbone, PixelsConfig):
+        if control == "pixels":
             blocks, timestep = [0], 0
         yield Piece(control, as_training(other, blocks, [timestep]), tuple(sweep.seeds))
 
@@ -91,11 +87,9 @@ def _control(name: str, config: SweepConfig) -> BackboneConfig | None:
     """The backbone of a control; None where it would be that of the sweep, or there is none."""
     backbone = config.backbone
     if name == "pixels":
-        if isinstance(backbone, PixelsConfig):
-            return None
-        size = config.dataset.image_size
-        return PixelsConfig(_target_=PixelsConfig._target_, name=name, image_size=size)
-    bare = untrained(backbone)
+        colours = PixelsConfig(name=name, image_size=config.dataset.image_size)
+        return None if backbone._target_ == colours._target_ else colours
+    bare = backbone.as_untrained()
     if bare == backbone:
         return None
     # Its name stays: it may say which network to build.

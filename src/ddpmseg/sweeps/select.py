@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ddpmseg.composition.build import as_training, build_dataset, build_extractor
+from ddpmseg.composition.build import as_training, build_extractor
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError, DataError
@@ -83,7 +83,7 @@ def select(
     config, done = opened.config, opened.store.done()
     blocks = sorted({block for block, _, _ in done})
     timesteps = sorted({timestep for _, timestep, _ in done})
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     if len(dataset.train) < 2:
         raise DataError(
             "one labelled image cannot be cross-validated: `select` needs at least two. Set "

@@ -6,8 +6,6 @@ import numpy as np
 
 from ddpmseg.composition.build import (
     as_training,
-    build_backbone,
-    build_backbone_without_weights,
     build_extractor,
 )
 from ddpmseg.config import SweepConfig
@@ -46,7 +44,7 @@ def write_clusters(folder: Path, config: SweepConfig, dataset: LabelledSet) -> N
     if not count or not cells:
         return
     timesteps = sorted({cell.timestep for cell in cells})
-    network = build_backbone_without_weights(config.backbone)
+    network = config.backbone.shape()
     num_blocks = len(network.blocks)
     if network.num_timesteps is None:
         blocks = evenly_chosen(num_blocks)
@@ -58,7 +56,7 @@ def write_clusters(folder: Path, config: SweepConfig, dataset: LabelledSet) -> N
     wanted = (tuple(blocks), tuple(timesteps), settings.k, count)
     if earlier and wanted == (earlier.blocks, earlier.timesteps, earlier.k, len(earlier.images)):
         return
-    backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+    backbone = config.backbone.build(choose_device(config.trainer.accelerator))
     extractor = build_extractor(as_training(config, blocks, timesteps), backbone)
     images, _, names = next(iter(LabelledImages(dataset, count).test_dataloader()))
     maps = cluster_maps(extractor, images, names, settings.k)

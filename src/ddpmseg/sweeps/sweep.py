@@ -14,18 +14,13 @@ from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import (
-    build_backbone,
-    build_backbone_without_weights,
-    build_dataset,
     cache_folder,
-    weight_file,
 )
 from ddpmseg.composition.checks import check_alone, check_shares
-from ddpmseg.composition.get import comes_at_first_use, fetch_missing
 from ddpmseg.config import BackboneConfig, SweepConfig, sweep_request
-from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
+from ddpmseg.download.settings import fetch_missing
 from ddpmseg.io.files import file_sha256
 from ddpmseg.metrics.functional import miou
 from ddpmseg.records.cells import CellStore, told_when_full
@@ -52,7 +47,7 @@ def finished(cfg: DictConfig) -> float | None:
     """Best miou of the folder where all cells of the request are done; else None."""
     config = checked_sweep(cfg)
     store = CellStore(Path(config.paths.output_dir))
-    if config.sweep.dry_run or config.paths.overwrite or comes_at_first_use(config.backbone):
+    if config.sweep.dry_run or config.paths.overwrite or config.backbone.will_fetch():
         return None
     weights = _checkpoint_sha256(config.backbone)
     store.check({"request": sweep_request(cfg), "checkpoint_sha256": weights})
@@ -78,7 +73,7 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
         for line in dry_run(config, store, not _knows_timesteps(config)):
             log.info(line)
         return None
-    fetch_missing(config.dataset, config.backbone, config.paths)
+    fetch_missing((config.dataset, config.backbone), cache_folder(config.paths, "downloads"))
     quiet_libraries()
     keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer):
@@ -95,7 +90,7 @@ def _lead(
     in_multirun: bool,
 ) -> float:
     """`sweep` on rank 0."""
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     check_shares(config.trainer.devices, dataset)
     found = survey(dataset)
     for sentence in found.warnings(dataset.classes):
@@ -103,14 +98,14 @@ def _lead(
     backbone: Backbone | None = None
     if config.paths.overwrite or pieces_to_do(config, store):
         # Now, so that weights that cannot be used cost nothing of what the folder holds.
-        backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+        backbone = config.backbone.build(choose_device(config.trainer.accelerator))
     if config.paths.overwrite:
         _begin_anew(config, store, in_multirun)
     store.claim(
         identity
         | {
             "checkpoint_sha256": _checkpoint_sha256(config.backbone),
-            LAYERS: network_record(build_backbone_without_weights(config.backbone)),
+            LAYERS: network_record(config.backbone.shape()),
             "data_sha256": found.sha256,
             "num_labelled": len(dataset.train),
             "num_test": len(dataset.test),
@@ -144,7 +139,7 @@ def _begin_anew(config: SweepConfig, store: CellStore, in_multirun: bool) -> Non
 
 
 def _best(store: CellStore, config: SweepConfig) -> float:
-    ignore_label = load_class_table(config.dataset.classes).ignore_label
+    ignore_label = config.dataset.class_table().ignore_label
     return max(float(miou(cell.counts, ignore_label)) for cell in store.read())
 
 
@@ -185,7 +180,7 @@ def _compute(
             some = list(group)
             if control or backbone is None:
                 device = choose_device(config.trainer.accelerator)
-                backbone = build_backbone(some[0].config.backbone, device)
+                backbone = some[0].config.backbone.build(device)
             if progress is None:
                 progress = forecast_sweep(pieces, backbone, dataset)
                 until_done.callback(progress.close)
@@ -207,13 +202,13 @@ def _compute(
 
 def _follow(config: SweepConfig) -> None:
     """What the other ranks do: their share of each piece that rank 0 takes up."""
-    dataset = build_dataset(config.dataset)
+    dataset = config.dataset.build()
     backbone, built_for = None, ""
     while (piece := ranks.from_first(None)) is not None:
         assert isinstance(piece, Piece)
         if backbone is None or piece.control != built_for:
             device = choose_device(config.trainer.accelerator)
-            backbone, built_for = build_backbone(piece.config.backbone, device), piece.control
+            backbone, built_for = piece.config.backbone.build(device), piece.control
         shown = config.sweep.num_examples
         probe_timestep(piece.config, backbone, dataset, piece.seeds, shown, lambda *_: None)
 
@@ -253,9 +248,9 @@ def _tell_grid(config: SweepConfig, pieces: list[Piece]) -> None:
 
 
 def _knows_timesteps(config: SweepConfig) -> bool:
-    return build_backbone_without_weights(config.backbone).num_timesteps is not None
+    return config.backbone.shape().num_timesteps is not None
 
 
 def _checkpoint_sha256(config: BackboneConfig) -> str:
-    path = weight_file(config)
+    path = config.weight_file()
     return "" if path is None else file_sha256(path)

@@ -3,7 +3,6 @@
 import logging
 
 from ddpmseg.backbones.contract import RULES, breaches
-from ddpmseg.composition.build import build_backbone
 from ddpmseg.config import TrainConfig
 from ddpmseg.runtime.device import choose_device
 
@@ -13,9 +12,9 @@ log = logging.getLogger(__name__)
 def check_backbone(config: TrainConfig) -> bool:
     """Log which rules the network keeps at `dataset.image_size`; whether it keeps all.
 
-    Raises as `build_backbone`.
+    Raises as `BackboneConfig.build`.
     """
-    backbone = build_backbone(config.backbone, choose_device(config.trainer.accelerator))
+    backbone = config.backbone.build(choose_device(config.trainer.accelerator))
     size = config.dataset.image_size
     log.info(
         "%s: %d %ss on %s, images of %d pixels, as wide as %d channels",

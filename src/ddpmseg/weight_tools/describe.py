@@ -9,11 +9,11 @@ from ddpmseg.backbones.alae.backbone import ALAE
 from ddpmseg.backbones.gan.inversion import GAN_INVERSION
 from ddpmseg.backbones.guided_diffusion.describe import Description, describe, network_shapes
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.backbones.mae import MAE
+from ddpmseg.backbones.mae.backbone import MAE
 from ddpmseg.backbones.swav.backbone import SWAV
 from ddpmseg.backbones.vdvae.backbone import VDVAE, num_blocks
 from ddpmseg.backbones.vdvae.layout import read_layout
-from ddpmseg.config import VdvaeConfig
+from ddpmseg.backbones.vdvae.settings import VdvaeConfig
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.io.files import file_sha256

@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
 from ddpmseg.backbones.diffusers.convert import scheduler_config, to_unet2d, unet2d_config
 from ddpmseg.backbones.diffusers.unet2d import diffusers_library
-from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.describe import network_shapes
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.composition.checks import typed_config
 from ddpmseg.composition.plan import compose
-from ddpmseg.config import GuidedDiffusionConfig, TrainConfig
+from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.io.files import folder_written_whole
 from ddpmseg.weights.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS
 from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
 from ddpmseg.weights.shapes import differences, shapes_of
+from ddpmseg.weights.words import RANDOM
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def flags_from(config_dir: Path | None, overrides: list[str]) -> UNetFlags:
     """`backbone.unet` of the overrides of train; ConfigError for a backbone without such flags."""
 
     def check(cfg: DictConfig) -> TrainConfig:
-        if OmegaConf.get_type(cfg.backbone) is not GuidedDiffusionConfig:
+        if "unet" not in cfg.backbone:
             raise ConfigError(
                 f"`backbone={cfg.backbone.name}` has no flags of guided_diffusion: choose one such "
                 "as backbone=guided_diffusion_256, and set `backbone.unet.*`."
@@ -47,9 +48,9 @@ def flags_from(config_dir: Path | None, overrides: list[str]) -> UNetFlags:
         cfg.backbone.checkpoint = RANDOM  # which file is meant, the command has been told
         return typed_config(cfg)
 
-    backbone = compose(config_dir, overrides, check).backbone
-    assert isinstance(backbone, GuidedDiffusionConfig)
-    return backbone.unet
+    flags = compose(config_dir, overrides, check).backbone.unet_flags()
+    assert flags is not None
+    return flags
 
 
 def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> None:

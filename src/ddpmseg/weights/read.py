@@ -12,12 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weights.words import BUNDLED
 
-BUNDLED = "bundled:"
-RANDOM = "random"
-"""A checkpoint that is none: the network as initialised, before any training."""
-HUB = "hub"
-"""A checkpoint that its library publishes on the Hugging Face hub."""
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 

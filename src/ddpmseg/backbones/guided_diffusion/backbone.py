@@ -21,7 +21,8 @@ from ddpmseg.backbones.guided_diffusion.unet import (
 )
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
-from ddpmseg.weights.read import PRECISIONS, RANDOM, resolve_checkpoint
+from ddpmseg.weights.read import PRECISIONS, resolve_checkpoint
+from ddpmseg.weights.words import RANDOM
 
 
 class GuidedDiffusionBackbone(Backbone):

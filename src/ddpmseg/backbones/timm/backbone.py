@@ -1,7 +1,6 @@
 """Any network of the timm library whose layers can be read: DINOv2, ConvNeXt, ResNet, ..."""
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,11 @@ from ddpmseg.backbones.timm.models import (
     layers_of,
     library,
 )
-from ddpmseg.backbones.timm.weights import hub_file, network_from_file
+from ddpmseg.backbones.timm.weights import checkpoint_file, network_from_file
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.weights.read import HUB, PRECISIONS, RANDOM, resolve_checkpoint
+from ddpmseg.weights.read import PRECISIONS
+from ddpmseg.weights.words import RANDOM
 
 
 class TimmBackbone(Backbone):
@@ -113,11 +113,3 @@ class TimmBackbone(Backbone):
         """What the network sees of images in [-1, 1]: resized and normalised, float32."""
         assert self.input_size is not None
         return self.resized(images, self.input_size) * self.scale + self.shift
-
-
-def checkpoint_file(name: str, checkpoint: str) -> Path:
-    """The weight file that `backbone.checkpoint` means, fetched where it is the hub's.
-
-    Raises CheckpointError where there is none.
-    """
-    return hub_file(name) if checkpoint == HUB else resolve_checkpoint(checkpoint)

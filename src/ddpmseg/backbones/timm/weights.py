@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ddpmseg.backbones.timm.models import build_network, check_name, library
 from ddpmseg.errors import CheckpointError
-from ddpmseg.weights.read import read_state_dict
+from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
+from ddpmseg.weights.words import HUB
 
 NESTED = ("state_dict", "model", "teacher")
 """Entries under which training programs keep a network's state dict; the first one found counts."""
@@ -36,6 +37,14 @@ def network_from_file(name: str, input_size: int, path: Path) -> Any:
             f"checkpoint '{path}' does not fit the network '{name}':{_what_differs(error)}\n"
             "Set `backbone.name` to the network the file was made for."
         ) from error
+
+
+def checkpoint_file(name: str, checkpoint: str) -> Path:
+    """The weight file that `backbone.checkpoint` means, fetched where it is the hub's.
+
+    Raises CheckpointError where there is none.
+    """
+    return hub_file(name) if checkpoint == HUB else resolve_checkpoint(checkpoint)
 
 
 def hub_file(name: str) -> Path:

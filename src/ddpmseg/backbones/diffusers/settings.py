@@ -1,0 +1,56 @@
+"""The settings of a UNet2DModel of diffusers."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import MISSING
+
+from ddpmseg.backbones.settings import BackboneConfig, check_precision
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddpmseg.backbones.base import Backbone
+
+
+@dataclass
+class DiffusersConfig(BackboneConfig):
+    """Any unconditional UNet2DModel of the diffusers library."""
+
+    _target_: str = "ddpmseg.backbones.diffusers.DiffusersBackbone"
+    checkpoint: str = MISSING
+    """A folder as `save_pretrained` writes it, of the network or of a DDPM pipeline, or a model of
+    the Hugging Face hub, OWNER/NAME."""
+    noise_schedule: str | None = None
+    """'linear', 'scaled_linear' or 'squaredcos_cap_v2', each of 1000 steps; null: that of the
+    checkpoint's scheduler_config.json."""
+    untrained: bool = False
+    """Leave out the weights: a control. Of the checkpoint only config.json is read."""
+    seed: int = 0
+    """Draws the weights of an untrained network."""
+    precision: str = "auto"
+    compile: bool = False
+    """These two as for guided_diffusion."""
+    download: bool = False
+    """Fetch a model of the hub that the hub's cache lacks."""
+
+    def build(self, device: "torch.device") -> "Backbone":
+        from ddpmseg.backbones.precision import choose_precision
+
+        return self.construct(precision=choose_precision(self.precision, device)).to(device)
+
+    def as_untrained(self) -> BackboneConfig:
+        return replace(self, untrained=True)
+
+    def check(self) -> None:
+        check_precision(self.precision)
+
+    def check_files(self) -> None:
+        if not self.download:
+            self.weight_file()  # its small files have been read already
+
+    def weight_file(self) -> Path | None:
+        from ddpmseg.weights.model_folder import find_model
+
+        return None if self.untrained else find_model(self.checkpoint, self.download).weights

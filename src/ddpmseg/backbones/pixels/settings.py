@@ -1,0 +1,13 @@
+"""The settings of the control that reads colours."""
+
+from dataclasses import dataclass
+
+from ddpmseg.backbones.settings import BackboneConfig
+
+
+@dataclass
+class PixelsConfig(BackboneConfig):
+    """The image itself as the only feature: a control."""
+
+    _target_: str = "ddpmseg.backbones.pixels.PixelsBackbone"
+    image_size: int = 64
