@@ -22,7 +22,7 @@ from ddpmseg.backbones.alae.style_encoder import (
     style_encoder_settings,
 )
 from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.encoder import reduced
+from ddpmseg.backbones.encoder import limit_size
 from ddpmseg.backbones.mae.backbone import MaeBackbone
 from ddpmseg.backbones.swav.backbone import SwavBackbone
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -229,7 +229,7 @@ def test_images_of_another_side_are_resized() -> None:
         found, expected = maps_of(given, images), maps_of(tiny_alae(), enlarged)
         for layer, value in expected.items():
             # No map stays larger than the image.
-            assert torch.equal(found[layer], reduced(value, 8, 8))
+            assert torch.equal(found[layer], limit_size(value, 8, 8))
     assert (
         FeatureExtractor(tiny_alae(image_size=12), [1], [0], image_size=12).layout.maps[0].size == 8
     )
@@ -239,8 +239,8 @@ def test_sizes_that_no_level_takes_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         tiny_alae(image_size=24)
     assert str(caught.value) == (
-        "images of 24 pixels are larger than the network, which takes 16: `backbone.input_size=16` "
-        "has them resized; or set `dataset.image_size=16`."
+        "images of 24 pixels are larger than the network, which takes 16: set `backbone.input_size="
+        "16` to resize them, or `dataset.image_size=16`."
     )
     with pytest.raises(ConfigError) as caught:
         tiny_alae(input_size=12)

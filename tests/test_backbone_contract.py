@@ -270,5 +270,5 @@ def test_command_names_the_broken_promise(
     monkeypatch.setattr(BackboneConfig, "build", lambda *_: WrongChannels())
     assert main(["check-backbone", "--config-dir", str(ROOT / "conf"), "backbone=pixels"]) == 1
     told = [record.message for record in caplog.records]
-    assert "BROKEN channels       A map has the channels its block promises." in told
+    assert "BROKEN channels       A map has the channels of its `BlockSpec`." in told
     assert any("7 channels are promised" in line for line in told)

@@ -176,7 +176,7 @@ def test_settings_and_shapes_of_any_network(flags: UNetFlags) -> None:
         (replace(TINY, channel_mult="2,2"), "its first level has 2 times `num_channels`=32"),
         (
             replace(TINY, diffusion_steps=4000, rescale_timesteps=True),
-            "it is told its 4000 timesteps resc",
+            "it takes its 4000 timesteps rescale",
         ),
     ],
 )

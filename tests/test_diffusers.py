@@ -20,7 +20,7 @@ from torch import Tensor
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
-from ddpmseg.backbones.noise_schedule import CHOICES, chosen_schedule, read_schedule
+from ddpmseg.backbones.noise_schedule import CHOICES, named_schedule, read_schedule
 from ddpmseg.errors import CheckpointError, ConfigError, DownloadError, UserError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.io.files import file_sha256
@@ -231,7 +231,7 @@ def test_a_named_schedule_stands_in_for_the_scheduler(name: str, tmp_path: Path)
     with pytest.raises(ConfigError, match=r"without scheduler_config\.json.*noise_schedule"):
         DiffusersBackbone("tiny", str(folder))
     backbone = DiffusersBackbone("tiny", str(folder), noise_schedule=name)
-    assert backbone.schedule == chosen_schedule(name)
+    assert backbone.schedule == named_schedule(name)
     with pytest.raises(ConfigError, match=r"`backbone.noise_schedule=cosine`: must be one of"):
         DiffusersBackbone("tiny", str(folder), noise_schedule="cosine")
 
@@ -248,7 +248,7 @@ def test_a_named_schedule_stands_in_for_the_scheduler(name: str, tmp_path: Path)
     ],
 )
 def test_schedulers_that_are_refused(config: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=f"^'x.json': .*{says}.*Needed is one whose"):
+    with pytest.raises(ConfigError, match=f"^'x.json': .*{says}.*Use a scheduler whose"):
         read_schedule(config, "'x.json'")
 
 
@@ -323,7 +323,10 @@ def rewrite(model: Path, **changes: Any) -> None:
         ({"num_class_embeds": 10}, "is class-conditional"),
         ({"class_embed_type": "timestep"}, "is class-conditional"),
         ({"center_input_sample": True}, r"values 0\.\.1 and centres them itself"),
-        ({"time_embedding_type": "fourier"}, r"by its level, not by a timestep \(fourier"),
+        (
+            {"time_embedding_type": "fourier"},
+            r"takes the level of the noise, not a timestep \(fourier",
+        ),
         ({"up_block_types": ["AttnSkipUpBlock2D", "UpBlock2D"]}, "has a AttnSkipUpBlock2D among"),
         ({"down_block_types": ["KDownBlock2D", "DownBlock2D"]}, "has a KDownBlock2D among"),
         ({"downsample_padding": 2}, "pads by 2 before"),

@@ -23,7 +23,7 @@ from golden_gan import (
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddpmseg.backbones.encoder import EncoderBackbone, reduced
+from ddpmseg.backbones.encoder import EncoderBackbone, limit_size
 from ddpmseg.backbones.gan.e4e import E4E
 from ddpmseg.backbones.gan.encoder import GAN_ENCODER, GanEncoderBackbone
 from ddpmseg.backbones.gan.inversion import GAN_INVERSION, GanInversionBackbone
@@ -89,7 +89,7 @@ def pixel_vectors(maps: list[Tensor], size: int, image: int, pixels: Tensor) -> 
 
 @torch.inference_mode()
 def test_the_encoder_gives_the_maps_of_the_original_code() -> None:
-    first, *body, coarse, fine = golden_e4e().encoder.passed(golden("e4e")["x"])
+    first, *body, coarse, fine = golden_e4e().encoder.iterate_maps(golden("e4e")["x"])
     assert off(first[0, ::4, ::4, ::4], golden("e4e")["enc_input_layer"]) <= TOLERANCE
     for index, value in enumerate(body):
         channels, step = (16 if 7 <= index < 21 else 8), (2 if index < 7 else 1)
@@ -109,7 +109,7 @@ def test_the_codes_are_those_of_the_original_code() -> None:
 def test_the_generator_gives_the_maps_of_the_original_code() -> None:
     """On codes of both images; pixel vectors as DatasetGAN and EditGAN put them together."""
     tensors = golden("e4e")
-    constant, *maps = golden_e4e().decoder.passed(2, tensors["codes"].unbind(dim=1))
+    constant, *maps = golden_e4e().decoder.iterate_maps(2, tensors["codes"].unbind(dim=1))
     assert off(constant[0, ::8], tensors["dec_const"]) <= TOLERANCE
     assert off(maps[0][1, ::8], tensors["dec_conv1"]) <= TOLERANCE
     for index, value in enumerate(maps[1:]):
@@ -124,10 +124,10 @@ def test_the_generator_gives_the_maps_of_the_original_code() -> None:
 
 @torch.inference_mode()
 def test_the_generator_is_that_of_stylegan2_ada() -> None:
-    """The same function under other names; below its own size too, where maps are reduced."""
+    """The same function under other names; below its own size too, where maps are limited."""
     tensors = golden("stylegan2")
     generator = golden_generator()
-    constant, *maps = generator.passed(2, tensors["ws"].unbind(dim=1))
+    constant, *maps = generator.iterate_maps(2, tensors["ws"].unbind(dim=1))
     names = [f"b{4 << (i + 1) // 2}_conv{(i + 1) % 2}" for i in range(7)]
     for name, value in zip(names, maps, strict=True):
         step = 2 if value.shape[-1] > 8 else 1
@@ -136,7 +136,7 @@ def test_the_generator_is_that_of_stylegan2_ada() -> None:
     assert off(found, tensors["features_image0_row_9"]) <= TOLERANCE
     found = pixel_vectors([constant, *maps], 32, 1, 20 * 32 + torch.arange(32))
     assert off(found, tensors["features_with_const_image1_row_20"]) <= TOLERANCE
-    small = [reduced(value, 16, 16) for value in maps]
+    small = [limit_size(value, 16, 16) for value in maps]
     assert {value.shape[-1] for value in small} == {4, 8, 16}
     found = pixel_vectors(small, 16, 0, 5 * 16 + torch.arange(16))
     assert off(found, tensors["features_size16_image0_row_5"]) <= TOLERANCE
@@ -250,7 +250,7 @@ def test_maps_larger_than_the_image_are_reduced_without_a_change_to_pixel_vector
     maps = maps_of(backbone, images)
     assert [value.shape[-1] for value in maps.values()] == [4, 4, *4 * [side]]
     with torch.inference_mode():
-        native = list(backbone.network.passed(backbone.seen(images)))
+        native = list(backbone.network.iterate_maps(backbone.fit_input(images)))
     assert [value.shape[-1] for value in native] == [4, 4, 8, 8, 16, 16]
     pixels = torch.arange(side**2)
     found = pixel_vectors(list(maps.values()), side, 1, pixels)
@@ -266,13 +266,13 @@ def test_images_are_resized_for_the_encoder_as_the_original_code_does(
 
     small = torch.randint(256, (1, 3, 48, 48), generator=torch.Generator().manual_seed(0))
     picture = Image.fromarray(small[0].permute(1, 2, 0).byte().numpy())
-    seen = make(file).seen(small / 127.5 - 1)
+    seen = make(file).fit_input(small / 127.5 - 1)
     smaller = picture.resize((32, 32), Image.Resampling.BILINEAR)
     expected = torch.tensor(list(smaller.tobytes())).view(32, 32, 3).permute(2, 0, 1)
     # Pillow rounds to whole numbers twice, along each axis.
     assert ((seen[0] + 1) * 127.5 - expected).abs().max() <= 1.01
     images = pictures(32)
-    assert torch.equal(make(file).seen(images), images)
+    assert torch.equal(make(file).fit_input(images), images)
 
 
 def test_the_average_code_is_added_where_the_training_did(tmp_path: Path, file: Path) -> None:
@@ -299,7 +299,7 @@ def test_one_file_feeds_both(file: Path, caplog: pytest.LogCaptureFixture) -> No
     ]
     found = maps_of(encoder, pictures(32), [23])[23]
     with torch.inference_mode():
-        *_, expected, _, _ = inversion.network.encoder.passed(pictures(32))
+        *_, expected, _, _ = inversion.network.encoder.iterate_maps(pictures(32))
     assert torch.equal(found, expected)
 
 
@@ -373,8 +373,8 @@ def test_a_file_of_another_encoder_is_refused_where_codes_matter(tmp_path: Path)
     options = OPTIONS | {"encoder_type": "GradualStyleEncoder"}
     path = save_e4e(tmp_path / "psp.pt", tiny_state(), opts=options)
     assert refusal(tiny_inversion, path).endswith(
-        "cannot be used: its encoder is a GradualStyleEncoder, whose codes are put together in "
-        "another way than those of e4e (Encoder4Editing)."
+        "cannot be used: its encoder is a GradualStyleEncoder, which combines codes in "
+        "another way than e4e (Encoder4Editing)."
     )
     assert len(tiny_encoder(path).blocks) == 26
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_run import CONF, HARDWARE, SEGMENT, UNET, composed, contents
 
 from ddpmseg.__main__ import main
-from ddpmseg.backbones.sampling import Sampler
+from ddpmseg.backbones.guided_diffusion.sampler import Sampler
 from ddpmseg.data.images import read_mask
 from ddpmseg.errors import DataError
 from ddpmseg.records.samples import SampleFolder

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ddpmseg.backbones.guided_diffusion.sampler import Sampler, check_steps
 from ddpmseg.backbones.guided_diffusion.unet import (
     UNetFlags,
     build_unet,
     sampling_process,
     use_half,
 )
-from ddpmseg.backbones.sampling import Sampler, check_steps
 from ddpmseg.errors import ConfigError
 from ddpmseg.randomness import keyed_generator
 

@@ -26,7 +26,7 @@ from test_encoders import maps_of, pictures
 from torch import Tensor
 
 from ddpmseg.backbones.swav.backbone import SwavBackbone
-from ddpmseg.backbones.vdvae.layout import DecoderPlace, EncoderPlace, read_layout
+from ddpmseg.backbones.vdvae.layout import DecoderBlockSpec, EncoderBlockSpec, read_layout
 from ddpmseg.backbones.vdvae.settings import VdvaeConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.extract import FeatureExtractor
@@ -99,8 +99,12 @@ def test_the_published_layout_has_its_skips() -> None:
 
 def test_a_layout_is_read() -> None:
     layout = read_layout(["8", "8x2", "8d4", "2"], ["2x2", "8m2"])
-    assert layout.encoder == (*[EncoderPlace(8)] * 3, EncoderPlace(8, 4), EncoderPlace(2))
-    assert layout.decoder == (DecoderPlace(2), DecoderPlace(2), DecoderPlace(8, 2))
+    assert layout.encoder == (
+        *[EncoderBlockSpec(8)] * 3,
+        EncoderBlockSpec(8, 4),
+        EncoderBlockSpec(2),
+    )
+    assert layout.decoder == (DecoderBlockSpec(2), DecoderBlockSpec(2), DecoderBlockSpec(8, 2))
     assert layout.sides() == [8, 8, 8, 2, 2, 2, 2, 8]
 
 

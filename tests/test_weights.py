@@ -115,8 +115,8 @@ def test_missing_and_unknown_parameters_are_listed_and_counted(
     assert "unknown ema.decay [2, 3]\n" in message
     assert "... and" not in message
     assert message.endswith(
-        "Set `backbone.unet` to the flags the checkpoint was trained with; they cannot be told "
-        f"from the file: it has no parameter '{first}'."
+        "Set `backbone.unet` to the flags the checkpoint was trained with; they cannot be "
+        f"inferred from the file: it has no parameter '{first}'."
     )
     message = refusal(path, replace(TINY, num_res_blocks=2))
     assert message.count("\n  missing") + message.count("\n  unknown") == 8

@@ -1,4 +1,4 @@
-"""The contract of a backbone: a frozen network read out at decoder blocks and timesteps."""
+"""The base class of backbones: frozen networks read out at decoder blocks and timesteps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -17,12 +17,11 @@ Hook = Literal["output", "input"]
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What a decoder block promises about its maps.
+    """Shapes of a decoder block's maps.
 
-    `channels` and `stride` describe its output, `input_channels` and `input_stride` what enters it
-    (for a UNet: previous block and skip connection, concatenated). Strides are whole numbers, in
-    pixels of the image as the network sees it: see `Backbone.map_size`. `modules` names its layers
-    for people.
+    `channels` and `stride` describe its output, `input_channels` and `input_stride` its input (in a
+    UNet: previous block and skip connection, concatenated). Strides are whole numbers, in pixels of
+    the network's input, see `Backbone.map_size`. `modules` describes its layers to people.
     """
 
     index: int
@@ -40,23 +39,21 @@ class BlockSpec:
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen network. Always in eval mode, never with gradients.
+    """A frozen network, always in eval mode and without gradients.
 
     Attributes:
         name: shown in tables and messages.
-        image_size: side of the images the network was made for, in pixels.
-        blocks: legal blocks, in the order of the forward pass; of a UNet those of the decoder, 0 =
+        image_size: side of the images that the network was made for, in pixels.
+        blocks: the readable blocks in the order of the forward pass; in a UNet the decoder's, 0 =
             deepest.
-        dtype: of the maps.
-        num_timesteps: legal timesteps are 0 .. num_timesteps - 1. None for a network that knows no
-            timesteps: its maps are those of the clean image.
-        input_size: side, in pixels, of the image as the network sees it, in which strides count,
-            whatever the size of those it is given: it resizes them itself. None where it takes
-            them as they are.
-        hooks: where its blocks can be read.
+        dtype: dtype of the maps.
+        num_timesteps: timesteps are 0 .. num_timesteps - 1. None for a network without timesteps,
+            whose maps are those of the clean image.
+        input_size: side in pixels to which the network resizes images, and to which strides refer.
+            None if it takes images of any size.
+        hooks: sides of a block that can be read.
         block_kind, block_order: what its blocks are and what their numbers mean, for people.
-        resampling: how images are resized where the network itself does it, 'bicubic' or
-            'bilinear'.
+        resampling: how the network resizes images, 'bicubic' or 'bilinear'.
     """
 
     name: str
@@ -70,16 +67,16 @@ class Backbone(nn.Module, ABC):
     block_order: str = "0 = deepest"
     resampling: str = "bicubic"
     checkpoint_sha256: str = ""
-    """Digest of the weight file; empty where there is none."""
+    """SHA-256 of the weight file; empty without one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._where: Tensor
-        self.register_buffer("_where", torch.empty(0), persistent=False)
+        self._device_marker: Tensor
+        self.register_buffer("_device_marker", torch.empty(0), persistent=False)
 
     @property
     def device(self) -> torch.device:
-        return self._where.device
+        return self._device_marker.device
 
     def add_noise(
         self,
@@ -89,7 +86,7 @@ class Backbone(nn.Module, ABC):
     ) -> Float[Tensor, "n 3 h w"]:
         """Draw x_t from q(x_t | x_0) in closed form; images in [-1, 1], noise from N(0, 1).
 
-        Here for a network that knows no timesteps: the clean images.
+        This default is for networks without timesteps: it returns the clean images.
         """
         if self.num_timesteps is not None:
             raise NotImplementedError(f"{type(self).__name__} has timesteps but no `add_noise`")
@@ -105,30 +102,30 @@ class Backbone(nn.Module, ABC):
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
         """Maps of `blocks` for n pairs (x_t, t), each at its own resolution, in one forward pass.
 
-        The pass stops at the deepest block that is needed. Maps have the dtype the network runs in.
+        The pass stops at the last of these blocks. Maps have the dtype `dtype`.
         """
 
     def map_size(self, block: int, hook: Hook, image_size: int) -> int:
-        """Side of a map of images of `image_size` pixels."""
+        """Side in pixels of a map, for images of `image_size` pixels."""
         return (self.input_size or image_size) // self.blocks[block].at(hook)[1]
 
     @property
     def default_blocks(self) -> tuple[int, ...]:
-        """The blocks that are meant where nobody chooses any, ascending."""
+        """The blocks that are read unless others are chosen, ascending."""
         return tuple(block.index for block in self.blocks)
 
     def identity(self) -> dict[str, Any] | None:
-        """What the maps depend on besides the image, its noise, the timestep and the hook.
+        """Everything the maps depend on besides image, noise, timestep and hook, as JSON values.
 
-        Plain JSON values. Networks of equal identity give equal maps, up to rounding where they run
-        on different machines. None: the maps cost too little to be kept, or cannot be told apart.
+        Networks of equal identity give equal maps, up to rounding between machines. None: do not
+        cache the maps, because they are cheap or the network cannot be identified.
         """
         return None
 
     def identity_with(self, network: str, seed: int, **settings: Any) -> dict[str, Any]:
-        """`identity` of a kind of network with these settings and the weights that are loaded.
+        """`identity` of a kind of network with these settings and the loaded weights.
 
-        Untrained weights are told by their seed and by torch, whose generator drew them.
+        Their seed and the version of torch, whose generator drew them, identify untrained weights.
         """
         untrained = {"seed": seed, "torch": torch.__version__}
         return {
@@ -140,7 +137,7 @@ class Backbone(nn.Module, ABC):
         }
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stay in eval mode whatever is asked: a frozen network has no training mode."""
+        """Stay in eval mode: a frozen network has no training mode."""
         return super().train(False)
 
     def freeze(self) -> "Backbone":
@@ -150,7 +147,7 @@ class Backbone(nn.Module, ABC):
     def check(
         self, blocks: Collection[int], timesteps: Collection[int], hook: Hook = "output"
     ) -> None:
-        """Raise ConfigError unless every block and timestep exists here and can be read so."""
+        """Raise ConfigError unless all blocks and timesteps exist and can be read at `hook`."""
         if hook not in self.hooks:
             raise ConfigError(
                 f"`features.hook={hook}`: the blocks of backbone '{self.name}' are read at their "
@@ -179,8 +176,8 @@ class Backbone(nn.Module, ABC):
             )
 
     def resized(self, images: Float[Tensor, "n 3 h w"], side: int) -> Float[Tensor, "n 3 s s"]:
-        """Images in [-1, 1] on `side` x `side` pixels, antialiased; as they are where they are."""
+        """Resize images in [-1, 1] to `side` x `side` pixels, antialiased; a no-op at that size."""
         if images.shape[-2:] == (side, side):
             return images
-        found = F.interpolate(images, (side, side), mode=self.resampling, antialias=True)
-        return found.clamp(-1, 1)
+        resized = F.interpolate(images, (side, side), mode=self.resampling, antialias=True)
+        return resized.clamp(-1, 1)

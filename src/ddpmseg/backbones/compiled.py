@@ -1,4 +1,4 @@
-"""torch.compile, or the plain function where compiling is impossible."""
+"""torch.compile with a fallback to the plain function."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class Compiled:
-    """Calls `function` through torch.compile; as it is, once the first compilation has failed.
+    """Calls `function` through torch.compile, or directly if the first compilation fails.
 
-    A machine without a C++ compiler (CPU) or without Triton (GPU) cannot compile: that costs speed,
-    not results, so it is told in the log and nowhere else.
+    A machine without a C++ compiler (CPU) or without Triton (GPU) cannot compile. That costs speed
+    but changes no result, so it is only logged.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -38,9 +38,9 @@ class Compiled:
 
 
 def keep_kernels(folder: Path) -> None:
-    """Store compiled kernels in `folder`, for later processes, unless the user named another.
+    """Store compiled kernels in `folder` for later processes, unless the user set another one.
 
-    Without it they lie in the system's temporary folder. Source: torch's environment variable
+    The default is the system's temporary folder. Source: torch's environment variable
     TORCHINDUCTOR_CACHE_DIR.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -1,7 +1,7 @@
-"""The promises of a backbone, held against what it does (see `Backbone`).
+"""Tests whether a backbone keeps the contract of `Backbone`.
 
-Whatever reads maps relies on them: a promise that is broken here spoils numbers elsewhere without a
-message. So every backbone of this package is checked by its tests, and yours can be, too.
+Readers of maps rely on this contract: a breach spoils numbers elsewhere without a message. The
+tests of this package check all its backbones; you can check your own.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from ddpmseg.backbones.base import Backbone, Hook
 
 @dataclass(frozen=True)
 class Breach:
-    """A rule of `RULES` that a backbone breaks, and how."""
+    """A rule of `RULES` that a backbone breaks, and a sentence about how it does."""
 
     rule: str
     what: str
@@ -23,40 +23,40 @@ class Breach:
 
 @dataclass(frozen=True)
 class Trial:
-    """A backbone and what it is tried on: x_t (3, 3, s, s) in [-1, 1] and timesteps (3,)."""
+    """A backbone and its test inputs: x_t (3, 3, s, s) in [-1, 1] and timesteps (3,)."""
 
     backbone: Backbone
     images: Tensor
     timesteps: Tensor
 
     @property
-    def every(self) -> range:
-        """All its blocks."""
+    def blocks(self) -> range:
+        """The expected block numbers."""
         return range(len(self.backbone.blocks))
 
     def maps(self, hook: Hook | None = None) -> dict[int, Tensor]:
-        """Those of all blocks; of the first hook it has unless another is given."""
+        """Maps of all blocks, at `hook` or at the first hook of the backbone."""
         hook = self.backbone.hooks[0] if hook is None else hook
-        return self.backbone.native_maps(self.images, self.timesteps, self.every, hook)
+        return self.backbone.native_maps(self.images, self.timesteps, self.blocks, hook)
 
 
 Rule = Callable[[Trial], Iterator[str]]
 
 
 def breaches(backbone: Backbone, image_size: int | None = None) -> list[Breach]:
-    """All rules that a backbone breaks on images of `image_size` pixels, in the order of `RULES`.
+    """All breaches of a backbone on images of `image_size` pixels, in the order of `RULES`.
 
-    None: twice its largest stride, the smallest image that says something. The images are noise;
-    whether maps mean anything is not asked.
+    None: twice its largest stride, the smallest side that tests all rules. The images are noise:
+    the rules do not test whether maps are meaningful.
     """
     trial = _trial(backbone, image_size)
-    return [Breach(rule, what) for rule, broken in RULES.items() for what in _told(broken, trial)]
+    return [Breach(rule, what) for rule, check in RULES.items() for what in _run(check, trial)]
 
 
-def _told(broken: Rule, trial: Trial) -> list[str]:
-    """What breaks a rule; a method that is needed and lacks is a breach, too."""
+def _run(check: Rule, trial: Trial) -> list[str]:
+    """The breaches of one rule; a missing method is a breach, too."""
     try:
-        return list(broken(trial))
+        return list(check(trial))
     except NotImplementedError as error:
         return [str(error)]
 
@@ -70,28 +70,28 @@ def _trial(backbone: Backbone, image_size: int | None) -> Trial:
 
 
 def _numbering(trial: Trial) -> Iterator[str]:
-    """Blocks are numbered 0, 1, ... and every one that is asked for comes, and no other."""
-    found = [block.index for block in trial.backbone.blocks]
-    if found != list(trial.every):
-        yield f"its blocks are numbered {found}, not 0..{len(found) - 1}"
+    """Blocks are numbered 0, 1, ..., and a pass gives exactly the requested ones."""
+    indices = [block.index for block in trial.backbone.blocks]
+    if indices != list(trial.blocks):
+        yield f"its blocks are numbered {indices}, not 0..{len(indices) - 1}"
     maps = trial.maps()
-    if set(maps) != set(trial.every):
-        yield f"asked for blocks {list(trial.every)} it gives {sorted(maps)}"
+    if set(maps) != set(trial.blocks):
+        yield f"asked for blocks {list(trial.blocks)} it gives {sorted(maps)}"
 
 
 def _channels(trial: Trial) -> Iterator[str]:
-    """A map has the channels its block promises."""
+    """A map has the channels of its `BlockSpec`."""
     for hook, block, value in _all_maps(trial):
-        promised, _ = trial.backbone.blocks[block].at(hook)
-        if value.shape[:2] != (3, promised):
+        channels, _ = trial.backbone.blocks[block].at(hook)
+        if value.shape[:2] != (3, channels):
             yield (
                 f"the {hook} of block {block} has the shape {tuple(value.shape)} for 3 images; "
-                f"{promised} channels are promised"
+                f"{channels} channels are promised"
             )
 
 
 def _size(trial: Trial) -> Iterator[str]:
-    """A map has the side its block's stride promises."""
+    """A map has the side that follows from the stride of its `BlockSpec`."""
     for hook, block, value in _all_maps(trial):
         side = trial.backbone.map_size(block, hook, trial.images.shape[-1])
         if value.shape[2:] != (side, side):
@@ -102,7 +102,7 @@ def _size(trial: Trial) -> Iterator[str]:
 
 
 def _values(trial: Trial) -> Iterator[str]:
-    """Maps are finite and of the dtype that is promised."""
+    """Maps are finite and of the backbone's dtype."""
     for hook, block, value in _all_maps(trial):
         if value.dtype != trial.backbone.dtype:
             yield (
@@ -113,10 +113,10 @@ def _values(trial: Trial) -> Iterator[str]:
 
 
 def _gradients(trial: Trial) -> Iterator[str]:
-    """No parameter wants gradients, and none flow through a pass."""
-    learning = [n for n, value in trial.backbone.named_parameters() if value.requires_grad]
-    if learning:
-        yield f"parameters want gradients: {_some(learning)}"
+    """No parameter requires gradients, and none flow through a pass."""
+    trainable = [n for n, value in trial.backbone.named_parameters() if value.requires_grad]
+    if trainable:
+        yield f"parameters require gradients: {_shortened(trainable)}"
     images = trial.images.clone().requires_grad_()
     for block, value in Trial(trial.backbone, images, trial.timesteps).maps().items():
         if value.requires_grad:
@@ -124,58 +124,57 @@ def _gradients(trial: Trial) -> Iterator[str]:
 
 
 def _mode(trial: Trial) -> Iterator[str]:
-    """Every module is in eval mode, whatever is asked."""
+    """Every module is in eval mode, even after `train()`."""
 
     def training() -> list[str]:
         modules = trial.backbone.named_modules()
         return [name or "itself" for name, module in modules if module.training]
 
-    if found := training():
-        yield f"modules are in training mode: {_some(found)}"
+    if names := training():
+        yield f"modules are in training mode: {_shortened(names)}"
         return
     trial.backbone.train()
-    if found := training():
-        yield f"train() puts modules into training mode: {_some(found)}"
+    if names := training():
+        yield f"train() puts modules into training mode: {_shortened(names)}"
         trial.backbone.eval()
 
 
 def _hooks(trial: Trial) -> Iterator[str]:
-    """No hook of a module is left after a pass: it would hold maps, and run again."""
+    """No module keeps a hook after a pass, which would hold maps and run again."""
     trial.maps()
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    left = [
+    hooked = [
         name or "itself"
         for name, module in trial.backbone.named_modules()
         if any(getattr(module, kind) for kind in hooks)
     ]
-    if left:
-        yield f"hooks are left on modules: {_some(left)}"
+    if hooked:
+        yield f"hooks are left on modules: {_shortened(hooked)}"
 
 
 def _batch_size(trial: Trial) -> Iterator[str]:
-    """The maps of an image are the same alone as in a batch."""
-    together = trial.maps()
-    alone = [
+    """The maps of an image do not depend on the size of its batch."""
+    batched = trial.maps()
+    singles = [
         Trial(trial.backbone, trial.images[i : i + 1], trial.timesteps[i : i + 1]).maps()
         for i in range(len(trial.images))
     ]
-    for block, value in together.items():
-        single = torch.cat([maps[block] for maps in alone])
-        if _differ(single, value):
-            yield f"block {block}: an image has other maps alone than in a batch of 3"
+    for block, value in batched.items():
+        if _differ(torch.cat([maps[block] for maps in singles]), value):
+            yield f"block {block}: an image has other maps by itself than in a batch of 3"
 
 
 def _order(trial: Trial) -> Iterator[str]:
-    """The maps of an image do not depend on its place in a batch."""
+    """The maps of an image do not depend on its position in a batch."""
     forward = trial.maps()
     backward = Trial(trial.backbone, trial.images.flip(0), trial.timesteps.flip(0)).maps()
     for block, value in forward.items():
         if _differ(backward[block].flip(0), value):
-            yield f"block {block}: an image has other maps at another place of the batch"
+            yield f"block {block}: an image has other maps at another position in the batch"
 
 
 def _earlier_calls(trial: Trial) -> Iterator[str]:
-    """A pass gives the same maps whatever passes came before it."""
+    """The maps of a pass do not depend on earlier passes."""
     first = {block: value.clone() for block, value in trial.maps().items()}
     Trial(trial.backbone, -trial.images[:2], trial.timesteps[1:]).maps()
     again = trial.maps()
@@ -185,21 +184,21 @@ def _earlier_calls(trial: Trial) -> Iterator[str]:
 
 
 def _early_exit(trial: Trial) -> Iterator[str]:
-    """Some of the blocks have the maps they have among all, and no others come."""
+    """The map of a block does not depend on which other blocks are requested."""
     for hook in trial.backbone.hooks:
         every = trial.maps(hook)
         last = len(every) - 1
         for chosen in ({0}, {last // 2}, {0, last}):
-            some = trial.backbone.native_maps(trial.images, trial.timesteps, chosen, hook)
-            if set(some) != chosen:
-                yield f"asked for {hook}s of blocks {sorted(chosen)} it gives {sorted(some)}"
-            for block in chosen & set(some):
-                if _differ(some[block], every[block]):
-                    yield f"the {hook} of block {block} is another where few blocks are asked for"
+            maps = trial.backbone.native_maps(trial.images, trial.timesteps, chosen, hook)
+            if set(maps) != chosen:
+                yield f"asked for {hook}s of blocks {sorted(chosen)} it gives {sorted(maps)}"
+            for block in chosen & set(maps):
+                if _differ(maps[block], every[block]):
+                    yield f"the {hook} of block {block} differs when few blocks are asked for"
 
 
 def _inputs(trial: Trial) -> Iterator[str]:
-    """What is given stays as it is."""
+    """A pass does not change its arguments."""
     images, timesteps = trial.images.clone(), trial.timesteps.clone()
     noise = torch.zeros_like(images)
     trial.backbone.add_noise(trial.images, trial.timesteps, noise)
@@ -210,13 +209,13 @@ def _inputs(trial: Trial) -> Iterator[str]:
 
 
 def _noise(trial: Trial) -> Iterator[str]:
-    """Noise makes images of their size; a network without timesteps leaves them clean."""
+    """Noise keeps the size of images; a network without timesteps leaves them clean."""
     noise = torch.ones_like(trial.images)
     noised = trial.backbone.add_noise(trial.images, trial.timesteps, noise)
     if noised.shape != trial.images.shape:
         yield f"noised images have the shape {tuple(noised.shape)}"
     elif trial.backbone.num_timesteps is None and not torch.equal(noised, trial.images):
-        yield "it knows no timesteps (`num_timesteps` is None), but adds noise"
+        yield "it has no timesteps (`num_timesteps` is None), but adds noise"
 
 
 RULES: dict[str, Rule] = {
@@ -234,7 +233,7 @@ RULES: dict[str, Rule] = {
     "inputs": _inputs,
     "noise": _noise,
 }
-"""Name of a rule -> what checks it; its docstring says the rule."""
+"""Name of a rule -> function that checks it, whose docstring states the rule."""
 
 
 def _all_maps(trial: Trial) -> Iterator[tuple[Hook, int, Tensor]]:
@@ -243,20 +242,20 @@ def _all_maps(trial: Trial) -> Iterator[tuple[Hook, int, Tensor]]:
             yield hook, block, value
 
 
-def _differ(found: Tensor, expected: Tensor) -> bool:
-    """Beyond rounding: another batch size may choose a kernel that sums in another order.
+def _differ(actual: Tensor, expected: Tensor) -> bool:
+    """Whether maps differ by more than rounding: kernels for other batch sizes sum in other orders.
 
-    In fp32 that was up to 1.2e-5 of a map's root mean square on one processor; 16 bits hold 8 to 11
-    binary digits.
+    In fp32 that was up to 1.2e-5 of a map's root mean square on one processor; 16-bit numbers have
+    8 to 11 significant bits.
     """
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return True
     tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
-    found, expected = found.float(), expected.float()
+    actual, expected = actual.float(), expected.float()
     scale = expected.square().mean().sqrt().clamp_min(1e-12)
-    return bool((found - expected).abs().max() > tolerance * scale)
+    return bool((actual - expected).abs().max() > tolerance * scale)
 
 
-def _some(names: list[str]) -> str:
+def _shortened(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -1,4 +1,4 @@
-"""What pretrained encoders share: clean images, scaled colours, one pass block by block."""
+"""The base class of pretrained encoders: clean images, scaled colours, run block by block."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator
@@ -17,18 +17,18 @@ from ddpmseg.weights.read import PRECISIONS, resolve_checkpoint
 from ddpmseg.weights.words import RANDOM
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours in 0..1."""
+"""Mean and deviation of ImageNet's colours in 0..1."""
 
 
 class EncoderBackbone(Backbone):
-    """A frozen encoder: knows no timesteps, and its maps are those of the clean image.
+    """A frozen encoder without timesteps: its maps are those of the clean image.
 
-    A subclass sets `family`, `settings` (all that shapes the network), `stride` or `input_size`,
-    `blocks` and `network`, which `with_weights` makes, and runs it block by block in `passed`.
+    A subclass sets `family`, `settings` (everything that determines the network), `stride` or
+    `input_size`, `blocks` and `network` (see `with_weights`), and implements `iterate_maps`.
 
     Attributes:
-        stride: sides of images must be divisible by it, where the network takes them as they are.
-        mean, std: of the colours in 0..1, by which its training shifted and scaled images.
+        stride: divides the sides of images, unless the network resizes them to `input_size`.
+        mean, std: of the colours in 0..1, by which training shifted and scaled images.
     """
 
     family: str
@@ -58,7 +58,7 @@ class EncoderBackbone(Backbone):
         file_format: EncoderFormat,
         sha256: str | None,
     ) -> Network:
-        """The network with the weights of `checkpoint`, or with initial ones for 'random'."""
+        """Build the network with the weights of `checkpoint`, or with random ones."""
         if checkpoint != RANDOM:
             path = resolve_checkpoint(checkpoint)
             self.checkpoint_sha256 = checked_sha256(path, sha256, CheckpointError)
@@ -78,20 +78,20 @@ class EncoderBackbone(Backbone):
         blocks: Collection[int],
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
-        """See `Backbone.native_maps`. Images are scaled as the network was trained, in fp32."""
-        wanted, deepest, maps = frozenset(blocks), max(blocks), {}
-        scaled = torch.addcmul(self._shift, self.seen(images), self._scale)
-        passed = self.passed(scaled.to(self.dtype, memory_format=torch.channels_last))
-        # The input of a block is the output of the one before it.
-        for index, value in enumerate(passed, start=0 if hook == "input" else -1):
-            if index in wanted:
-                maps[index] = reduced(value, images.shape[-2], images.shape[-1])
+        """See `Backbone.native_maps`. Images are scaled as in training, in fp32."""
+        requested, deepest, maps = frozenset(blocks), max(blocks), {}
+        scaled = torch.addcmul(self._shift, self.fit_input(images), self._scale)
+        values = self.iterate_maps(scaled.to(self.dtype, memory_format=torch.channels_last))
+        # The input of a block is the output of the block before it.
+        for index, value in enumerate(values, start=0 if hook == "input" else -1):
+            if index in requested:
+                maps[index] = limit_size(value, images.shape[-2], images.shape[-1])
             if index == deepest:
                 break
         return maps
 
-    def seen(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
-        """Images as large as the network sees them: resized to `input_size` where there is one."""
+    def fit_input(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
+        """Resize images to `input_size`, if set; else check their sides."""
         if self.input_size is None:
             self.check_sides(images, self.stride)
             return images
@@ -102,19 +102,20 @@ class EncoderBackbone(Backbone):
         return min(super().map_size(block, hook, image_size), image_size)
 
     @abstractmethod
-    def passed(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
-        """Run block after block: yields the map before the first, then that after each.
+    def iterate_maps(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
+        """Yield the map before the first block, then the map after each block.
 
-        Images are scaled, in `dtype`, channels last. A block runs once the map after it is asked
-        for.
+        Images are scaled, in `dtype`, channels last. A block runs when its map is requested.
         """
 
 
-def reduced(value: Float[Tensor, "n c _ _"], height: int, width: int) -> Float[Tensor, "n c _ _"]:
-    """A map on height x width pixels where it is larger than that, else as it is.
+def limit_size(
+    value: Float[Tensor, "n c _ _"], height: int, width: int
+) -> Float[Tensor, "n c _ _"]:
+    """Resize a map to height x width pixels if it is larger.
 
-    Bilinear without antialiasing, as pixel vectors are interpolated (`NativeMaps`): they stay the
-    same, and memory does not grow with the network's own size.
+    Bilinear without antialiasing, like the interpolation of pixel vectors (`NativeMaps`), which
+    therefore stay the same, while memory does not grow with the network's own size.
     """
     size = (min(value.shape[-2], height), min(value.shape[-1], width))
     if value.shape[-2:] == size:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ddpmseg.backbones.base import Hook
-from ddpmseg.backbones.sampling import check_steps
+from ddpmseg.backbones.guided_diffusion.sampler import check_steps
 from ddpmseg.composition.build import build_protocol, maps_folder, read_head
 from ddpmseg.composition.checks_distill import check_distillation
 from ddpmseg.config import SweepConfig, TrainConfig, TrainerConfig

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torchvision.utils import save_image
 
 from ddpmseg import ranks
-from ddpmseg.backbones.sampling import Sampler
+from ddpmseg.backbones.guided_diffusion.sampler import Sampler
 from ddpmseg.config import PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
 from ddpmseg.io.files import file_sha256, written_whole

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.flags import UNetFlags
-from ddpmseg.backbones.sampling import Sampler, check_steps
+from ddpmseg.backbones.guided_diffusion.sampler import Sampler, check_steps
 from ddpmseg.config import BackboneConfig, TrainConfig
 from ddpmseg.data.subsets import least_uncertain, num_filtered, num_most_certain
 from ddpmseg.errors import ConfigError

@@ -1,4 +1,4 @@
-"""The encoders that ALAE trained with its StyleGAN generators, read out at their instance norms."""
+"""The encoders of StyleALAE, read out at their instance norms."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -17,29 +17,28 @@ ALAE = EncoderFormat(
 
 
 class AlaeBackbone(EncoderBackbone):
-    """The encoder of a StyleALAE, or its initial weights as a control.
+    """The encoder of a StyleALAE with pretrained weights, or with random ones as a control.
 
-    Blocks are its instance norms in the order of the forward pass, two for each level: the even
-    ones at the level's own resolution, the odd ones behind the convolution that halves it, which
-    are the outputs of the original's encode blocks. Images enter at the level of their side,
-    through the 1x1 convolution of that level, and blocks are numbered from there: on an image of
-    256 pixels a network of 256 and one of 1024 both have 14.
+    Blocks are its instance norms in the order of the forward pass, two per level: even ones at the
+    level's resolution, odd ones after the convolution that halves it (the outputs of the original's
+    encode blocks). Images enter at the level of their side, through its 1x1 convolution, and
+    numbers start there: on images of 256 pixels networks of 256 and 1024 both have 14 blocks.
 
-    The paper says only that it reads the encoder. All blocks give 4512 features per pixel for the
-    published network of bedrooms and 5440 for that of FFHQ at 256 pixels, the odd ones 2496 and
+    The paper says only that it reads the encoder. All blocks give 4512 features per pixel in the
+    published network of bedrooms and 5440 in that of FFHQ at 256 pixels, the odd ones 2496 and
     2944.
 
     Args:
         name: shown in tables and messages.
         levels, channels, max_channels, latent_size, image_size, input_size: see `AlaeConfig`.
-        checkpoint: a file of ALAE (`models.discriminator_s` within), a bare state dict as .pt, .pth
-            or .safetensors, or 'random'. The generator and the mappings are left out.
-        precision: in which the network runs, a key of `PRECISIONS`.
+        checkpoint: a file of ALAE (with `models.discriminator_s`), a bare state dict as .pt, .pth
+            or .safetensors, or 'random'. The generator and the mappings are ignored.
+        precision: precision of the network, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
-    Raises ConfigError for settings that build no network and sizes at which it takes no images,
-    CheckpointError for a file that does not fit the network, or is another than expected.
+    Raises ConfigError for settings that build no network and sizes that it cannot take,
+    CheckpointError for a file that does not fit the network or has another digest.
     Source: Pidhorskyi et al. 2020 (arXiv 2004.04467), as a baseline of Baranchuk et al. 2022.
     """
 
@@ -79,27 +78,27 @@ class AlaeBackbone(EncoderBackbone):
         self.network = encoder.to(self.dtype).to(memory_format=torch.channels_last)
         self.freeze()
 
-    def passed(self, images: Tensor) -> Iterator[Tensor]:
+    def iterate_maps(self, images: Tensor) -> Iterator[Tensor]:
         return self.network.layers(images)
 
 
 def level_sides(levels: int) -> list[int]:
-    """Sides of the images that each level takes, in pixels, from the largest down to 4."""
+    """Side in pixels of the images that each level takes, from the largest down to 4."""
     return [2 ** (levels + 1 - level) for level in range(levels)]
 
 
 def input_level(levels: int, image_size: int, input_size: int | None) -> int:
     """The level, 0 = the largest, at which images of `image_size` pixels enter.
 
-    They are resized to `input_size` before; None: to the side of the next level that is no smaller.
-    Raises ConfigError for images larger than the network, and a side that is no level's.
+    They are resized to `input_size` first; None: to the smallest level that is not smaller. Raises
+    ConfigError for images larger than the network, and for an `input_size` of no level.
     """
     sides = level_sides(levels)
     if input_size is None:
         if image_size > sides[0]:
             raise ConfigError(
                 f"images of {image_size} pixels are larger than the network, which takes {sides[0]}"
-                f": `backbone.input_size={sides[0]}` has them resized; or set "
+                f": set `backbone.input_size={sides[0]}` to resize them, or "
                 f"`dataset.image_size={sides[0]}`."
             )
         return max(level for level, side in enumerate(sides) if side >= image_size)
@@ -112,12 +111,12 @@ def input_level(levels: int, image_size: int, input_size: int | None) -> int:
 
 
 def layer_numbers(levels: int, image_size: int, input_size: int | None) -> list[int]:
-    """All blocks of a network of that many levels, see `input_level`."""
+    """All block numbers of a network of that many levels, see `input_level`."""
     return list(range(2 * (levels - input_level(levels, image_size, input_size))))
 
 
 def _check(settings: Mapping[str, int]) -> None:
-    """ConfigError for numbers that build no encoder."""
+    """Raise ConfigError for numbers that build no encoder."""
     for key, value in settings.items():
         if value < 1:
             raise ConfigError(f"`backbone.{key}={value}`: must be above 0.")

@@ -1,4 +1,4 @@
-"""The encoder of StyleALAE: from level to level two convolutions, an instance norm after each."""
+"""The encoder of StyleALAE: two convolutions per level, each with an instance norm."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,18 +13,18 @@ from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.weights.shapes import Shapes
 
 SLOPE = 0.2
-"""Of the leaky ReLUs below zero."""
+"""Slope of the leaky ReLUs below zero."""
 EPS = 1e-5
 """Added to the variances of the instance norms."""
 
 
 class StyleEncoder(nn.Module):
-    """Parameters are named as in the original's files, and used as they are.
+    """The encoder, with the parameter names of the original's files.
 
-    Level 0 takes images of 2^(levels + 1) pixels, each further one images of half that side,
-    through a 1x1 convolution of its own. A level halves its map; the last leaves 2x2. The layers
-    `style_*`, which lead from the statistics of the maps to the latent code, are held for the
-    files' sake and not computed.
+    Level 0 takes images of 2^(levels + 1) pixels, every further level images of half that side,
+    each through its own 1x1 convolution. A level halves its map; the last output is 2x2. The layers
+    `style_*`, which compute the latent code from statistics of the maps, exist only because files
+    hold them.
 
     Source: Pidhorskyi et al. 2020 (arXiv 2004.04467); podgorskiy/ALAE, `net.py`, `EncoderDefault`.
     """
@@ -34,14 +34,14 @@ class StyleEncoder(nn.Module):
         widths = [min(max_channels, channels * 2**level) for level in range(levels + 1)]
         self.from_rgb = nn.ModuleList(FromRGB(width) for width in widths[:-1])
         self.encode_block = nn.ModuleList(
-            EncodeBlock(entering, leaving, latent_size) for entering, leaving in pairwise(widths)
+            EncodeBlock(before, after, latent_size) for before, after in pairwise(widths)
         )
         self.entry = 0
 
     def enter_at(self, level: int) -> None:
-        """Keep only what images of that level pass through, in the form that runs fastest.
+        """Keep only the layers that images of that level pass through, in their fastest form.
 
-        To be called once, when weights are loaded, and before they are rounded to 16 bits.
+        Call it once, after weights are loaded and before they are rounded to 16 bits.
         """
         self.entry = level
         self.from_rgb = self.from_rgb[level : level + 1]
@@ -50,7 +50,7 @@ class StyleEncoder(nn.Module):
             block.fold()
 
     def layers(self, images: Float[Tensor, "n 3 s s"]) -> Iterator[Tensor]:
-        """The map that enters the first level, then the one after every instance norm."""
+        """Yield the input of the first level, then the map after every instance norm."""
         h = self.from_rgb[0](images)
         yield h
         for block in self._blocks():
@@ -60,17 +60,13 @@ class StyleEncoder(nn.Module):
             yield h
 
     def layer_specs(self) -> tuple[BlockSpec, ...]:
-        """Of the instance norms, two for each level; strides count from where images enter."""
+        """The instance norms, two per level; strides refer to the level where images enter."""
         specs: list[BlockSpec] = []
         for level, block in enumerate(self._blocks()):
-            entering, leaving, stride = (
-                block.conv_2.in_channels,
-                block.conv_2.out_channels,
-                2**level,
-            )
-            for norm, channels, leaves in ((1, entering, stride), (2, leaving, 2 * stride)):
+            before, after, stride = block.conv_2.in_channels, block.conv_2.out_channels, 2**level
+            for norm, channels, stride_after in ((1, before, stride), (2, after, 2 * stride)):
                 name = f"encode_block[{self.entry + level}].instance_norm_{norm}"
-                specs.append(BlockSpec(len(specs), channels, leaves, entering, stride, name))
+                specs.append(BlockSpec(len(specs), channels, stride_after, before, stride, name))
         return tuple(specs)
 
     def _blocks(self) -> Iterator["EncodeBlock"]:
@@ -85,23 +81,23 @@ class FromRGB(nn.Module):
         self.from_rgb = _convolution(3, width, 1, bias=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Twice a leaky ReLU: the original has one in this layer and another behind it.
+        # Two leaky ReLUs: the original has one in this layer and another after it.
         return F.leaky_relu(self.from_rgb(images), SLOPE**2)
 
 
 class EncodeBlock(nn.Module):
-    """One level: (n, entering, h, w) -> (n, leaving, h / 2, w / 2)."""
+    """One level: (n, in_channels, h, w) -> (n, out_channels, h / 2, w / 2)."""
 
-    def __init__(self, entering: int, leaving: int, latent_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, latent_size: int) -> None:
         super().__init__()
-        self.conv_1 = _convolution(entering, entering, 3)
-        self.bias_1 = nn.Parameter(torch.zeros(1, entering, 1, 1))
-        self.blur = _blur(entering)
-        self.conv_2 = _convolution(entering, leaving, 3)
-        self.bias_2 = nn.Parameter(torch.zeros(1, leaving, 1, 1))
+        self.conv_1 = _convolution(in_channels, in_channels, 3)
+        self.bias_1 = nn.Parameter(torch.zeros(1, in_channels, 1, 1))
+        self.blur = _blur(in_channels)
+        self.conv_2 = _convolution(in_channels, out_channels, 3)
+        self.bias_2 = nn.Parameter(torch.zeros(1, out_channels, 1, 1))
         self.halve: nn.Module = nn.AvgPool2d(2)
-        self.style_1 = nn.Linear(2 * entering, latent_size)
-        self.style_2 = nn.Linear(2 * leaving, latent_size)
+        self.style_1 = nn.Linear(2 * in_channels, latent_size)
+        self.style_2 = nn.Linear(2 * out_channels, latent_size)
 
     def first(self, x: Float[Tensor, "n e h w"]) -> Float[Tensor, "n e h w"]:
         return _activated(self.conv_1(x), self.bias_1)
@@ -110,7 +106,7 @@ class EncodeBlock(nn.Module):
         return _activated(self.halve(self.conv_2(self.blur(x))), self.bias_2)
 
     def fold(self) -> None:
-        """Make halving part of the second convolution, and forget the styles: the same maps."""
+        """Merge halving into the second convolution and drop the styles; maps stay the same."""
         self.conv_2.weight = nn.Parameter(halving_kernel(self.conv_2.weight.detach()))
         self.conv_2.kernel_size, self.conv_2.stride = (4, 4), (2, 2)
         self.halve = nn.Identity()
@@ -118,19 +114,19 @@ class EncodeBlock(nn.Module):
 
 
 def halving_kernel(kernel: Float[Tensor, "o i 3 3"]) -> Float[Tensor, "o i 4 4"]:
-    """Of the convolution of stride 2 that gives the mean of every 2x2 outputs of this one.
+    """Kernel of a convolution of stride 2 that equals this one followed by 2x2 average pooling.
 
-    It takes 16 products in place of 36. The original does so from 128 pixels on.
+    It needs 16 products instead of 36. The original does so from 128 pixels on.
     """
-    places = [(left, 1 - left, top, 1 - top) for top in (0, 1) for left in (0, 1)]
-    return torch.stack([F.pad(kernel, place) for place in places]).mean(0)
+    paddings = [(left, 1 - left, top, 1 - top) for top in (0, 1) for left in (0, 1)]
+    return torch.stack([F.pad(kernel, padding) for padding in paddings]).mean(0)
 
 
 def instance_norm(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Each channel of each image less its mean, over its deviation; computed in fp32.
+    """Normalise each channel of each image to mean 0 and deviation 1, computed in fp32.
 
-    Overwrites `x` where that is in fp32 already. torch's own function copies a channels_last map to
-    the other layout and back.
+    Overwrites an `x` in fp32. torch's own function copies a channels_last map to the other layout
+    and back.
     """
     h = x.float()
     h.sub_(h.mean((2, 3), keepdim=True))
@@ -139,13 +135,13 @@ def instance_norm(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 
 
 def _activated(x: Tensor, bias: Tensor) -> Tensor:
-    """Overwrites `x`, which a convolution has just made."""
+    """Activation and norm; overwrites `x`, the output of a convolution."""
     return instance_norm(F.leaky_relu_(x.add_(bias), SLOPE))
 
 
-def _convolution(entering: int, leaving: int, side: int, bias: bool = False) -> nn.Conv2d:
-    """With the original's initial values: N(0, 2 / fan in), and no bias."""
-    convolution = nn.Conv2d(entering, leaving, side, padding=side // 2, bias=bias)
+def _convolution(in_channels: int, out_channels: int, side: int, bias: bool = False) -> nn.Conv2d:
+    """A convolution with the original's initial values: N(0, 2 / fan in), bias 0."""
+    convolution = nn.Conv2d(in_channels, out_channels, side, padding=side // 2, bias=bias)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
@@ -153,7 +149,7 @@ def _convolution(entering: int, leaving: int, side: int, bias: bool = False) -> 
 
 
 def _blur(channels: int) -> nn.Conv2d:
-    """Weights 1, 2, 1 along both axes, the same in every channel. The files hold them, too."""
+    """A filter of weights 1, 2, 1 along both axes in every channel. Files hold it, too."""
     blur = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
     line = torch.tensor([0.25, 0.5, 0.25])
     blur.weight.data.copy_(torch.outer(line, line))
@@ -161,7 +157,7 @@ def _blur(channels: int) -> nn.Conv2d:
 
 
 def style_encoder_settings(shapes: Shapes) -> dict[str, Any]:
-    """The arguments of `StyleEncoder`; ValueError where a parameter lacks that tells one."""
+    """Infer the arguments of `StyleEncoder`. Raises ValueError for a missing parameter."""
     levels = len({key.split(".")[1] for key in shapes if key.startswith("encode_block.")})
     needed = {
         "from_rgb.0.from_rgb.weight": 4,

@@ -22,7 +22,7 @@ from ddpmseg.backbones.diffusers.unet2d import (
     use_half,
 )
 from ddpmseg.backbones.guided_diffusion.fast import use_native_norms
-from ddpmseg.backbones.noise_schedule import NoiseSchedule, chosen_schedule, read_schedule
+from ddpmseg.backbones.noise_schedule import NoiseSchedule, named_schedule, read_schedule
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.weights.model_folder import ModelFolder, find_model, read_json
@@ -30,21 +30,21 @@ from ddpmseg.weights.read import PRECISIONS
 
 
 class DiffusersBackbone(Backbone):
-    """A UNet2DModel with the weights of its folder, or with initial ones as a control.
+    """A UNet2DModel with pretrained weights, or with random ones as a control.
 
     Args:
         name: shown in tables and messages.
-        checkpoint: a folder as `save_pretrained` writes it, of the network or of a DDPM pipeline,
-            or a model of the Hugging Face hub, 'OWNER/NAME'.
-        precision: in which the convolutions run, a key of `PRECISIONS`.
+        checkpoint: a folder written by `save_pretrained`, of the network or of a DDPM pipeline, or
+            a model of the Hugging Face hub, 'OWNER/NAME'.
+        precision: precision of the convolutions, a key of `PRECISIONS`.
         noise_schedule: one of `noise_schedule.CHOICES`; None: that of scheduler_config.json.
-        untrained: leave out the weights, which then need not be there.
+        untrained: use random weights; the file of weights need not exist.
         seed: draws the weights of an untrained network.
         compile: run the pass through torch.compile, see `Compiled`.
-        download: fetch a model of the hub that its cache lacks.
+        download: fetch a model of the hub that is not in the cache.
 
-    Raises CheckpointError for a model that is not there, damaged, or of another kind, ConfigError
-    where its noise schedule is not known, DownloadError where fetching fails.
+    Raises CheckpointError for a model that is missing, damaged or of another kind, ConfigError for
+    an unknown noise schedule, DownloadError if fetching fails.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class DiffusersBackbone(Backbone):
         self._encoder, self._decoder = encoder_stages(self.unet), decoder_stages(self.unet)
         self._signal: Tensor
         self._noise: Tensor
-        kept = torch.from_numpy(self.schedule.alphas_cumprod())
-        self.register_buffer("_signal", kept.sqrt().float(), persistent=False)
-        self.register_buffer("_noise", (1 - kept).sqrt().float(), persistent=False)
+        alphas = torch.from_numpy(self.schedule.alphas_cumprod())
+        self.register_buffer("_signal", alphas.sqrt().float(), persistent=False)
+        self.register_buffer("_noise", (1 - alphas).sqrt().float(), persistent=False)
         use_half(self.unet, self.dtype)
         self.unet.to(memory_format=torch.channels_last)
         use_native_norms(self.unet)
@@ -100,8 +100,8 @@ class DiffusersBackbone(Backbone):
         timesteps: Int[Tensor, " n"],
         noise: Float[Tensor, "n 3 h w"],
     ) -> Float[Tensor, "n 3 h w"]:
-        signal, share = self._signal[timesteps], self._noise[timesteps]
-        return signal[:, None, None, None] * images + share[:, None, None, None] * noise
+        signal, sigma = self._signal[timesteps], self._noise[timesteps]
+        return signal[:, None, None, None] * images + sigma[:, None, None, None] * noise
 
     @torch.inference_mode()
     def native_maps(
@@ -111,7 +111,7 @@ class DiffusersBackbone(Backbone):
         blocks: Collection[int],
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
-        """See `Backbone.native_maps`; layers run in the order of the library's `UNet2DModel`."""
+        """See `Backbone.native_maps`. Layers run in the order of the library's `UNet2DModel`."""
         self.check_sides(images, self.blocks[0].input_stride)
         x_t = images.to(self.dtype, memory_format=torch.channels_last)
         return self._run(x_t, timesteps, frozenset(blocks), hook)
@@ -119,7 +119,7 @@ class DiffusersBackbone(Backbone):
     def _pass(
         self, x_t: Tensor, timesteps: Tensor, blocks: frozenset[int], hook: Hook
     ) -> dict[int, Tensor]:
-        """Maps of `blocks`; ends at the deepest of them."""
+        """Maps of `blocks`; stops at the last of them."""
         unet, deepest = self.unet, max(blocks)
         embedding = unet.time_embedding(unet.time_proj(timesteps))
         h = unet.conv_in(x_t)
@@ -145,7 +145,7 @@ class DiffusersBackbone(Backbone):
         return maps
 
     def _image_size(self) -> int:
-        """Side of the training images; where the configuration leaves it open, any will do."""
+        """Side of the training images, or any valid side if the configuration has none."""
         size = self.unet.config.sample_size
         size = size[0] if isinstance(size, list | tuple) else size
         return int(size) if size else 8 * self.blocks[0].input_stride
@@ -153,11 +153,11 @@ class DiffusersBackbone(Backbone):
 
 def _schedule(model: ModelFolder, choice: str | None) -> NoiseSchedule:
     if choice is not None:
-        return chosen_schedule(choice)
+        return named_schedule(choice)
     if model.scheduler is None:
         raise ConfigError(
-            f"'{model.config.parent}' comes without scheduler_config.json, so nothing says how "
-            "much noise a timestep has. Set `backbone.noise_schedule` to that of its training "
+            f"'{model.config.parent}' comes without scheduler_config.json, so the noise of its "
+            "timesteps is unknown. Set `backbone.noise_schedule` to that of its training "
             "(linear, scaled_linear or squaredcos_cap_v2, of 1000 steps), or put the file into a "
             "folder scheduler/ beside the network's."
         )

@@ -1,4 +1,4 @@
-"""A guided_diffusion UNet as a `UNet2DModel` of diffusers: its settings and its parameters.
+"""Converts settings and parameters of a guided_diffusion UNet to diffusers' `UNet2DModel`.
 
 Parameters are only renamed, reshaped and reordered.
 Sources: openai/guided-diffusion `UNetModel`, diffusers `UNet2DModel` and `DDPMScheduler`.
@@ -20,7 +20,7 @@ from ddpmseg.backbones.guided_diffusion.unet import (
 from ddpmseg.errors import ConfigError
 
 NORM_GROUPS, NORM_EPS = 32, 1e-5
-"""Of every normalisation in guided_diffusion."""
+"""Groups and epsilon of every normalisation in guided_diffusion."""
 _SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 _RESIDUAL = {
     "in_layers.0": "norm1",
@@ -34,7 +34,7 @@ _RESIDUAL = {
 
 @dataclass(frozen=True)
 class Attention:
-    """The names of one attention layer in both networks."""
+    """Names of an attention layer in both networks."""
 
     guided: str
     unet2d: str
@@ -42,7 +42,7 @@ class Attention:
 
 
 def unet2d_config(flags: UNetFlags) -> dict[str, Any]:
-    """The `config.json` of the same network; ConfigError where diffusers has none."""
+    """The `config.json` of the same network. Raises ConfigError if diffusers has no equal."""
     unet = _meta_network(flags)
     problems = []
     if unet.channel_mult[0] != 1:
@@ -52,7 +52,7 @@ def unet2d_config(flags: UNetFlags) -> dict[str, Any]:
         )
     if flags.rescale_timesteps and flags.diffusion_steps != 1000:
         problems.append(
-            f"it is told its {flags.diffusion_steps} timesteps rescaled to 1000 "
+            f"it takes its {flags.diffusion_steps} timesteps rescaled to 1000 "
             "(`rescale_timesteps`), which no scheduler of diffusers does"
         )
     layers = [module for module in unet.modules() if isinstance(module, AttentionBlock)]
@@ -60,7 +60,7 @@ def unet2d_config(flags: UNetFlags) -> dict[str, Any]:
     if len(widths) > 1 and any(layer.num_heads > 1 for layer in layers):
         problems.append(
             f"its attention heads have {', '.join(map(str, widths))} channels (`num_heads`), but "
-            "UNet2DModel knows one width for all (`num_head_channels`)"
+            "UNet2DModel has one width for all (`num_head_channels`)"
         )
     if problems:
         listed = "\n  ".join(problems)
@@ -88,7 +88,7 @@ def unet2d_config(flags: UNetFlags) -> dict[str, Any]:
         "act_fn": "silu",
         "attention_head_dim": widths[0] if len(widths) == 1 else None,  # None: a single head
         "norm_num_groups": NORM_GROUPS,
-        # Where scale and shift are on, the middle block would have no normalisation without it.
+        # Without it, the middle block would have no normalisation if scale and shift are on.
         "attn_norm_num_groups": NORM_GROUPS,
         "norm_eps": NORM_EPS,
         "resnet_time_scale_shift": "scale_shift" if flags.use_scale_shift_norm else "default",
@@ -97,7 +97,7 @@ def unet2d_config(flags: UNetFlags) -> dict[str, Any]:
 
 
 def scheduler_config(flags: UNetFlags) -> dict[str, Any]:
-    """The `scheduler_config.json` of a DDPMScheduler with the process of the flags."""
+    """The `scheduler_config.json` of a DDPMScheduler with the flags' diffusion process."""
     scale = 1000 / flags.diffusion_steps
     return {
         "_class_name": "DDPMScheduler",
@@ -112,7 +112,7 @@ def scheduler_config(flags: UNetFlags) -> dict[str, Any]:
 
 
 def to_unet2d(state: Mapping[str, Tensor], flags: UNetFlags) -> dict[str, Tensor]:
-    """The parameters of the UNet2DModel, from those of a network of these flags."""
+    """Convert the parameters of a network with these flags to those of the UNet2DModel."""
     layers, attentions = _names(flags)
     converted = {}
     for guided, unet2d in layers:
@@ -122,7 +122,7 @@ def to_unet2d(state: Mapping[str, Tensor], flags: UNetFlags) -> dict[str, Tensor
     for names in attentions:
         for part in ("weight", "bias"):
             qkv = state[f"{names.guided}.qkv.{part}"]
-            # Rows are (head, q k v, channel), in the new order (q k v, head, channel).
+            # Rows are (head, q k v, channel), or (q k v, head, channel) in the new order.
             rows = qkv.reshape(*_order(flags, names.heads), -1, *qkv.shape[1:])
             axis = 0 if flags.use_new_attention_order else 1
             for letter, matrix in zip("qkv", rows.unbind(axis), strict=True):
@@ -134,14 +134,14 @@ def to_unet2d(state: Mapping[str, Tensor], flags: UNetFlags) -> dict[str, Tensor
 
 
 def _block_types(attends: list[bool], updown: bool) -> tuple[list[str], list[str]]:
-    """`down_block_types` and `up_block_types` of the levels, from full resolution down."""
+    """`down_block_types` and `up_block_types`; `attends` goes from full resolution down."""
     kinds = ("Attn{}Block2D", "Resnet{}sampleBlock2D" if updown else "{}Block2D")
-    down = [kinds[not here].format("Down") for here in attends]
-    return down, [kinds[not here].format("Up") for here in reversed(attends)]
+    down = [kinds[not attention].format("Down") for attention in attends]
+    return down, [kinds[not attention].format("Up") for attention in reversed(attends)]
 
 
 def _meta_network(flags: UNetFlags) -> UNetModel:
-    """The network of the flags, without values."""
+    """The network of the flags, on the meta device."""
     with torch.device("meta"):
         return build_unet(flags)[0]
 
@@ -151,12 +151,12 @@ def _order(flags: UNetFlags, heads: int) -> tuple[int, int]:
 
 
 def _as_linear(value: Tensor, part: str) -> Tensor:
-    """A 1x1 convolution over pixels is a linear layer."""
+    """Turn a 1x1 convolution over pixels into a linear layer."""
     return value[..., 0] if part == "weight" else value
 
 
 def _names(flags: UNetFlags) -> tuple[list[tuple[str, str]], list[Attention]]:
-    """Names of all layers in both networks, guided_diffusion's first; attention also by itself."""
+    """Pairs of names of all layers, guided_diffusion's first, and all attention layers."""
     unet = _meta_network(flags)
     modules = dict(unet.named_modules())
     layers, attentions = [], []
@@ -166,7 +166,7 @@ def _names(flags: UNetFlags) -> tuple[list[tuple[str, str]], list[Attention]]:
             attentions.append(Attention(guided, unet2d, cast(int, module.num_heads)))
             layers.append((f"{guided}.norm", f"{unet2d}.group_norm"))
         elif hasattr(module, "in_layers"):
-            layers += [(f"{guided}.{ours}", f"{unet2d}.{its}") for ours, its in _RESIDUAL.items()]
+            layers += [(f"{guided}.{old}", f"{unet2d}.{new}") for old, new in _RESIDUAL.items()]
         elif hasattr(module, "use_conv"):
             convolution = "op" if hasattr(module, "op") else "conv"
             layers.append((f"{guided}.{convolution}", f"{unet2d}.conv"))
@@ -176,29 +176,29 @@ def _names(flags: UNetFlags) -> tuple[list[tuple[str, str]], list[Attention]]:
 
 
 def _parts(unet: UNetModel) -> Iterator[tuple[str, str]]:
-    """The parts of both networks in the order in which they run."""
+    """Pairs of names of both networks' parts, in the order of the forward pass."""
     yield "time_embed.0", "time_embedding.linear_1"
     yield "time_embed.2", "time_embedding.linear_2"
     yield "input_blocks.0.0", "conv_in"
     per_level = unet.num_res_blocks
     for index in range(1, len(unet.input_blocks)):
         level, position = divmod(index - 1, per_level + 1)
-        ours, its = f"input_blocks.{index}", f"down_blocks.{level}"
+        guided, unet2d = f"input_blocks.{index}", f"down_blocks.{level}"
         if position == per_level:
-            yield f"{ours}.0", f"{its}.downsamplers.0"
+            yield f"{guided}.0", f"{unet2d}.downsamplers.0"
             continue
-        yield f"{ours}.0", f"{its}.resnets.{position}"
+        yield f"{guided}.0", f"{unet2d}.resnets.{position}"
         if len(cast(Any, unet.input_blocks[index])) > 1:
-            yield f"{ours}.1", f"{its}.attentions.{position}"
-    for ours, its in enumerate(("resnets.0", "attentions.0", "resnets.1")):
-        yield f"middle_block.{ours}", f"mid_block.{its}"
+            yield f"{guided}.1", f"{unet2d}.attentions.{position}"
+    for number, name in enumerate(("resnets.0", "attentions.0", "resnets.1")):
+        yield f"middle_block.{number}", f"mid_block.{name}"
     for index, block in enumerate(unet.output_blocks):
         up, position = divmod(index, per_level + 1)
-        ours, its = f"output_blocks.{index}", f"up_blocks.{up}"
-        yield f"{ours}.0", f"{its}.resnets.{position}"
+        guided, unet2d = f"output_blocks.{index}", f"up_blocks.{up}"
+        yield f"{guided}.0", f"{unet2d}.resnets.{position}"
         for number, layer in enumerate(list(block.children())[1:], start=1):
             attention = isinstance(layer, AttentionBlock)
             name = f"attentions.{position}" if attention else "upsamplers.0"
-            yield f"{ours}.{number}", f"{its}.{name}"
+            yield f"{guided}.{number}", f"{unet2d}.{name}"
     yield "out.0", "conv_norm_out"
     yield "out.2", "conv_out"

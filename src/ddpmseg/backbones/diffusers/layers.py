@@ -1,8 +1,7 @@
-"""The layers of a `UNet2DModel` as functions: the library's results, made for reading features.
+"""The layers of a `UNet2DModel` as faster functions with the same results, for inference only.
 
-Maps stay in channels_last and in their dtype, attention runs on them without a copy for the
-normalisation, and a residual block overwrites what nobody reads again. So they are for inference
-only.
+Maps stay in channels_last and in their dtype, attention needs no copy for the normalisation, and
+residual blocks overwrite temporary maps.
 Source: diffusers `ResnetBlock2D.forward`, `AttnProcessor2_0.__call__`.
 """
 
@@ -25,12 +24,12 @@ def run_stage(stage: Stage, x: Map, embedding: Embedding) -> Map:
 
 
 def resample(layer: Any, x: Map, embedding: Embedding) -> Map:
-    """Halve or double the resolution, by a convolution or by a residual block."""
+    """Halve or double the resolution by a convolution or a residual block."""
     return residual(layer, x, embedding) if hasattr(layer, "time_emb_proj") else layer(x)
 
 
 def run_middle(middle: Any, x: Map, embedding: Embedding) -> Map:
-    """The layers between encoder and decoder, where there are any."""
+    """The layers between encoder and decoder, if any."""
     if middle is None:
         return x
     x = residual(middle.resnets[0], x, embedding)
@@ -42,7 +41,7 @@ def run_middle(middle: Any, x: Map, embedding: Embedding) -> Map:
 
 
 def residual(block: Any, x: Map, embedding: Embedding) -> Map:
-    """A `ResnetBlock2D`, with scale and shift or shift alone, at the resolution of its kind."""
+    """A `ResnetBlock2D`, which may resample, conditioned by scale and shift or only shift."""
     h = _activate(block.nonlinearity, block.norm1(x))
     change = block.upsample or block.downsample
     if change is not None:
@@ -60,7 +59,7 @@ def residual(block: Any, x: Map, embedding: Embedding) -> Map:
 
 
 def attend(layer: Any, x: Map) -> Map:
-    """An `Attention` of every pixel to all, with its residual connection."""
+    """An `Attention` of all pixels to each other, with its residual connection."""
     n, c, height, width = x.shape
     normed = x if layer.group_norm is None else layer.group_norm(x)
     rows = normed.permute(0, 2, 3, 1).reshape(n, height * width, c)
@@ -73,6 +72,6 @@ def attend(layer: Any, x: Map) -> Map:
     return (x + out) / layer.rescale_output_factor
 
 
-def _activate(function: nn.Module, fresh: Map) -> Map:
-    """Overwrites `fresh` where the activation is the usual one."""
-    return F.silu(fresh, inplace=True) if isinstance(function, nn.SiLU) else function(fresh)
+def _activate(function: nn.Module, x: Map) -> Map:
+    """Apply the activation; SiLU, the usual one, overwrites `x`."""
+    return F.silu(x, inplace=True) if isinstance(function, nn.SiLU) else function(x)

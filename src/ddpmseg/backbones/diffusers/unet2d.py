@@ -1,4 +1,4 @@
-"""The `UNet2DModel` of the diffusers library, taken apart into the blocks of its decoder.
+"""The `UNet2DModel` of the diffusers library, divided into the blocks of its decoder.
 
 This is the only module that imports the library, which is optional.
 """
@@ -19,16 +19,16 @@ from ddpmseg.weights.read import read_state_dict
 from ddpmseg.weights.shapes import differences, listed, shapes_of
 
 UNet2D = Any
-"""A `diffusers.UNet2DModel`: its type is known only where the library is installed."""
+"""A `diffusers.UNet2DModel`, whose type is unknown unless the library is installed."""
 ENCODER_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 DECODER_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Of an attention's layers, before version 0.15 of the library."""
+"""Names of an attention's layers before version 0.15 of the library -> present names."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A residual block, the attention after it, and what then changes the resolution."""
+    """A residual block, the attention after it, and the layer that then changes the resolution."""
 
     residual: nn.Module
     attention: nn.Module | None
@@ -36,7 +36,7 @@ class Stage:
 
 
 def diffusers_library() -> ModuleType:
-    """The library; ConfigError where it is not installed."""
+    """The library. Raises ConfigError if it is not installed."""
     try:
         import diffusers
     except ImportError as error:
@@ -50,15 +50,15 @@ def check_unet(config: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError unless `config` is an unconditional UNet2DModel of RGB images."""
     if problem := _problem(config):
         raise CheckpointError(
-            f"'{path}' is not a network that can be used as a backbone: it {problem}. Needed is an "
+            f"'{path}' is not a network that can be used as a backbone: it {problem}. Use an "
             "unconditional UNet2DModel of diffusers, trained on RGB images with timesteps."
         )
 
 
 def build_unet2d(config: Mapping[str, Any], path: Path) -> UNet2D:
-    """The network of a checked configuration, freshly initialised from torch's global generator.
+    """Build the network of a checked configuration, initialised from torch's global generator.
 
-    Raises CheckpointError when the library rejects the configuration, which `path` holds.
+    `path` is the configuration's file. Raises CheckpointError if the library rejects it.
     """
     try:
         return diffusers_library().UNet2DModel.from_config(dict(config))
@@ -67,9 +67,9 @@ def build_unet2d(config: Mapping[str, Any], path: Path) -> UNet2D:
 
 
 def read_unet2d(unet: UNet2D, weights: Path) -> dict[str, Tensor]:
-    """The parameters of `unet` in a safetensors file, in the stored dtypes.
+    """Read the parameters of `unet` from a safetensors file, in the stored dtypes.
 
-    Raises CheckpointError where they do not fit.
+    Raises CheckpointError if they do not fit.
     """
     state = _new_names(read_state_dict(weights))
     if problems := differences(shapes_of(state), shapes_of(unet.state_dict())):
@@ -81,9 +81,9 @@ def read_unet2d(unet: UNet2D, weights: Path) -> dict[str, Tensor]:
 
 
 def load_unet2d(config: Mapping[str, Any], config_path: Path, weights: Path) -> UNet2D:
-    """The network with the weights of a file, in 32 bits; raises as the two functions above.
+    """Build the network with the weights of a file, in fp32, without allocating others.
 
-    Nothing is allocated but these weights.
+    Raises CheckpointError as `build_unet2d` and `read_unet2d`.
     """
     with torch.device("meta"):
         unet = build_unet2d(config, config_path)
@@ -130,9 +130,10 @@ def decoder_specs(unet: UNet2D) -> tuple[BlockSpec, ...]:
 
 
 def use_half(unet: UNet2D, dtype: torch.dtype) -> None:
-    """Cast convolutions and the matrices of attention to `dtype`; the rest stays in 32 bits.
+    """Cast convolutions and the matrices of attention to `dtype`; other layers stay in fp32.
 
-    As guided_diffusion does, see `unet.use_half`: embeddings and norms are cheap and sensitive.
+    guided_diffusion does the same, see its `use_half`: embeddings and norms are cheap and
+    sensitive.
     """
     for module in unet.modules():
         if isinstance(module, nn.Conv2d):
@@ -157,7 +158,7 @@ def _stages(block: Any, resamplers: str) -> list[Stage]:
 
 
 def _problem(config: Mapping[str, Any]) -> str | None:
-    """A clause that says why the network cannot be used, if it cannot."""
+    """A clause that says why the network cannot be used; None if it can."""
     kind = config.get("_class_name", "UNet2DModel")
     if kind == "UNet2DConditionModel":
         return "is conditioned on text (UNet2DConditionModel)"
@@ -171,7 +172,7 @@ def _problem(config: Mapping[str, Any]) -> str | None:
         return "takes images with values 0..1 and centres them itself (center_input_sample)"
     embedding = config.get("time_embedding_type", "positional")
     if embedding not in ("positional", "learned"):
-        return f"is told the noise by its level, not by a timestep ({embedding} embedding)"
+        return f"takes the level of the noise, not a timestep ({embedding} embedding)"
     for key, known in (("down_block_types", ENCODER_BLOCKS), ("up_block_types", DECODER_BLOCKS)):
         for name in config.get(key, ()):
             if name not in known:
@@ -185,12 +186,12 @@ def _problem(config: Mapping[str, Any]) -> str | None:
 
 
 def _new_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters by their present names: earlier versions of the library had others."""
+    """Rename parameters of earlier versions of the library to their present names."""
 
-    def renamed(key: str) -> str:
+    def rename(key: str) -> str:
         parts = key.split(".")
         if parts[-4:-3] == ["attentions"]:
             parts[-2] = _OLD_NAMES.get(parts[-2], parts[-2])
         return ".".join(parts)
 
-    return {renamed(key): value for key, value in state.items()}
+    return {rename(key): value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""e4e: an encoder that inverts a generator of StyleGAN2, and the generator it was trained with."""
+"""e4e: an encoder that inverts a StyleGAN2, and the generator that it was trained with."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.backbones.gan.irse import IRSE50, NUM_BOTTLENECKS, rounded
+from ddpmseg.backbones.gan.irse import IRSE50, NUM_BOTTLENECKS, cast_convolutions
 from ddpmseg.backbones.gan.stylegan2 import Generator, config_f_widths, num_codes
 from ddpmseg.errors import ConfigError
 from ddpmseg.weights.shapes import Shapes
@@ -21,13 +21,13 @@ MARKER = "encoder.input_layer.0.weight"
 LATERALS = (6, 20)
 """Bottlenecks whose maps enter the pyramid: the last ones of strides 4 and 8."""
 COARSE, MIDDLE = 3, 7
-"""Heads below these numbers read the maps of stride 16 and 8, all others those of stride 4."""
+"""Heads below COARSE read maps of stride 16, those below MIDDLE stride 8, others stride 4."""
 STRIDE, LARGEST_INPUT = 16, 256
-"""A side of images is a multiple of the one; above the other, heads leave more than one pixel."""
+"""The side of images is a multiple of STRIDE, and at most LARGEST_INPUT where heads are used."""
 
 
 class PyramidEncoder(IRSE50):
-    """IR-SE-50 with two levels of a feature pyramid above it. Parameters named as in e4e's files.
+    """IR-SE-50 with two levels of a feature pyramid, with the parameter names of e4e's files.
 
     Source: Tov et al. 2021 (arXiv 2102.02766); omertov/encoder4editing,
     `models/encoders/psp_encoders.py`.
@@ -48,10 +48,10 @@ class PyramidEncoder(IRSE50):
         )
         return (*body, first, second)
 
-    def passed(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
-        """The map after the first layer, then that after each block, as it is asked for."""
+    def iterate_maps(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
+        """Yield the map after the first layer, then after each block, which runs on request."""
         laterals, h = [], images
-        for index, h in enumerate(super().passed(images), start=-1):
+        for index, h in enumerate(super().iterate_maps(images), start=-1):
             if index in LATERALS:
                 laterals.append(h)
             yield h
@@ -61,13 +61,13 @@ class PyramidEncoder(IRSE50):
         yield _upsampled_sum(h, self.latlayer2(fine))
 
     def fold_constants(self, dtype: torch.dtype) -> None:
-        """Make it ready to run in `dtype`: to be called once, when weights are loaded."""
+        """Prepare the network to run in `dtype`. Call it once, after weights are loaded."""
         self.fold_batch_norms()
-        rounded(self, dtype)
+        cast_convolutions(self, dtype)
 
 
 class StyleHead(nn.Module):
-    """From a map to one code: convolutions that halve it until a pixel is left, a linear layer."""
+    """Maps to one code: convolutions that halve a map down to one pixel, then a linear layer."""
 
     def __init__(self, channels: int, halvings: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class StyleHead(nn.Module):
             self.convs.append(nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1))
             self.convs.append(nn.LeakyReLU())
         self.linear = nn.Linear(channels, channels)
-        # As initialised for training, where the scale is applied in every pass.
+        # The original's initial values; in training every pass scales the weights.
         nn.init.normal_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -89,7 +89,7 @@ class StyleHead(nn.Module):
 
 
 class StyleEncoder(PyramidEncoder):
-    """The whole encoder of e4e: `heads` codes of `channels` numbers each for an image."""
+    """The whole encoder of e4e: for every image `heads` codes of `channels` numbers."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__(channels)
@@ -97,19 +97,19 @@ class StyleEncoder(PyramidEncoder):
         self.styles = nn.ModuleList(StyleHead(channels, count) for count in halvings)
 
     def codes(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Float32[Tensor, "n c"]]:
-        """Code after code, in the generator's order; a head runs once its code is asked for.
+        """Yield the codes, without the average code, in the generator's order.
 
-        The first head gives the code of all layers, each of the others what is added to it for its
-        own layer. Without the average code.
+        A head runs when its code is requested. The first head gives the code of all layers; every
+        other head gives an offset for its own layer.
         """
-        passed = self.passed(images)
-        source = deque(islice(passed, 1 + NUM_BOTTLENECKS), maxlen=1).pop()
+        maps = self.iterate_maps(images)
+        source = deque(islice(maps, 1 + NUM_BOTTLENECKS), maxlen=1).pop()
         first, *others = self.styles
         common = first(source)
         yield common
         for index, head in enumerate(others, start=1):
             if index in (COARSE, MIDDLE):
-                source = next(passed)
+                source = next(maps)
             yield common + head(source)
 
     def fold_constants(self, dtype: torch.dtype) -> None:
@@ -120,11 +120,11 @@ class StyleEncoder(PyramidEncoder):
 
 
 class E4E(nn.Module):
-    """Encoder and generator, as a file of e4e holds them.
+    """Encoder and generator in the structure of e4e's files.
 
     Args:
         size: side of the images that the generator draws, in pixels.
-        channels: of the deepest maps and of codes; 512 in all published ones.
+        channels: channels of the deepest maps and of codes; 512 in all published networks.
     """
 
     def __init__(self, size: int, channels: int) -> None:
@@ -135,18 +135,18 @@ class E4E(nn.Module):
         self.register_buffer("latent_avg", torch.zeros(num_codes(size), channels))
 
     def fold_constants(self, dtype: torch.dtype) -> None:
-        """Make it ready to run in `dtype`: to be called once, when weights are loaded."""
+        """Prepare the networks to run in `dtype`. Call it once, after weights are loaded."""
         self.encoder.fold_constants(dtype)
         self.decoder.fold_constants(dtype)
 
     def codes(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Float32[Tensor, "n c"]]:
-        """The generator's codes ("w+"), as they are asked for."""
+        """Yield the generator's codes ("w+"), computed on request."""
         for code, average in zip(self.encoder.codes(images), self.latent_avg, strict=True):
             yield code + average
 
-    def passed(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
-        """The generator's maps, its constant first, as they are asked for."""
-        return self.decoder.passed(len(images), self.codes(images))
+    def iterate_maps(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
+        """Yield the generator's maps, its constant first, computed on request."""
+        return self.decoder.iterate_maps(len(images), self.codes(images))
 
 
 def _upsampled_sum(
@@ -157,22 +157,22 @@ def _upsampled_sum(
 
 
 def check_settings(channels: int, input_size: int, largest: int | None = None) -> None:
-    """Raise ConfigError for numbers that build no encoder, or one that cannot see such images."""
+    """Raise ConfigError for numbers that build no encoder, or a size that it cannot take."""
     if channels < 8 or channels % 8:
         raise ConfigError(
             f"`backbone.channels={channels}`: must be a multiple of 8; it is 512 in all published "
             "files of e4e."
         )
     if input_size < STRIDE or input_size % STRIDE or (largest and input_size > largest):
-        most = "" if largest is None else f", at most {largest}"
+        limit = "" if largest is None else f", at most {largest}"
         raise ConfigError(
-            f"`backbone.input_size={input_size}`: must be a multiple of {STRIDE}{most}; encoders "
+            f"`backbone.input_size={input_size}`: must be a multiple of {STRIDE}{limit}; encoders "
             "of e4e are trained on 256."
         )
 
 
 def encoder_channels(shapes: Shapes) -> int:
-    """`channels` of the encoder with these parameters; ValueError where they are none's."""
+    """Infer `channels` of the encoder. Raises ValueError for parameters of another network."""
     stem = shapes.get(MARKER, ())
     if len(stem) != 4:
         raise ValueError(f"there is no '{MARKER}' of 4 axes")

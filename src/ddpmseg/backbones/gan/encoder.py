@@ -1,4 +1,4 @@
-"""The encoder that inverts a GAN, read out itself: the paper's baseline "GAN Encoder"."""
+"""The encoder that inverts a GAN: the paper's baseline "GAN Encoder"."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +13,7 @@ from ddpmseg.weights.shapes import Shapes
 
 
 def gan_encoder_settings(shapes: Shapes) -> dict[str, Any]:
-    """`channels` of such a network; ValueError where its parameters are none's."""
+    """Infer `channels`. Raises ValueError for parameters of another network."""
     return {"channels": encoder_channels(shapes)}
 
 
@@ -25,33 +25,33 @@ GAN_ENCODER = EncoderFormat(
 
 
 class GanEncoderBackbone(EncoderBackbone):
-    """The encoder of e4e with the weights of a checkpoint, or with its initial ones as a control.
+    """The encoder of e4e with pretrained weights, or with random ones as a control.
 
     Blocks 0..23 are the bottlenecks of its IR-SE-50, numbered as in the file (`encoder.body.N`);
-    blocks 24 and 25 are the levels of its feature pyramid at 1/8 and 1/4 of its input. What follows
-    are single codes without a map. The paper does not say which it read; by default all bottlenecks
-    are, 5824 features per pixel.
+    blocks 24 and 25 are the levels of its feature pyramid at 1/8 and 1/4 of its input. Later layers
+    give codes without a map. The paper does not say which layers it read; the default is all
+    bottlenecks, 5824 features per pixel.
 
     Args:
         name: shown in tables and messages.
-        channels: of its deepest maps; 512 in all published files.
-        input_size: side, in pixels, to which images are resized for it; it was trained on 256. Maps
-            that are larger than the image are reduced to it, see `encoder.reduced`.
-        checkpoint: a file of e4e (`state_dict` within, keys beginning with 'encoder.' and
-            'decoder.'), its state dict alone as .pt, .pth or .safetensors, or 'random'. The
-            generator and the heads that make codes for it are left out.
-        precision: in which the network runs, a key of `PRECISIONS`.
+        channels: channels of its deepest maps; 512 in all published files.
+        input_size: side in pixels to which images are resized; it was trained on 256. Maps larger
+            than the image are reduced to its size, see `encoder.limit_size`.
+        checkpoint: a file of e4e (with `state_dict`, keys beginning with 'encoder.' and
+            'decoder.'), its bare state dict as .pt, .pth or .safetensors, or 'random'. The
+            generator and the heads that compute its codes are ignored.
+        precision: precision of the network, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
     Raises ConfigError for settings that build no network, CheckpointError for a file that does not
-    fit it, or is another than expected.
+    fit the network or has another digest.
     Source: Tov et al. 2021 (arXiv 2102.02766); Baranchuk et al. 2022, section 4.
     """
 
     family = "gan_encoder"
     mean = std = (0.5, 0.5, 0.5)
-    resampling = "bilinear"  # as Pillow in the original code
+    resampling = "bilinear"  # Pillow's in the original code
     network: nn.ModuleDict
 
     def __init__(
@@ -80,10 +80,10 @@ class GanEncoderBackbone(EncoderBackbone):
         assert isinstance(encoder, PyramidEncoder)
         return encoder
 
-    def passed(self, images: Tensor) -> Iterator[Tensor]:
-        return self.encoder.passed(images)
+    def iterate_maps(self, images: Tensor) -> Iterator[Tensor]:
+        return self.encoder.iterate_maps(images)
 
 
 def _network(channels: int) -> nn.ModuleDict:
-    """Its parameters are named as in the file."""
+    """The network, with the parameter names of the file."""
     return nn.ModuleDict({"encoder": PyramidEncoder(channels)})

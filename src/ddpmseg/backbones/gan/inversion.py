@@ -1,4 +1,4 @@
-"""A GAN's maps of the image that an encoder finds for it: the paper's baseline "GAN Inversion"."""
+"""A GAN's maps on the codes of an inverted image: the paper's baseline "GAN Inversion"."""
 
 import re
 from argparse import Namespace
@@ -22,7 +22,7 @@ HEAD_BIAS = re.compile(r"encoder\.styles\.\d+\.linear\.bias")
 
 
 def gan_inversion_settings(shapes: Shapes) -> dict[str, Any]:
-    """`size` and `channels` of such a network; ValueError where its parameters are none's."""
+    """Infer `size` and `channels`. Raises ValueError for parameters of another network."""
     channels, layers = encoder_channels(shapes), 0
     while f"decoder.convs.{layers}.conv.weight" in shapes:
         layers += 1
@@ -32,9 +32,9 @@ def gan_inversion_settings(shapes: Shapes) -> dict[str, Any]:
 
 
 def average_code(content: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`latent_avg`, which a file of e4e keeps beside its state dict; zeros where it is not used.
+    """`latent_avg`, which lies outside the state dict in e4e's files; zeros if it is not used.
 
-    Raises ValueError for a file of another encoder of the same layout.
+    Raises ValueError for a file of another encoder with the same parameters.
     """
     options = content.get("opts")
     options = vars(options) if isinstance(options, Namespace) else options
@@ -42,8 +42,8 @@ def average_code(content: Mapping[str, Any], state: Mapping[str, Tensor]) -> dic
     kind = options.get("encoder_type", "Encoder4Editing")
     if kind != "Encoder4Editing":
         raise ValueError(
-            f"its encoder is a {kind}, whose codes are put together in another way than those of "
-            "e4e (Encoder4Editing)"
+            f"its encoder is a {kind}, which combines codes in another way than e4e "
+            "(Encoder4Editing)"
         )
     average = content.get("latent_avg")
     if not options.get("start_from_latent_avg", True):
@@ -66,36 +66,36 @@ class GanInversionBackbone(EncoderBackbone):
     Block 0 is the generator's learned constant, which is the same for every image; blocks 1, 2, ...
     are its styled convolutions in the order of the forward pass, after noise, bias and activation:
     one at 4 pixels, two at every doubled size. The noise is the constant one of the file. The
-    paper does not say which it read; by default all convolutions are, as DatasetGAN does (5376
-    features per pixel of a generator of 256 pixels), and EditGAN reads the constant as well.
+    paper does not say which layers it read; the default is all convolutions, as in DatasetGAN (5376
+    features per pixel of a generator of 256 pixels). EditGAN also reads the constant.
 
-    Strides count in the image that the generator draws. Its maps lie over the given image whatever
-    the sizes of both; those that are larger are reduced to it, see `encoder.reduced`.
+    Strides refer to the image that the generator draws. Its maps cover the input image, whatever
+    the sizes of both; larger maps are reduced to the image's size, see `encoder.limit_size`.
 
     Args:
         name: shown in tables and messages.
         size: side of the images that the generator draws, in pixels.
-        channels: of its deepest maps, and of codes; 512 in all published files.
-        input_size: side, in pixels, to which images are resized for the encoder; it was trained on
+        channels: channels of its deepest maps and of codes; 512 in all published files.
+        input_size: side in pixels to which images are resized for the encoder; it was trained on
             256.
-        checkpoint: a file of e4e (`state_dict` and `latent_avg` within, keys beginning with
-            'encoder.' and 'decoder.'), a state dict with `latent_avg` among the others as .pt, .pth
-            or .safetensors, or 'random'. What draws codes from noise and colours from maps is left
-            out.
-        precision: in which the network runs, a key of `PRECISIONS`. Codes and styles are computed
-            in 32 bits in any case.
+        checkpoint: a file of e4e (with `state_dict` and `latent_avg`, keys beginning with
+            'encoder.' and 'decoder.'), a state dict that includes `latent_avg` as .pt, .pth or
+            .safetensors, or 'random'. The mapping from noise to codes and the layers that turn maps
+            into colours are ignored.
+        precision: precision of the network, a key of `PRECISIONS`. Codes and styles are always
+            computed in 32 bits.
         seed: draws the weights when `checkpoint` is 'random'.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
     Raises ConfigError for settings that build no network, CheckpointError for a file that does not
-    fit it, or is another than expected.
+    fit the network or has another digest.
     Source: Tov et al. 2021 (arXiv 2102.02766), omertov/encoder4editing; layers as in Zhang et al.
     2021 (DatasetGAN, arXiv 2104.06490) and Ling et al. 2021 (EditGAN, arXiv 2111.03186).
     """
 
     family = "gan_inversion"
     mean = std = (0.5, 0.5, 0.5)
-    resampling = "bilinear"  # as Pillow in the original code
+    resampling = "bilinear"  # Pillow's in the original code
     hooks = ("output",)
     block_kind = "generator layer"
     network: E4E
@@ -126,16 +126,16 @@ class GanInversionBackbone(EncoderBackbone):
         self.blocks = _block_specs(config_f_widths(size, channels))
         self.freeze()
 
-    def seen(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
+    def fit_input(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
         return self.resized(images, self._encoder_input)
 
-    def passed(self, images: Tensor) -> Iterator[Tensor]:
-        yield images  # before block 0 there is nothing else, and it is never read
-        yield from self.network.passed(images)
+    def iterate_maps(self, images: Tensor) -> Iterator[Tensor]:
+        yield images  # the input of block 0, which is never read
+        yield from self.network.iterate_maps(images)
 
 
 def _block_specs(widths: list[int]) -> tuple[BlockSpec, ...]:
-    """Of the constant, and of the layers of a generator with these channels at 4, 8, ... pixels."""
+    """The constant and the layers of a generator with these channels at 4, 8, ... pixels."""
     names = ["constant", "conv1", *(f"convs[{index}]" for index in range(2 * len(widths) - 2))]
     specs = []
     for index, name in enumerate(names):

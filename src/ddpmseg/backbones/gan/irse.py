@@ -1,4 +1,4 @@
-"""IR-SE-50, the residual network with squeeze-and-excitation that encoders of GANs are made of."""
+"""IR-SE-50, the residual network with squeeze-and-excitation in encoders of GANs."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from torch.nn.utils import fuse_conv_bn_eval
 from ddpmseg.backbones.base import BlockSpec
 
 STAGES = ((1, 3), (2, 4), (4, 14), (8, 3))
-"""Width as a multiple of the first one, and bottlenecks; the first of each halves its map."""
+"""Width as a multiple of the stem's, and number of bottlenecks; the first of each halves maps."""
 NUM_BOTTLENECKS = sum(count for _, count in STAGES)
 REDUCTION = 16
-"""Of the channels within a squeeze-and-excitation."""
+"""Factor by which a squeeze-and-excitation reduces channels."""
 
 
 class SqueezeExcitation(nn.Module):
@@ -31,26 +31,26 @@ class SqueezeExcitation(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Batch norm, two convolutions, squeeze-and-excitation; the second one has the stride.
+    """Batch norm, two convolutions, squeeze-and-excitation; the second convolution is strided.
 
-    The shortcut takes every `stride`-th pixel, through a 1x1 convolution where the width changes.
+    The shortcut takes every `stride`-th pixel, through a 1x1 convolution if the width changes.
     """
 
-    def __init__(self, entering: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.entering, self.width, self.stride = entering, width, stride
+        self.in_channels, self.width, self.stride = in_channels, width, stride
         self.res_layer = nn.Sequential(
-            nn.BatchNorm2d(entering),
-            nn.Conv2d(entering, width, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(in_channels),
+            nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False),
             nn.PReLU(width),
             nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(width),
             SqueezeExcitation(width),
         )
         self.shortcut_layer = None
-        if entering != width:
+        if in_channels != width:
             self.shortcut_layer = nn.Sequential(
-                nn.Conv2d(entering, width, kernel_size=1, stride=stride, bias=False),
+                nn.Conv2d(in_channels, width, kernel_size=1, stride=stride, bias=False),
                 nn.BatchNorm2d(width),
             )
 
@@ -63,11 +63,11 @@ class Bottleneck(nn.Module):
 
 
 class IRSE50(nn.Module):
-    """The network without its classifier. Parameters are named as in the original's files.
+    """The network without its classifier, with the parameter names of the original's files.
 
     Args:
-        channels: after the last stage, 8 times those after the first layer: 512 in all published
-            ones.
+        channels: channels after the last stage, 8 times those after the first layer; 512 in all
+            published networks.
 
     Source: Deng et al. 2019 (arXiv 1801.07698), its "IR-SE" variant; omertov/encoder4editing,
     `models/encoders/helpers.py`.
@@ -82,15 +82,15 @@ class IRSE50(nn.Module):
             nn.PReLU(first),
         )
         self.body = nn.Sequential()
-        entering = first
+        in_channels = first
         for multiple, count in STAGES:
             width = first * multiple
             for index in range(count):
-                self.body.append(Bottleneck(entering, width, stride=1 if index else 2))
-                entering = width
+                self.body.append(Bottleneck(in_channels, width, stride=1 if index else 2))
+                in_channels = width
 
     def bottlenecks(self) -> Iterator[Bottleneck]:
-        """In the order of the forward pass."""
+        """The bottlenecks in the order of the forward pass."""
         for block in self.body:
             assert isinstance(block, Bottleneck)
             yield block
@@ -100,12 +100,12 @@ class IRSE50(nn.Module):
         for index, block in enumerate(self.bottlenecks()):
             before, stride = stride, stride * block.stride
             specs.append(
-                BlockSpec(index, block.width, stride, block.entering, before, f"body[{index}]")
+                BlockSpec(index, block.width, stride, block.in_channels, before, f"body[{index}]")
             )
         return tuple(specs)
 
-    def passed(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
-        """The map after the first layer, then that after each bottleneck, as it is asked for."""
+    def iterate_maps(self, images: Float[Tensor, "n 3 h w"]) -> Iterator[Tensor]:
+        """Yield the map after the first layer, then after each bottleneck, run on request."""
         h = self.input_layer(images)
         yield h
         for block in self.bottlenecks():
@@ -113,10 +113,10 @@ class IRSE50(nn.Module):
             yield h
 
     def fold_batch_norms(self) -> None:
-        """Make a frozen batch norm part of the convolution before it, where there is one.
+        """Merge frozen batch norms into the convolutions before them.
 
-        The one at the beginning of a bottleneck stays: behind it the edges are padded with zeros.
-        To be called in eval mode, once weights are loaded, and before they are rounded to 16 bits.
+        The batch norm at the start of a bottleneck stays, as zero padding follows it. Call this in
+        eval mode, after weights are loaded and before they are rounded to 16 bits.
         """
         _fold(self.input_layer, 0)
         for block in self.bottlenecks():
@@ -126,14 +126,14 @@ class IRSE50(nn.Module):
 
 
 def _fold(layers: nn.Sequential, index: int) -> None:
-    """Make the batch norm that follows convolution `index` part of it."""
+    """Merge the batch norm after convolution `index` into it."""
     convolution, norm = layers[index], layers[index + 1]
     layers[index] = fuse_conv_bn_eval(convolution, norm)  # pyright: ignore[reportArgumentType]
     layers[index + 1] = nn.Identity()
 
 
-def rounded(network: nn.Module, dtype: torch.dtype) -> None:
-    """Round convolutions to `dtype`, channels last; norms and linear layers stay in fp32."""
+def cast_convolutions(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast convolutions to `dtype`, channels last; norms and linear layers stay in fp32."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype).to(memory_format=torch.channels_last)

@@ -1,8 +1,7 @@
-"""The flags of a guided_diffusion UNet, read off the names and shapes of its parameters.
+"""Infers the flags of a guided_diffusion UNet from the names and shapes of its parameters.
 
-Channels, levels, attention and the kind of its blocks show in the shapes. The side of the images,
-the heads of an attention and the diffusion process leave no trace there: who has the file must
-know them.
+The shapes determine channels, levels, attention and the kind of blocks. They do not determine the
+side of the images, the attention heads and the diffusion process: the user must know these.
 """
 
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ DEFAULT_MULTIPLIERS = {
     256: (1, 1, 2, 2, 4, 4),
     512: (0.5, 1, 1, 2, 2, 4, 4),
 }
-"""The package's `channel_mult` for an image size where none is given. The last one cannot be given:
-the package reads whole numbers."""
+"""The package's default `channel_mult` for each image size. The last one works only as a default:
+the package parses whole numbers."""
 _FOREIGN = (
     ("label_emb.", "is class-conditional: a pass through it needs the class of every image"),
     ("model.diffusion_model.", "is a latent diffusion model: it sees codes, not images"),
@@ -33,17 +32,16 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class Description:
-    """What the shapes of a checkpoint say about its network."""
+    """The properties of a network that the shapes of its parameters determine."""
 
     num_channels: int
     num_res_blocks: int
     channel_mult: tuple[float, ...]
-    """Channels of every level over `num_channels`, from full resolution to the deepest."""
+    """Channels of every level divided by `num_channels`, from full resolution to the deepest."""
     attention_strides: tuple[int, ...]
-    """Side of the image over that of the map, at every level with attention, ascending. Beside
-    these, the middle block always has one."""
+    """Stride of every level with attention, ascending. The middle block always has attention."""
     attention_channels: tuple[int, ...]
-    """Channels of all attention layers, ascending; every head takes an equal part of them."""
+    """Channels of all attention layers, ascending; the heads of a layer share them equally."""
     use_scale_shift_norm: bool
     resblock_updown: bool
     learn_sigma: bool
@@ -51,22 +49,22 @@ class Description:
 
     @property
     def stride(self) -> int:
-        """The side of an image must be a multiple of this."""
+        """Divisor of every image's side."""
         return 2 ** (len(self.channel_mult) - 1)
 
     @property
     def usual_image_size(self) -> int | None:
-        """The image size for which these are the package's own multipliers, if there is one."""
+        """The image size for which these multipliers are the package's defaults, if any."""
         sizes = {mult: size for size, mult in DEFAULT_MULTIPLIERS.items()}
         return sizes.get(self.channel_mult)
 
     def flags(self, image_size: int, **known: Any) -> UNetFlags:
-        """All flags: those of the file, and what it does not tell.
+        """All flags: the inferred ones and the `known` ones.
 
         Args:
-            image_size: side in pixels of the images it was trained on.
+            image_size: side in pixels of the training images.
             known: `num_heads` or `num_head_channels`, `use_new_attention_order`, `noise_schedule`,
-                `diffusion_steps`, `rescale_timesteps`; the package's defaults where left out.
+                `diffusion_steps`, `rescale_timesteps`; missing ones have the package's defaults.
 
         Raises ConfigError for an image size or heads that this network cannot have.
         """
@@ -78,7 +76,7 @@ class Description:
         self._check_heads("num_heads", known.get("num_heads", 1))
         if known.get("num_head_channels", -1) != -1:
             self._check_heads("num_head_channels", known["num_head_channels"])
-        # The package has no word for "at no level", but no map is larger than the image.
+        # The package cannot express "at no level", but no map is larger than the image.
         sides = [image_size // stride for stride in self.attention_strides] or [2 * image_size]
         return UNetFlags(
             image_size=image_size,
@@ -115,35 +113,35 @@ class Description:
 
 
 def describe(shapes: Shapes) -> Description:
-    """Infer the flags, and prove them: a network built from them has just these parameters.
+    """Infer the flags, and verify that a network built from them has exactly these parameters.
 
-    Nothing is allocated, whatever the network's size. Raises ValueError with a clause that says
-    why this is no unconditional UNet of guided_diffusion on RGB images.
+    Allocates no parameters. Raises ValueError with a clause that says why this is no unconditional
+    UNet of guided_diffusion on RGB images.
     Source: openai/guided-diffusion `UNetModel.__init__`.
     """
-    found = _infer(_Parameters(shapes))
+    description = _infer(_Parameters(shapes))
     image_size = next(
-        (size for size, mult in DEFAULT_MULTIPLIERS.items() if mult == found.channel_mult),
-        8 * found.stride,
+        (size for size, mult in DEFAULT_MULTIPLIERS.items() if mult == description.channel_mult),
+        8 * description.stride,
     )
     try:
-        built = network_shapes(found.flags(image_size, num_heads=1))
+        built = network_shapes(description.flags(image_size, num_heads=1))
     except ConfigError as error:
         raise ValueError(f"no flags build such a network ({error})") from error
     if problems := differences(shapes, built):
         raise ValueError(f"no flags build just these parameters: {problems[0]}")
-    return found
+    return description
 
 
 def network_shapes(flags: UNetFlags) -> dict[str, tuple[int, ...]]:
-    """The parameters of the network built from `flags`, on the meta device."""
+    """Name -> shape of the parameters of the network built from `flags`."""
     with torch.device("meta"):
         unet, _ = build_unet(flags)
     return {key: tuple(value.shape) for key, value in unet.state_dict().items()}
 
 
 class _Parameters:
-    """Shapes that are asked for by name; ValueError for what a UNet has and these lack."""
+    """Shapes by name; a missing parameter raises ValueError."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -152,15 +150,15 @@ class _Parameters:
         """Length of one axis of a parameter."""
         shape = self.shapes.get(key)
         if shape is None or len(shape) <= axis or shape[axis] < 1:
-            what = "no" if shape is None else f"{list(shape)} as"
-            raise ValueError(f"it has {what} parameter '{key}'")
+            problem = "no" if shape is None else f"{list(shape)} as"
+            raise ValueError(f"it has {problem} parameter '{key}'")
         return shape[axis]
 
     def __contains__(self, key: str) -> bool:
         return key in self.shapes
 
     def count(self, part: str) -> int:
-        """Blocks of 'input_blocks' or 'output_blocks'."""
+        """Number of blocks in 'input_blocks' or 'output_blocks'."""
         indices = {key.split(".")[1] for key in self.shapes if key.startswith(f"{part}.")}
         return len(indices)
 
@@ -186,14 +184,14 @@ def _infer(parameters: _Parameters) -> Description:
     firsts = range(0, num_blocks, per_level)[::-1]  # of every decoder level, full size first
     channels = [_channels(parameters, block) for block in firsts]
     attending = [level for level, block in enumerate(firsts) if _has_attention(parameters, block)]
-    heads_share = {channels[level] for level in attending} | {_middle_channels(parameters)}
+    attention_channels = {channels[level] for level in attending} | {_middle_channels(parameters)}
     embedded = parameters.axis("output_blocks.0.0.emb_layers.1.weight")
     return Description(
         num_channels=num_channels,
         num_res_blocks=per_level - 1,
         channel_mult=tuple(count / num_channels for count in channels),
         attention_strides=tuple(2**level for level in attending),
-        attention_channels=tuple(sorted(heads_share)),
+        attention_channels=tuple(sorted(attention_channels)),
         use_scale_shift_norm=embedded == 2 * channels[-1],
         resblock_updown=bool(ups) and _upsampling(parameters, ups[0]) == "residual",
         learn_sigma=out_channels == 6,
@@ -214,7 +212,7 @@ def _has_attention(parameters: _Parameters, block: int) -> bool:
 
 
 def _upsampling(parameters: _Parameters, block: int) -> str | None:
-    """How a decoder block upsamples at its end: 'residual', 'convolution', or not at all."""
+    """How a decoder block upsamples at its end: 'residual', 'convolution' or None."""
     for layer in (1, 2):
         if f"output_blocks.{block}.{layer}.in_layers.2.weight" in parameters:
             return "residual"

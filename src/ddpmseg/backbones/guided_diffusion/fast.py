@@ -1,4 +1,4 @@
-"""Faster parts for a guided_diffusion UNet: the same function of the same parameters."""
+"""Faster layers for a guided_diffusion UNet, with the same parameters and outputs."""
 
 from typing import cast
 
@@ -16,12 +16,12 @@ from ddpmseg.backbones.guided_diffusion.unet import (
 
 
 def speed_up(unet: UNetModel) -> None:
-    """Swap parts for faster ones that load the same state dict.
+    """Replace layers by faster ones that load the same state dict.
 
-    Convolutions move to channels_last, the layout in which the CPU's and the GPU's 16-bit kernels
-    are fast, and maps stay in it. Normalisation stays in the dtype of its input, with statistics in
-    fp32, where the package would copy the map to fp32 and back. Attention never builds its matrix
-    of weights. Without gradients, residual blocks overwrite what nobody reads again.
+    Convolutions and maps use channels_last, the layout of fast 16-bit kernels on CPU and GPU.
+    Normalisation keeps the dtype of its input, with statistics in fp32, while the package copies
+    the map to fp32 and back. Attention does not store its matrix of weights. Without gradients,
+    residual blocks overwrite temporary maps.
     """
     unet.to(memory_format=torch.channels_last)
     use_native_norms(unet)
@@ -33,7 +33,7 @@ def speed_up(unet: UNetModel) -> None:
 
 
 def use_native_norms(network: nn.Module) -> None:
-    """The fast normalisation of `speed_up` for a network of another family."""
+    """Use the fast normalisation of `speed_up` in a network of any family."""
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.__class__ = _NativeGroupNorm
@@ -46,7 +46,7 @@ class _NativeGroupNorm(nn.GroupNorm):
         if x.device.type == "cpu":
             return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         if torch.is_grad_enabled() or x.ndim != 4:
-            # Only the CPU's kernel takes fp32 parameters beside a 16-bit map.
+            # Only the CPU's kernel takes fp32 parameters with a 16-bit map.
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return F.group_norm(x, self.num_groups, weight, bias, self.eps)
         return scaled_norm(self, x)
@@ -93,11 +93,11 @@ def scaled_norm(
     scale: Float[Tensor, "n c"] | None = None,
     shift: Float[Tensor, "n c"] | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """norm(x) * (1 + scale) + shift, as one multiplication and addition for every channel.
+    """norm(x) * (1 + scale) + shift, as one multiplication and addition per channel.
 
     On a GPU, torch's own group normalisation copies a channels_last map to the other layout and
-    back, which takes longer than the convolutions. Here the map is read twice for its statistics,
-    which are in fp32, and once more to be written.
+    back, which takes longer than the convolutions. This function reads the map twice for its
+    statistics, in fp32, and once for the result.
     """
     n, c, h, w = x.shape
     group = c // norm.num_groups
@@ -118,7 +118,7 @@ def scaled_norm(
 
 
 class _GroupNormFunction(torch.autograd.Function):
-    """Group normalisation whose backward is a few passes of plain arithmetic.
+    """Group normalisation with a fast backward pass.
 
     On a CPU, torch's own backward is several times slower for 16-bit channels_last maps.
     """

@@ -1,4 +1,4 @@
-"""What a network is built from, for those who only describe it: nothing here imports torch."""
+"""The flags that define a network. This module does not import torch."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 class UNetFlags:
     """Flags of a guided_diffusion network, named as in its `create_model_and_diffusion`.
 
-    They are not stored in a checkpoint. Flags that differ from those of the training fail to load
-    or, for `num_head_channels` and `use_new_attention_order`, load and give noise.
+    A checkpoint does not store them. With flags other than those of the training, loading fails or,
+    for `num_head_channels` and `use_new_attention_order`, the features are wrong.
     """
 
     image_size: int = 64
     num_channels: int = 128
     num_res_blocks: int = 2
     channel_mult: str = ""
-    """Comma-separated multipliers of `num_channels`, one per level; empty: the default."""
+    """Comma-separated multipliers of `num_channels`, one per level. Empty: the default."""
     num_heads: int = 4
     num_head_channels: int = -1
     num_heads_upsample: int = -1

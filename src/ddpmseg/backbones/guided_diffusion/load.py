@@ -1,4 +1,4 @@
-"""The weights of a UNet from a file, or the flags that the file calls for."""
+"""Loads the weights of a UNet, or finds the flags that fit the file."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,41 +11,41 @@ from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
 
 
 def load_weights(network: UNetModel, path: Path, flags_key: str) -> None:
-    """Load the file into `network`, every key and every shape, converted to the network's dtypes.
+    """Load all parameters of `network` from the file, converted to the network's dtypes.
 
-    Raises CheckpointError listing what differs and, where it can be told, the flags that fit;
-    `flags_key` names the setting to change.
+    Raises CheckpointError if names or shapes differ; the message lists the differences and, if they
+    can be inferred, the fitting flags. `flags_key` names the setting to change.
     """
     state = read_state_dict(path)
-    given, wanted = shapes_of(state), shapes_of(network.state_dict())
-    if problems := differences(given, wanted):
+    actual, expected = shapes_of(state), shapes_of(network.state_dict())
+    if problems := differences(actual, expected):
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network built from `{flags_key}` "
-            f"({len(problems)} of {len(wanted)} parameters differ):{listed(problems)}\n"
-            f"{_way_out(given, wanted, network.image_size, flags_key)}"
+            f"({len(problems)} of {len(expected)} parameters differ):{listed(problems)}\n"
+            f"{_advice(actual, expected, network.image_size, flags_key)}"
         )
     network.load_state_dict(state)
 
 
-def _way_out(given: Shapes, wanted: Shapes, image_size: int, flags_key: str) -> str:
-    """The flags that the file's parameters call for, where they are those of such a network."""
+def _advice(actual: Shapes, expected: Shapes, image_size: int, flags_key: str) -> str:
+    """The flags that fit the file's parameters, if they are those of such a network."""
     try:
-        theirs, ours = (
-            asdict(describe(shapes).flags(image_size, num_heads=1)) for shapes in (given, wanted)
+        fitting, current = (
+            asdict(describe(shapes).flags(image_size, num_heads=1)) for shapes in (actual, expected)
         )
     except (ConfigError, ValueError) as error:
         return (
-            f"Set `{flags_key}` to the flags the checkpoint was trained with; they cannot be told "
-            f"from the file: {error}."
+            f"Set `{flags_key}` to the flags the checkpoint was trained with; they cannot be "
+            f"inferred from the file: {error}."
         )
     changes = " ".join(
-        f"{flags_key}.{flag}={_override(theirs[flag])}"
-        for flag in theirs
-        if theirs[flag] != ours[flag]
+        f"{flags_key}.{flag}={_override(fitting[flag])}"
+        for flag in fitting
+        if fitting[flag] != current[flag]
     )
     return f"For images of {image_size} pixels the file fits with `{changes}`."
 
 
 def _override(value: object) -> str:
-    """A value as Hydra's command line reads it."""
+    """A value in the syntax of Hydra's command line."""
     return f"'{value}'" if isinstance(value, str) else str(value).lower()

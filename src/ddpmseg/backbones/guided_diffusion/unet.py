@@ -47,7 +47,7 @@ __all__ = [
 
 
 def build_unet(flags: UNetFlags) -> tuple[UNetModel, GaussianDiffusion]:
-    """The network, freshly initialised from torch's global generator, and its diffusion process.
+    """Build the network, initialised from torch's global generator, and its diffusion process.
 
     Raises ConfigError when the package rejects the flags.
     """
@@ -95,7 +95,7 @@ def decoder_blocks(unet: UNetModel) -> tuple[BlockSpec, ...]:
 
 
 def use_half(unet: UNetModel, dtype: torch.dtype) -> None:
-    """Cast convolutions to `dtype` once, as the package does for fp16; the rest stays in fp32.
+    """Cast convolutions to `dtype`, as the package does for fp16; other layers stay in fp32.
 
     Source: openai/guided-diffusion `UNetModel.convert_to_fp16`.
     """

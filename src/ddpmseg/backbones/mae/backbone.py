@@ -1,4 +1,4 @@
-"""The vision transformers that masked autoencoders pretrained on the paper's image domains."""
+"""Vision transformers of masked autoencoders, pretrained on the paper's image domains."""
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def mae_settings(shapes: Shapes) -> dict[str, Any]:
-    """All settings but `num_heads`, which leaves no trace; ValueError where a parameter lacks."""
+    """Infer all settings but `num_heads`. Raises ValueError for a missing parameter."""
     for key, axes in (("pos_embed", 3), ("patch_embed.proj.weight", 4)):
         if len(shapes.get(key, ())) != axes:
             raise ValueError(f"there is no '{key}' of {axes} axes")
@@ -44,26 +44,26 @@ MAE = EncoderFormat(
 
 
 class MaeBackbone(EncoderBackbone):
-    """The encoder of a masked autoencoder, or its initial weights as a control.
+    """The encoder of a masked autoencoder with pretrained weights, or random ones as a control.
 
-    Blocks are those of the transformer in the order of the forward pass, 0..23 for ViT-L. Their
-    maps are the residual stream before the final norm, without the class token. All patches are
-    seen, in their natural order: the original shuffles them and back, which changes nothing. The
-    paper reads the outputs of blocks 12 to 23, 12288 features per pixel.
+    Blocks are the transformer's, in the order of the forward pass, 0..23 for ViT-L. Their maps are
+    the residual stream before the final norm, without the class token. The encoder sees all patches
+    in their natural order: the original shuffles them and back, which changes nothing. The paper
+    reads the outputs of blocks 12 to 23, 12288 features per pixel.
 
     Args:
         name: shown in tables and messages.
-        image_size: side of the images it was trained on. Other sizes work: the fixed positions are
-            stretched over their grid.
-        patch_size, embed_dim, depth, num_heads, mlp_ratio: of the transformer.
-        checkpoint: a file of MAE (`model` within), a bare state dict as .pt, .pth or .safetensors,
-            or 'random'. The decoder is left out.
-        precision: in which the network runs, a key of `PRECISIONS`.
+        image_size: side of the training images. Other sizes work: the fixed positions are stretched
+            over their grid.
+        patch_size, embed_dim, depth, num_heads, mlp_ratio: sizes of the transformer.
+        checkpoint: a file of MAE (with `model`), a bare state dict as .pt, .pth or .safetensors, or
+            'random'. The decoder is ignored.
+        precision: precision of the network, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
     Raises ConfigError for settings that build no network or without timm, CheckpointError for a
-    file that does not fit the network, or is another than expected.
+    file that does not fit the network or has another digest.
     Source: He et al. 2021 (arXiv 2111.06377); Baranchuk et al. 2022, `src/feature_extractors.py` of
     its code.
     """
@@ -98,7 +98,7 @@ class MaeBackbone(EncoderBackbone):
         build = partial(build_transformer, **self.settings)
         vit = self.with_weights(build, checkpoint, MAE, sha256)
         assert vit.pos_embed is not None
-        self._take_positions(vit.pos_embed, checkpoint)
+        self._set_positions(vit.pos_embed, checkpoint)
         self.network = vit.to(self.dtype)
         self.blocks = tuple(
             BlockSpec(index, embed_dim, patch_size, embed_dim, patch_size, "attention+mlp")
@@ -106,26 +106,26 @@ class MaeBackbone(EncoderBackbone):
         )
         self.freeze()
 
-    def _take_positions(self, given: nn.Parameter, checkpoint: str) -> None:
-        """Set the fixed positions of an untrained network; hold those of a file against them."""
+    def _set_positions(self, embedding: nn.Parameter, checkpoint: str) -> None:
+        """Set the fixed positions of an untrained network; check those of a file."""
         side = self.own_side
-        places = sincos_positions(self.settings["embed_dim"], side, side, side)
+        positions = sincos_positions(self.settings["embed_dim"], side, side, side)
         if not self.checkpoint_sha256:
-            given.data.copy_(places)
-        elif (given.data - places).abs().max() > 0.01:  # a file in 16 bits has rounded ones
+            embedding.data.copy_(positions)
+        elif (embedding.data - positions).abs().max() > 0.01:  # a file in 16 bits has rounded ones
             raise CheckpointError(
                 f"checkpoint '{checkpoint}' has other position embeddings (`pos_embed`) than the "
                 "fixed sine and cosine ones of a masked autoencoder. Use a file of such a model."
             )
 
-    def passed(self, images: Tensor) -> Iterator[Tensor]:
+    def iterate_maps(self, images: Tensor) -> Iterator[Tensor]:
         vit: Any = self.network
         grid = (images.shape[2] // self.stride, images.shape[3] // self.stride)
-        places = vit.pos_embed
+        positions = vit.pos_embed
         if grid != (self.own_side, self.own_side):
-            places = sincos_positions(vit.embed_dim, *grid, self.own_side).to(places)
-        patches = vit.patch_embed.proj(images).flatten(2).transpose(1, 2) + places[:, 1:]
-        first = (vit.cls_token + places[:, :1]).expand(len(images), -1, -1)
+            positions = sincos_positions(vit.embed_dim, *grid, self.own_side).to(positions)
+        patches = vit.patch_embed.proj(images).flatten(2).transpose(1, 2) + positions[:, 1:]
+        first = (vit.cls_token + positions[:, :1]).expand(len(images), -1, -1)
         tokens = torch.cat([first, patches], dim=1)
         yield _map(tokens, grid)
         for block in vit.blocks:
@@ -134,14 +134,14 @@ class MaeBackbone(EncoderBackbone):
 
 
 def _map(tokens: Float[Tensor, "n t c"], grid: tuple[int, int]) -> Float[Tensor, "n c h w"]:
-    """The patches' tokens where they lie in the image; the class token comes first and is none."""
+    """The patches' tokens on their grid, without the class token, which comes first."""
     return tokens[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def build_transformer(
     image_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float
 ) -> "VisionTransformer":
-    """timm's transformer, whose parameters are named as MAE's. ConfigError where timm lacks."""
+    """timm's transformer, which has MAE's parameter names. Raises ConfigError without timm."""
     try:
         from timm.models.vision_transformer import VisionTransformer
     except ImportError as error:
@@ -162,15 +162,15 @@ def build_transformer(
 
 @lru_cache(maxsize=4)
 def sincos_positions(dim: int, height: int, width: int, own_side: int) -> Float[Tensor, "1 p c"]:
-    """Fixed embeddings of the class token (zeros) and of a grid's places, row by row. float32.
+    """Fixed embeddings of the class token (zeros) and of a grid's positions, row by row. float32.
 
     The first half of the `dim` features holds sines, then cosines, of the column at `dim` / 4
-    frequencies, the second half those of the row. Places are counted in patches of the grid of
-    `own_side` x `own_side` on which the network was trained; another grid is stretched over it, so
-    that a place in the picture keeps its embedding.
+    frequencies, the second half those of the row. Positions are in patches of the training grid,
+    `own_side` x `own_side`; another grid is stretched over it, so that a position in the picture
+    keeps its embedding.
     Source: He et al. 2021; facebookresearch/mae, `util/pos_embed.py`.
     """
-    # Kept from call to call, so never on the meta device, of which a caller may be a guest.
+    # The result is cached, so it must not be on the meta device that a caller may have set.
     exact = {"dtype": torch.float64, "device": "cpu"}
     frequencies = 10000 ** -(torch.arange(dim // 4, **exact) / (dim // 4))
 
@@ -181,19 +181,21 @@ def sincos_positions(dim: int, height: int, width: int, own_side: int) -> Float[
 
     columns = along(width)[None].expand(height, -1, -1)
     rows = along(height)[:, None].expand(-1, width, -1)
-    places = torch.cat([columns, rows], dim=2).flatten(0, 1)
-    return torch.cat([torch.zeros(1, dim, **exact), places])[None].float()
+    positions = torch.cat([columns, rows], dim=2).flatten(0, 1)
+    return torch.cat([torch.zeros(1, dim, **exact), positions])[None].float()
 
 
 def _check(settings: dict[str, Any]) -> None:
-    """ConfigError for numbers that build no transformer."""
+    """Raise ConfigError for numbers that build no transformer."""
     for key, value in settings.items():
         if value <= 0:
             raise ConfigError(f"`backbone.{key}={value}`: must be above 0.")
-    for key, of, why in (
+    for key, divisor, reason in (
         ("image_size", settings["patch_size"], "by `backbone.patch_size`"),
         ("embed_dim", settings["num_heads"], "by `backbone.num_heads`"),
         ("embed_dim", 4, "by 4, for the sines and cosines of rows and columns"),
     ):
-        if settings[key] % of:
-            raise ConfigError(f"`backbone.{key}={settings[key]}`: must be divisible {why} ({of}).")
+        if settings[key] % divisor:
+            raise ConfigError(
+                f"`backbone.{key}={settings[key]}`: must be divisible {reason} ({divisor})."
+            )

@@ -1,4 +1,4 @@
-"""A control: the image itself as the only feature."""
+"""A control whose only feature is the image itself."""
 
 from collections.abc import Collection
 

@@ -1,4 +1,4 @@
-"""The ResNets that SwAV pretrained on the paper's image domains, read out at their bottlenecks."""
+"""ResNets pretrained by SwAV on the paper's image domains, read out at their bottlenecks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,29 +16,29 @@ SWAV = EncoderFormat(
     settings=resnet_settings,
 )
 IMAGE_SIZE = 256
-"""Side of the crops in most of the trainings; the network takes any multiple of its stride."""
+"""Side of the crops in most trainings; the network takes any multiple of its stride."""
 
 
 class SwavBackbone(EncoderBackbone):
-    """A ResNet with the weights of a SwAV checkpoint, or with its initial ones as a control.
+    """A ResNet with pretrained weights of SwAV, or with random ones as a control.
 
     Blocks are the bottlenecks in the order of the forward pass, 0..15 for RN50. The paper reads the
     *inputs* of every second one of a stage: blocks 0, 2, 3, 5, 7, 9, 11, 13, 15 with
-    `features.hook=input`, 6720 features per pixel, 13440 of the network of doubled width.
+    `features.hook=input`, 6720 features per pixel, or 13440 in the network of doubled width.
 
     Args:
         name: shown in tables and messages.
-        channels: of the stem; 64 for RN50, 128 for RN50w2.
-        stages: bottlenecks of each stage.
-        checkpoint: a file of SwAV (`state_dict` within, keys beginning with 'module.'), a bare
-            state dict as .pt, .pth or .safetensors, or 'random'. Projection head, prototypes and
-            classifier are left out.
-        precision: in which the network runs, a key of `PRECISIONS`.
+        channels: channels of the stem; 64 for RN50, 128 for RN50w2.
+        stages: number of bottlenecks in each stage.
+        checkpoint: a file of SwAV (with `state_dict`, keys beginning with 'module.'), a bare state
+            dict as .pt, .pth or .safetensors, or 'random'. Projection head, prototypes and
+            classifier are ignored.
+        precision: precision of the network, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
     Raises ConfigError for settings that build no network, CheckpointError for a file that does not
-    fit it, or is another than expected.
+    fit the network or has another digest.
     Source: Caron et al. 2020 (arXiv 2006.09882); Baranchuk et al. 2022, `src/feature_extractors.py`
     of its code.
     """
@@ -70,7 +70,7 @@ class SwavBackbone(EncoderBackbone):
         self.network = resnet.to(self.dtype).to(memory_format=torch.channels_last)
         self.freeze()
 
-    def passed(self, images: Tensor) -> Iterator[Tensor]:
+    def iterate_maps(self, images: Tensor) -> Iterator[Tensor]:
         h = self.network.stem(images)
         yield h
         for _, block in self.network.bottlenecks():

@@ -1,4 +1,4 @@
-"""The very deep VAE of faces, read out at the blocks of its encoder and of its decoder."""
+"""The very deep VAE, read out at the blocks of its encoder and its decoder."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,13 +18,13 @@ from ddpmseg.weights.shapes import Shapes
 
 LATENTS = ("mean", "sampled")
 COARSEST = 8
-"""Side of the smallest maps among the default blocks: of a face, smaller ones tell no parts."""
+"""Side of the smallest maps among the default blocks: smaller ones do not resolve parts."""
 
 
 def vdvae_settings(shapes: Shapes) -> dict[str, Any]:
-    """Channels and biases; ValueError where a parameter lacks.
+    """Infer channels and biases. Raises ValueError for a missing parameter.
 
-    Where the blocks stand and how images are scaled leaves no trace.
+    The layout of the blocks and the scaling of images cannot be inferred.
     """
     for key in (
         "encoder.in_conv.weight",
@@ -44,7 +44,7 @@ def vdvae_settings(shapes: Shapes) -> dict[str, Any]:
 
 
 def num_blocks(shapes: Shapes) -> tuple[int, int]:
-    """Blocks of encoder and decoder."""
+    """Number of blocks of encoder and decoder."""
 
     def count(part: str) -> int:
         return len({key.split(".")[2] for key in shapes if key.startswith(part)})
@@ -52,14 +52,14 @@ def num_blocks(shapes: Shapes) -> tuple[int, int]:
     return count("encoder.enc_blocks."), count("decoder.dec_blocks.")
 
 
-def _other_layout(shapes: Shapes, settings: Mapping[str, Any]) -> str:
+def _layout_advice(shapes: Shapes, settings: Mapping[str, Any]) -> str:
     layout = read_layout(settings["enc_blocks"], settings["dec_blocks"])
-    ours, theirs = (len(layout.encoder), len(layout.decoder)), num_blocks(shapes)
-    if theirs == ours:
+    expected, actual = (len(layout.encoder), len(layout.decoder)), num_blocks(shapes)
+    if actual == expected:
         return ""
     return (
-        f"It has {theirs[0]} encoder and {theirs[1]} decoder blocks, `backbone.enc_blocks` and "
-        f"`backbone.dec_blocks` name {ours[0]} and {ours[1]}: set them as in its training."
+        f"It has {actual[0]} encoder and {actual[1]} decoder blocks, `backbone.enc_blocks` and "
+        f"`backbone.dec_blocks` name {expected[0]} and {expected[1]}: set them as in its training."
     )
 
 
@@ -67,35 +67,35 @@ VDVAE = EncoderFormat(
     marker="encoder.enc_blocks.0.c1.weight",
     dropped=("decoder.out_net.",),
     settings=vdvae_settings,
-    advice=_other_layout,
+    advice=_layout_advice,
 )
 
 
 class VdvaeBackbone(EncoderBackbone):
-    """A very deep VAE with the weights of its authors, or with its initial ones as a control.
+    """A very deep VAE with pretrained weights, or with random ones as a control.
 
-    Blocks are those of the encoder, then those of the decoder, in the order of the forward pass:
-    0..67 and 68..133 in the network of FFHQ-256. The decoder runs on the latents of the image, each
-    drawn from or set to the mean of its posterior, and not at all where none of its blocks is
-    wanted. Images of another size are resized (bicubic), as its maps have fixed sizes.
+    Blocks are the encoder's, then the decoder's, in the order of the forward pass: 0..67 and
+    68..133 in the network of FFHQ-256. The decoder runs, if one of its blocks is requested, on the
+    image's latents: the means of their posteriors, or samples. Images of another size are resized
+    (bicubic), as the maps have fixed sizes.
 
     Args:
         name: shown in tables and messages.
-        enc_blocks, dec_blocks: where the blocks stand, see `read_layout`.
-        width, bottleneck_multiple, zdim: channels of the maps, their share between the convolutions
-            of a block, channels of a latent.
+        enc_blocks, dec_blocks: the layout, see `read_layout`.
+        width, bottleneck_multiple, zdim: channels of the maps, their fraction between the
+            convolutions of a block, channels of a latent.
         no_bias_above: side of the largest maps of the decoder whose start is learned.
-        pixel_mean, pixel_std: by which its training shifted and scaled values of 0..255.
+        pixel_mean, pixel_std: shift and scale of pixel values 0..255 in training.
         latents: 'mean' of the posterior, or 'sampled' from it with noise that depends on `seed` and
             the block and is the same for all images.
-        checkpoint: a file of the original code (a state dict, keys beginning with 'module.' or
-            not), as .th, .pt or .safetensors, or 'random'. The likelihood's layer is left out.
-        precision: in which the network runs, a key of `PRECISIONS`.
+        checkpoint: a file of the original code (a state dict, with or without the prefix
+            'module.'), as .th, .pt or .safetensors, or 'random'. The likelihood's layer is ignored.
+        precision: precision of the network, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random', and the noise of sampled latents.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
     Raises ConfigError for settings that build no network, CheckpointError for a file that does not
-    fit it, or is another than expected.
+    fit the network or has another digest.
     Source: Child 2021 (arXiv 2011.10650); openai/vdvae, `vae.py`, `hps.py`, `data.py`.
     """
 
@@ -124,7 +124,7 @@ class VdvaeBackbone(EncoderBackbone):
         layout = read_layout(enc_blocks, dec_blocks)
         middle = int(width * bottleneck_multiple)
         _check(width, middle, zdim, pixel_std, latents)
-        # All channels are shifted and scaled alike. Before the constructor, which reads them.
+        # Set before the constructor, which reads them. All channels are shifted and scaled alike.
         self.mean, self.std = (pixel_mean / 255,) * 3, (pixel_std / 255,) * 3
         super().__init__(name, layout.image_size, precision, seed)
         self.layout, self.latents, self.zdim = layout, latents, zdim
@@ -153,7 +153,8 @@ class VdvaeBackbone(EncoderBackbone):
     def default_blocks(self) -> tuple[int, ...]:
         """The last block of encoder and decoder at every side from 8 to half the image's.
 
-        All, where there is none. Of the network of FFHQ-256: 8 to 128, ten blocks.
+        In the network of FFHQ-256 these are ten blocks, of 8 to 128 pixels. All blocks if there
+        are no such sides.
         """
         last = self.layout.last_of_each_side()
         sides = range(COARSEST, self.image_size // 2 + 1)
@@ -161,15 +162,15 @@ class VdvaeBackbone(EncoderBackbone):
         return tuple(chosen) or super().default_blocks
 
     def identity(self) -> dict[str, Any]:
-        # Latents that are drawn show in their seed, others in its absence.
-        drawn = {"latents_seed": self.seed} if self.latents == "sampled" else {}
-        return super().identity() | drawn
+        # The seed is part of the identity only for sampled latents.
+        sampled = {"latents_seed": self.seed} if self.latents == "sampled" else {}
+        return super().identity() | sampled
 
-    def passed(self, images: Tensor) -> Iterator[Tensor]:
+    def iterate_maps(self, images: Tensor) -> Iterator[Tensor]:
         return self.network.maps(images, self._noise if self.latents == "sampled" else None)
 
     def _noise(self, block: int, side: int) -> Float[Tensor, "z s s"]:
-        """N(0, 1) for the latent of a decoder block, drawn on the CPU."""
+        """Noise N(0, 1) for the latent of a decoder block, drawn on the CPU."""
         generator = keyed_generator(self.seed, "latents", block)
         noise = torch.randn(self.zdim, side, side, generator=generator)
         return noise.to(self.device, self.dtype)
@@ -177,23 +178,23 @@ class VdvaeBackbone(EncoderBackbone):
 
 def _block_specs(layout: Layout, width: int) -> tuple[BlockSpec, ...]:
     names = []
-    for index, place in enumerate(layout.encoder):
-        averaged = f", then averaged by {place.down}" if place.down > 1 else ""
+    for index, block in enumerate(layout.encoder):
+        averaged = f", then averaged by {block.down}" if block.down > 1 else ""
         names.append(f"enc_blocks[{index}]{averaged}")
-    for index, place in enumerate(layout.decoder):
-        added = "" if place.mixin is None else f", adds {place.mixin}x{place.mixin}"
+    for index, block in enumerate(layout.decoder):
+        added = "" if block.mixin is None else f", adds {block.mixin}x{block.mixin}"
         names.append(f"dec_blocks[{index}]{added}")
     size = layout.image_size
-    entering = [place.side for place in (*layout.encoder, *layout.decoder)]
-    sides = zip(layout.sides(), entering, strict=True)
+    input_sides = [block.side for block in (*layout.encoder, *layout.decoder)]
+    sides = zip(layout.sides(), input_sides, strict=True)
     return tuple(
-        BlockSpec(index, width, size // leaving, width, size // before, names[index])
-        for index, (leaving, before) in enumerate(sides)
+        BlockSpec(index, width, size // output_side, width, size // input_side, names[index])
+        for index, (output_side, input_side) in enumerate(sides)
     )
 
 
 def _check(width: int, middle: int, zdim: int, pixel_std: float, latents: str) -> None:
-    """ConfigError for numbers that build no network, and for unknown latents."""
+    """Raise ConfigError for numbers that build no network, and for unknown latents."""
     if latents not in LATENTS:
         raise ConfigError(f"`backbone.latents={latents}`: must be one of {', '.join(LATENTS)}.")
     for key, value in (("width", width), ("zdim", zdim), ("pixel_std", pixel_std)):

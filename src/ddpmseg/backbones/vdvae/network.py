@@ -1,4 +1,4 @@
-"""The very deep VAE: parameters named as in the original code, maps one block at a time."""
+"""The very deep VAE, with the original code's parameter names, run block by block."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,42 +7,42 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpmseg.backbones.vdvae.layout import DecoderPlace, EncoderPlace, Layout
+from ddpmseg.backbones.vdvae.layout import DecoderBlockSpec, EncoderBlockSpec, Layout
 
 Noise = Callable[[int, int], Tensor]
-"""(decoder block, side of its maps) -> N(0, 1) of shape (zdim, side, side) for all images."""
+"""(decoder block, side of its maps) -> noise N(0, 1), (zdim, side, side), for all images."""
 
 
 class Bottleneck(nn.Module):
-    """Four convolutions, each of them behind a GELU; there is no normalisation.
+    """Four convolutions, each after a GELU, without normalisation.
 
     Kernels are 1, 3, 3 and 1 pixels wide, and all 1 on maps of one or two pixels.
     """
 
-    def __init__(self, entering: int, middle: int, leaving: int, side: int) -> None:
+    def __init__(self, in_channels: int, middle: int, out_channels: int, side: int) -> None:
         super().__init__()
         kernel = 3 if side > 2 else 1
-        self.c1 = _convolution(entering, middle)
+        self.c1 = _convolution(in_channels, middle)
         self.c2 = _convolution(middle, middle, kernel)
         self.c3 = _convolution(middle, middle, kernel)
-        self.c4 = _convolution(middle, leaving)
+        self.c4 = _convolution(middle, out_channels)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
         return self.after_first(self.c1(F.gelu(x)))
 
     def after_first(self, h: Float[Tensor, "n m h w"]) -> Float[Tensor, "n d h w"]:
-        """From what the first convolution leaves."""
+        """Continue from the output of the first convolution."""
         for convolution in (self.c2, self.c3, self.c4):
             h = convolution(F.gelu(h))
         return h
 
 
 class EncoderBlock(Bottleneck):
-    """A residual block, whose sum is averaged where its maps become smaller."""
+    """A residual block; average pooling may follow."""
 
-    def __init__(self, width: int, middle: int, place: EncoderPlace) -> None:
-        super().__init__(width, middle, width, place.side)
-        self.down = place.down
+    def __init__(self, width: int, middle: int, spec: EncoderBlockSpec) -> None:
+        super().__init__(width, middle, width, spec.side)
+        self.down = spec.down
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c _ _"]:
         out = super().forward(x).add_(x)
@@ -50,10 +50,10 @@ class EncoderBlock(Bottleneck):
 
 
 class DecoderBlock(nn.Module):
-    """Adds a latent, and what the prior expects besides, to its maps.
+    """Adds a latent and a residual of the prior to its maps.
 
-    `enc` gives the posterior from these maps and the encoder's, `prior` the prior and a residual.
-    Of the prior only that residual enters the maps of a given image.
+    `enc` computes the posterior from these maps and the encoder's, `prior` the prior and a
+    residual. For a given image only the residual is used.
     """
 
     def __init__(self, width: int, middle: int, zdim: int, side: int) -> None:
@@ -70,15 +70,15 @@ class DecoderBlock(nn.Module):
         skip: Float[Tensor, "n c h w"],
         noise: Float[Tensor, "z h w"] | None,
     ) -> Float[Tensor, "n c h w"]:
-        """The maps after this block; `skip`: the encoder's, behind a GELU.
+        """The maps after this block.
 
-        The latent is the posterior's mean where there is no `noise`.
+        skip: the encoder's maps after a GELU. noise: draws the latent; None: the posterior's mean.
         """
         active = F.gelu(x)
-        # c1 of `enc` takes (decoder, encoder), concatenated. The encoder's part is the same for all
-        # blocks of a side, so it comes activated, and no concatenation is written down.
-        of_decoder, of_encoder = self.enc.c1.weight.split(x.shape[1], dim=1)
-        h = F.conv2d(active, of_decoder, self.enc.c1.bias).add_(F.conv2d(skip, of_encoder))
+        # c1 of `enc` takes (decoder, encoder), concatenated. `skip` is the same for all blocks of a
+        # side, so the caller activates it once, and two products replace the concatenation.
+        decoder_weight, encoder_weight = self.enc.c1.weight.split(x.shape[1], dim=1)
+        h = F.conv2d(active, decoder_weight, self.enc.c1.bias).add_(F.conv2d(skip, encoder_weight))
         z, log_sigma = self.enc.after_first(h).chunk(2, dim=1)
         if noise is not None:
             z = torch.addcmul(z, log_sigma.exp(), noise)
@@ -92,29 +92,27 @@ class Encoder(nn.Module):
         super().__init__()
         self.in_conv = _convolution(3, width, 3)
         self.enc_blocks = nn.ModuleList(
-            EncoderBlock(width, middle, place) for place in layout.encoder
+            EncoderBlock(width, middle, spec) for spec in layout.encoder
         )
 
 
 class Decoder(nn.Module):
-    """`bias_xs` are the maps it begins with, up to those of `no_bias_above` pixels; larger ones
-    begin as zeros."""
+    """The maps of a side start from a learned `bias_xs`, or zeros above `no_bias_above` pixels."""
 
     def __init__(
         self, layout: Layout, width: int, middle: int, zdim: int, no_bias_above: int
     ) -> None:
         super().__init__()
-        self.places: tuple[DecoderPlace, ...] = layout.decoder
+        self.specs: tuple[DecoderBlockSpec, ...] = layout.decoder
         self.dec_blocks = nn.ModuleList(
-            DecoderBlock(width, middle, zdim, place.side) for place in layout.decoder
+            DecoderBlock(width, middle, zdim, spec.side) for spec in layout.decoder
         )
         self.bias_xs = nn.ParameterList(
             nn.Parameter(torch.zeros(1, width, side, side))
             for side in layout.decoder_sides
             if side <= no_bias_above
         )
-        # Between the last map and the likelihood of an image: no map needs them, but a file has
-        # them.
+        # They follow the last map. No map needs them, but files hold them.
         self.gain = nn.Parameter(torch.ones(1, width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
 
@@ -124,16 +122,16 @@ class Decoder(nn.Module):
         """The map after each block; `skips`: the encoder's last map of every side."""
         latest = {bias.shape[-1]: bias for bias in self.bias_xs}
         active: dict[int, Tensor] = {}
-        for index, (place, block) in enumerate(zip(self.places, self.dec_blocks, strict=True)):
-            side = place.side
+        for index, (spec, block) in enumerate(zip(self.specs, self.dec_blocks, strict=True)):
+            side = spec.side
             if side not in active:
                 active[side] = F.gelu(skips.pop(side))
             x = latest[side] if side in latest else torch.zeros_like(active[side])
-            if place.mixin is not None:
+            if spec.mixin is not None:
                 # Nearest neighbour: every value fills a square.
-                x = x + F.interpolate(latest[place.mixin], scale_factor=side // place.mixin)
-            drawn = None if noise is None else noise(index, side)
-            x = block(x.expand_as(active[side]), active[side], drawn)
+                x = x + F.interpolate(latest[spec.mixin], scale_factor=side // spec.mixin)
+            block_noise = None if noise is None else noise(index, side)
+            x = block(x.expand_as(active[side]), active[side], block_noise)
             latest[side] = x
             yield x
 
@@ -142,14 +140,14 @@ class VeryDeepVAE(nn.Module):
     """Encoder and decoder, without the output layer that gives the likelihood of an image.
 
     Args:
-        layout: where its blocks stand.
+        layout: the blocks.
         width: channels of every map.
         middle: channels between the convolutions of a block.
         zdim: channels of every latent.
         no_bias_above: side of the largest maps whose start is learned.
 
-    Initial weights are those of the original: biases zero, what ends a residual branch or brings a
-    latent in scaled by the number of blocks, the prior's residual zero.
+    Initial weights are the original's: biases are zero, the last layer of a residual branch and the
+    projection of a latent are scaled by the number of blocks, and the prior's residual is zero.
     Source: Child 2021 (arXiv 2011.10650); openai/vdvae, `vae.py`.
     """
 
@@ -159,24 +157,24 @@ class VeryDeepVAE(nn.Module):
         super().__init__()
         self.encoder = Encoder(layout, width, middle)
         self.decoder = Decoder(layout, width, middle, zdim, no_bias_above)
-        encoder_share, decoder_share = (
+        encoder_scale, decoder_scale = (
             len(part) ** -0.5 for part in (layout.encoder, layout.decoder)
         )
         with torch.no_grad():
             for block in self.encoder.enc_blocks.children():
-                block.get_parameter("c4.weight").mul_(encoder_share)
+                block.get_parameter("c4.weight").mul_(encoder_scale)
             for block in self.decoder.dec_blocks.children():
                 for name in ("z_proj.weight", "resnet.c4.weight"):
-                    block.get_parameter(name).mul_(decoder_share)
+                    block.get_parameter(name).mul_(decoder_scale)
                 block.get_parameter("prior.c4.weight").zero_()
 
     def maps(
         self, images: Float[Tensor, "n 3 s s"], noise: Noise | None = None
     ) -> Iterator[Tensor]:
-        """The map before the first block, then that after each block of encoder and decoder.
+        """Yield the map before the first block, then the map after each block.
 
-        A block runs once the map after it is asked for. Images are shifted and scaled as the
-        network was trained. `noise` draws latents from the posterior; None: they are its mean.
+        A block of encoder or decoder runs when its map is requested. Images are shifted and scaled
+        as in training. `noise` draws latents from the posterior; None: its mean.
         """
         h = self.encoder.in_conv(images)
         yield h
@@ -188,8 +186,8 @@ class VeryDeepVAE(nn.Module):
         yield from self.decoder.maps(skips, noise)
 
 
-def _convolution(entering: int, leaving: int, kernel: int = 1) -> nn.Conv2d:
-    """One that keeps the size of maps."""
-    convolution = nn.Conv2d(entering, leaving, kernel, padding=kernel // 2)
+def _convolution(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size of maps."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
     nn.init.zeros_(convolution.get_parameter("bias"))
     return convolution

@@ -1,4 +1,4 @@
-"""Images drawn from a diffusion model: from pure noise, step by step, to x_0."""
+"""Samples images from a diffusion model."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,17 @@ from ddpmseg.randomness import keyed_generator
 
 
 class Sampler:
-    """Draws image i from the noise of (seed, i), whichever images are drawn beside it.
+    """Draws image i from the noise of (seed, i), independently of other images in the batch.
 
-    All steps of the process are ancestral sampling (Ho et al. 2020, algorithm 2), as the paper's
-    synthetic sets were made; fewer are DDIM with eta = 0 (Song et al. 2021), where only x_T is
-    random. The prediction of x_0 is clipped to [-1, 1] at every step, as the original does. A
-    network with `learn_sigma` gives the variance of a step itself.
+    With all steps of the process it uses ancestral sampling (Ho et al. 2020, algorithm 2), as for
+    the paper's synthetic sets; with fewer, DDIM with eta = 0 (Song et al. 2021), where only x_T is
+    random. The prediction of x_0 is clipped to [-1, 1] at every step, as in the original. A network
+    with `learn_sigma` predicts the variance of a step itself.
 
     Args:
         unet: frozen or in eval mode; runs on the device of its parameters, in its own precision.
-            x_t stays in fp32 between the passes.
-        flags: of the network.
+            x_t stays in fp32 between passes.
+        flags: flags of the network.
         num_steps: see `check_steps`.
 
     Raises ConfigError for a number of steps that is not possible.
@@ -38,8 +38,8 @@ class Sampler:
     def __call__(self, seed: int, indices: Sequence[int]) -> UInt8[Tensor, "n 3 s s"]:
         """The images of these indices, on the CPU.
 
-        What else is in the batch changes an image by no more than rounding: kernels add in another
-        order for another batch size.
+        The batch changes an image only by rounding: kernels sum in another order for another batch
+        size.
         """
         device = next(self.unet.parameters()).device
         generators = [keyed_generator(seed, "sample", index) for index in indices]
@@ -57,13 +57,13 @@ class Sampler:
         return ((x_t + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
 
     def _noise(self, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
-        """The next standard normal (n, 3, s, s) of every image, drawn on the CPU."""
+        """The next standard normal noise of every image, (n, 3, s, s), drawn on the CPU."""
         shape = (3, self.image_size, self.image_size)
         return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
 
 def check_steps(option: str, num_steps: int, total: int) -> None:
-    """Raise ConfigError unless `num_steps` timesteps an equal stride apart make up the process.
+    """Raise ConfigError unless an equal stride selects `num_steps` of `total` timesteps.
 
     That is DDIM's selection 0, k, 2k, ... below `total`. `option` names the setting.
     """
