@@ -1,1 +1,1 @@
-"""Lightning modules and callbacks: wiring of features, heads and metrics."""
+"""Lightning modules and callbacks that connect features, heads and metrics."""

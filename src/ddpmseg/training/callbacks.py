@@ -1,4 +1,4 @@
-"""How a training shows where it is: a bar on a terminal, plain lines elsewhere, a file always."""
+"""Progress of a training: a bar on a terminal, log lines elsewhere, and always a file."""
 
 import json
 import logging
@@ -17,15 +17,15 @@ METRICS = "metrics.jsonl"
 
 
 def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback]:
-    """A progress bar where someone watches, log lines every `log_seconds` where nobody does."""
+    """A progress bar on a terminal, else log lines every `log_seconds`; and a `MetricsFile`."""
     shown = [TQDMProgressBar()] if sys.stderr.isatty() else [_ProgressLines(log_seconds)]
     return [*shown, MetricsFile(folder / METRICS)]
 
 
 class Checkpoint(Callback):
-    """Save everything needed to go on, replacing the file only once the new one is complete.
+    """Saves a checkpoint every `every` steps; it replaces the earlier one when it is complete.
 
-    All ranks of a training together make one file.
+    All ranks of a training together write one file.
     """
 
     def __init__(self, path: Path, every: int) -> None:
@@ -33,7 +33,7 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.is_global_zero:
-            # Left by a process that was killed while it wrote.
+            # A process that was killed while writing left these.
             for unfinished in self.path.parent.glob(f".{self.path.name}.*.tmp"):
                 unfinished.unlink(missing_ok=True)
 
@@ -41,7 +41,7 @@ class Checkpoint(Callback):
         if trainer.global_step % self.every:
             return
         if not trainer.is_global_zero:
-            # Lightning writes on rank 0 alone, but the others must come along.
+            # Only rank 0 writes, but Lightning requires the call on every rank.
             trainer.save_checkpoint(self.path)
             return
         with written_whole(self.path) as unfinished:
@@ -71,7 +71,7 @@ class _ProgressLines(Callback):
 
 
 class MetricsFile(Callback):
-    """Append a JSON line per report to `metrics.jsonl`: the step and all that is logged."""
+    """Appends a JSON line per report to `metrics.jsonl`: the step and all logged values."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,7 +82,7 @@ class MetricsFile(Callback):
             self._write(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # At the end of the epoch callbacks come before the module, which has logged nothing yet.
+        # `on_test_epoch_end` would be too early: there callbacks run before the module logs.
         self._write(trainer)
 
     def _write(self, trainer: pl.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Training and testing of a segmentation network on images that an ensemble has labelled."""
+"""Training and testing of a segmentation network on images labelled by an ensemble."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ from ddpmseg.training.steps import step_loader
 from ddpmseg.training.testing import SegmentationTesting
 
 NO_LABEL = -100
-"""One that no mask holds."""
+"""A label that no mask holds."""
 
 
 class SegmenterTraining(pl.LightningModule):
     """Trains the network with the cross-entropy of every pixel, without augmentation.
 
-    Images and dropout of a step depend on (seed, step) alone. The ignore label of `classes` counts
-    as the class it is where it is one (Bedroom-28), as in the original.
+    Images and dropout of a step depend only on (seed, step). If the ignore label is one of the
+    `classes` (Bedroom-28), it is trained like any other class, as in the original.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Features of the labelled images, shared out over the devices."""
+"""Extracts the features of the labelled images, divided over the devices."""
 
 import torch
 
@@ -13,8 +13,8 @@ def extract_training_set(
 ) -> tuple[NativeMaps, torch.Tensor]:
     """Native maps and masks (n, s, s) of the labelled images.
 
-    Every rank extracts its share, and rank 0 gets all maps; the others return their own. They are
-    on the GPU where they take less than half of what is free there, else on the CPU.
+    Every rank extracts its share. Rank 0 returns all maps, the other ranks their own. Maps are on
+    the GPU if they take less than half of its free memory, else on the CPU.
     """
     masks = []
 
@@ -25,19 +25,19 @@ def extract_training_set(
 
     count = len(images.dataset.train)
     parts = ranks.shares(count, images.batch_size)
-    place = _place_of_maps(extractor, count)
+    device = _device_of_maps(extractor, count)
     maps = extractor.extract_all(
         batches(),
         count if ranks.is_first() else len(parts[ranks.rank()]),
-        place if ranks.num_ranks() == 1 else CPU,  # between ranks they travel from CPU to CPU
+        device if ranks.num_ranks() == 1 else CPU,  # ranks exchange maps on the CPU
     )
     for group in maps.groups.values():
         ranks.collect_rows(group, parts)
-    every_mask = [mask for part in ranks.gathered(masks) for mask in part]
-    return maps.to(place), torch.cat(every_mask)
+    all_masks = [mask for part in ranks.gathered(masks) for mask in part]
+    return maps.to(device), torch.cat(all_masks)
 
 
-def _place_of_maps(extractor: FeatureExtractor, num_images: int) -> torch.device:
+def _device_of_maps(extractor: FeatureExtractor, num_images: int) -> torch.device:
     device, dtype = extractor.backbone.device, extractor.backbone.dtype
     num_bytes = num_images * extractor.layout.values_per_image() * dtype.itemsize
     if device.type == "cuda" and num_bytes < torch.cuda.mem_get_info()[0] / 2:

@@ -1,4 +1,4 @@
-"""Pretraining of a guided_diffusion UNet on unlabelled images, with the package's own loss."""
+"""Pretraining of a guided_diffusion UNet on unlabelled images, with the package's loss."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -31,10 +31,10 @@ def learning_rate_factor(step: int, warmup_steps: int, num_steps: int, decay_sha
 
 
 class DiffusionPretraining(pl.LightningModule):
-    """Learns to predict the noise in x_t (Ho et al. 2020), or also its variance with learn_sigma.
+    """Learns to predict the noise in x_t (Ho et al. 2020) and, with learn_sigma, its variance.
 
-    Images, flips, timesteps and noise of a step depend on (seed, step) alone. On several devices
-    each rank takes its rows of the batch, and the loss is the mean over them all.
+    Images, flips, timesteps and noise of a step depend only on (seed, step). On several devices
+    every rank takes its rows of the batch, and the loss is the mean over all ranks.
     """
 
     def __init__(self, flags: UNetFlags, config: PretrainConfig, source: ImageSource, seed: int):
@@ -77,11 +77,11 @@ class DiffusionPretraining(pl.LightningModule):
         return loss
 
     def _draw(self, step: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x_0 in [-1, 1], flipped by chance; timesteps; noise. Drawn on the CPU, then moved.
+        """x_0 in [-1, 1], flipped at random; timesteps; noise. Drawn on the CPU, then moved.
 
-        `images` are the rows of this rank; what is drawn for a row is the same on any number.
-        Timesteps are stratified: one from each of B equal parts of the schedule, which leaves each
-        of them uniform and takes variance out of the batch's loss.
+        `images` are the rows of this rank; the draws for a row do not depend on the number of
+        ranks. Timesteps are stratified, one from each of B equal parts of the schedule: each is
+        uniform, and the batch's loss has less variance.
         """
         generator = keyed_generator(self.seed, step, 1)
         count = len(images) * ranks.num_ranks()
@@ -89,7 +89,7 @@ class DiffusionPretraining(pl.LightningModule):
         flips = torch.rand(count, generator=generator) < 0.5
         strata = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
         total = self.diffusion.num_timesteps
-        # In fp32 a draw just below the upper end of the last part rounds up to it.
+        # In fp32 a draw just below the upper end can round up to it.
         timesteps = (strata * (total / count)).long().clamp(max=total - 1)
         noise = torch.randn(count, *images.shape[1:], generator=generator)
         x_0 = images.float() / 127.5 - 1
@@ -112,24 +112,24 @@ class DiffusionPretraining(pl.LightningModule):
 
 
 class AveragedWeights(WeightAveraging):
-    """Exponential moving average of the weights; young averages forget faster.
+    """Exponential moving average of the weights with a warm-up.
 
-    The decay after n updates is min(decay, (1 + n) / (10 + n)), so that the initial weights do not
-    linger in a short training.
+    The decay after n updates is min(decay, (1 + n) / (10 + n)), so that a short training forgets
+    the initial weights.
     """
 
     def __init__(self, decay: float) -> None:
         @torch.no_grad()
         def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
             n = int(count)
-            pull = 1 - min(decay, (1 + n) / (10 + n))
-            torch._foreach_lerp_(averaged, current, pull)  # pyright: ignore[reportPrivateImportUsage]
+            weight = 1 - min(decay, (1 + n) / (10 + n))
+            torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage]
 
         super().__init__(use_buffers=False, multi_avg_fn=update)
 
     @contextmanager
     def swapped_in(self, module: pl.LightningModule) -> Iterator[None]:
-        """Lend the module its averaged weights."""
+        """Use the averaged weights in the module until the block ends."""
         self._swap_models(module)
         try:
             yield

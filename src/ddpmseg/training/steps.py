@@ -37,7 +37,7 @@ def step_loader(
     current_step: Callable[[], int],
     num_workers: int = 0,
 ) -> DataLoader:
-    """Loader of `make_batch(step)` from the step the trainer has reached up to `num_steps`."""
+    """Loader of `make_batch(step)` from the trainer's current step up to `num_steps`."""
     return DataLoader(
         _Steps(make_batch, num_steps),
         batch_size=None,

@@ -1,4 +1,4 @@
-"""Testing of whatever segments images, with Lightning."""
+"""Testing of anything that segments images, with Lightning."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from ddpmseg.metrics.segmentation import Scores, SegmentationScores
 
 
 class SegmentationTesting(pl.LightningModule, ABC):
-    """Scores the masks of test images as a stream; `scores` holds the result.
+    """Scores the masks of test images batch by batch; `scores` holds the result.
 
-    On several devices each rank segments its share, and the scores and uncertainties of all images
-    are those of every rank. A subclass segments a batch in `segmentation`.
+    On several devices every rank segments its share, and all ranks get the scores and uncertainties
+    of all images. A subclass implements `segmentation`.
     """
 
     def __init__(self, num_classes: int, ignore_label: int) -> None:
@@ -27,7 +27,7 @@ class SegmentationTesting(pl.LightningModule, ABC):
 
     @abstractmethod
     def segmentation(self, images: Tensor, names: Sequence[str]) -> Segmentation:
-        """Of a batch of `ddpmseg.data.datamodule`."""
+        """Segment a batch of `ddpmseg.data.datamodule`."""
 
     def test_step(
         self, batch: tuple[Tensor, Tensor, Sequence[str]], batch_index: int
