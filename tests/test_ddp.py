@@ -19,7 +19,7 @@ from ddpmseg import ranks
 from ddpmseg.composition.checks import check_shares, checked_config
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
-from ddpmseg.randomness import shuffled_indices
+from ddpmseg.randomness import EpochShuffle
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 from ddpmseg.training.pretrain import DiffusionPretraining
@@ -153,7 +153,7 @@ def test_a_rank_that_fails_ends_all(tmp_path: Path) -> None:
     photos.mkdir()
     for index in range(8):
         Image.fromarray(draw_pony(index, "train", 0, 16)[0]).save(photos / f"{index}.png")
-    damaged = photos / f"{int(shuffled_indices(0, 4, 8, 0)[-1])}.png"
+    damaged = photos / f"{int(EpochShuffle(8, 4, 0).batch(0)[-1])}.png"
     damaged.write_bytes(damaged.read_bytes()[:100])
     done = launched("train.py", tmp_path / "out", *PRETRAIN, f"pretrain.images={photos}")
     assert done.returncode != 0

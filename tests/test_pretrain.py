@@ -28,7 +28,7 @@ from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import PonyImages
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import file_sha256
-from ddpmseg.randomness import shuffled_indices
+from ddpmseg.randomness import EpochShuffle
 from ddpmseg.runs.pretrain import image_source
 from ddpmseg.runs.train import train
 from ddpmseg.training.pretrain import (
@@ -167,7 +167,8 @@ def test_every_epoch_visits_every_item_at_most_once(
     count: int, batch: int, epoch: int, seed: int
 ) -> None:
     steps = max(1, count // batch)
-    drawn = [shuffled_indices(epoch * steps + s, batch, count, seed) for s in range(steps)]
+    shuffle = EpochShuffle(count, batch, seed)
+    drawn = [shuffle.batch(epoch * steps + s) for s in range(steps)]
     assert all(len(indices) == batch for indices in drawn)
     assert set(torch.cat(drawn).tolist()) <= set(range(count))
     if batch <= count:
@@ -179,16 +180,19 @@ def test_every_epoch_visits_every_item_at_most_once(
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=8), st.integers(0, 3))
-def test_a_batch_depends_on_its_step_alone(steps: list[int], seed: int) -> None:
-    once = {step: shuffled_indices(step, 4, 19, seed) for step in steps}
+def test_a_batch_depends_only_on_its_step(steps: list[int], seed: int) -> None:
+    shuffle = EpochShuffle(19, 4, seed)
+    batches = {step: shuffle.batch(step) for step in steps}
     for step in reversed(steps):
-        assert torch.equal(shuffled_indices(step, 4, 19, seed), once[step])
+        assert torch.equal(shuffle.batch(step), batches[step])
+        assert torch.equal(EpochShuffle(19, 4, seed).batch(step), batches[step])
 
 
 def test_epochs_and_seeds_differ() -> None:
-    epochs = [tuple(shuffled_indices(step, 50, 50, 0).tolist()) for step in range(10)]
+    shuffle = EpochShuffle(50, 50, 0)
+    epochs = [tuple(shuffle.batch(step).tolist()) for step in range(10)]
     assert len(set(epochs)) == 10
-    assert epochs[0] != tuple(shuffled_indices(0, 50, 50, 1).tolist())
+    assert epochs[0] != tuple(EpochShuffle(50, 50, 1).batch(0).tolist())
 
 
 def test_images_from_a_folder_and_from_a_zip(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Random streams that depend on their purpose, not on what ran before."""
 
 import hashlib
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,22 +19,29 @@ def keyed_generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
 
 
-def shuffled_indices(step: int, batch_size: int, count: int, *key: int) -> Tensor:
-    """Indices of batch `step` when `count` items are shuffled anew for every epoch. int64.
+class EpochShuffle:
+    """Batches of the indices 0..count-1, which every epoch shuffles anew.
 
-    The last incomplete batch of an epoch is dropped. Where there are fewer items than a batch
-    takes, the batch is all of them, repeated to fill it.
+    A batch depends only on (key, step). The order of the current epoch is kept: 8 * count bytes.
     """
-    batches = max(1, count // batch_size)
-    order = _epoch_order(count, step // batches, *key)
-    first = (step % batches) * batch_size
-    indices = order[first : first + batch_size]
-    return indices.repeat(-(-batch_size // len(indices)))[:batch_size]
 
+    def __init__(self, count: int, batch_size: int, *key: int) -> None:
+        self.count, self.batch_size, self.key = count, batch_size, key
+        self._epoch: int | None = None
+        self._order = torch.empty(0, dtype=torch.int64)
 
-@lru_cache(maxsize=32)
-def _epoch_order(count: int, epoch: int, *key: int) -> Tensor:
-    return torch.randperm(count, generator=keyed_generator(*key, epoch))
+    def batch(self, step: int) -> Tensor:
+        """Indices of batch `step`, int64.
+
+        The last incomplete batch of an epoch is dropped. With fewer indices than a batch takes, the
+        batch is all of them, repeated to fill it.
+        """
+        epoch, position = divmod(step, max(1, self.count // self.batch_size))
+        if epoch != self._epoch:
+            generator = keyed_generator(*self.key, epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.count, generator=generator)
+        indices = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        return indices.repeat(-(-self.batch_size // len(indices)))[: self.batch_size]
 
 
 def _number(text: str) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ddpmseg.errors import DataError
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.protocols import Protocol
-from ddpmseg.randomness import keyed_generator, shuffled_indices
+from ddpmseg.randomness import EpochShuffle, keyed_generator
 
 TABLE_BYTES = 2**29
 """Up to this size the vectors of all training pixels are kept instead of interpolated anew."""
@@ -69,6 +69,7 @@ class LabelledPixels:
         labels, order = labels[positions].long().sort(stable=True)
         self.labels, self.positions = labels, positions[order]
         self.classes, self.counts = labels.unique_consecutive(return_counts=True)
+        self._shuffles: dict[tuple[int, ...], EpochShuffle] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,15 +95,21 @@ class LabelledPixels:
         if protocol.balance:
             chosen = self._balanced(step, protocol, members, seed)
         elif protocol.shared_batches:
-            chosen = shuffled_indices(step, protocol.batch_size, len(self), seed)
+            chosen = self._shuffled(step, protocol.batch_size, seed)
         else:
             chosen = torch.stack(
                 [
-                    shuffled_indices(step, protocol.batch_size, len(self), seed, member)
+                    self._shuffled(step, protocol.batch_size, seed, member)
                     for member in range(members)
                 ]
             )
         return self.positions[chosen], self.labels[chosen]
+
+    def _shuffled(self, step: int, batch_size: int, *key: int) -> Tensor:
+        shuffle = self._shuffles.get((batch_size, *key))
+        if shuffle is None:
+            shuffle = self._shuffles[batch_size, *key] = EpochShuffle(len(self), batch_size, *key)
+        return shuffle.batch(step)
 
     def sample(self, count: int, seed: int) -> Int[Tensor, " p"]:
         """Positions of `count` random labelled pixels, or of all where there are fewer."""

@@ -13,7 +13,7 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.errors import TrainingError
 from ddpmseg.heads.segment import Segmentation
-from ddpmseg.randomness import keyed_generator, shuffled_indices
+from ddpmseg.randomness import EpochShuffle, keyed_generator
 from ddpmseg.segmenters.deeplab import DeepLab
 from ddpmseg.training.steps import step_loader
 from ddpmseg.training.testing import SegmentationTesting
@@ -39,6 +39,7 @@ class SegmenterTraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.images, self.config, self.seed = network, images, config, seed
+        self.shuffle = EpochShuffle(len(images), config.batch_size, seed)
         outside = classes.ignore_label >= classes.num_classes
         self.ignore_index = classes.ignore_label if outside else NO_LABEL
         self.steps_per_epoch = len(images) // config.batch_size
@@ -53,8 +54,7 @@ class SegmenterTraining(pl.LightningModule):
         )
 
     def batch(self, step: int) -> tuple[UInt8[Tensor, "b 3 s s"], UInt8[Tensor, "b s s"]]:
-        indices = shuffled_indices(step, self.config.batch_size, len(self.images), self.seed)
-        samples = [self.images[int(index)] for index in indices]
+        samples = [self.images[int(index)] for index in self.shuffle.batch(step)]
         masks = torch.stack([sample.mask for sample in samples])
         return torch.stack([sample.image for sample in samples]), masks
 

@@ -17,7 +17,7 @@ from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import ImageSource
 from ddpmseg.errors import TrainingError
-from ddpmseg.randomness import keyed_generator, shuffled_indices
+from ddpmseg.randomness import EpochShuffle, keyed_generator
 from ddpmseg.training.steps import step_loader
 
 
@@ -40,6 +40,7 @@ class DiffusionPretraining(pl.LightningModule):
     def __init__(self, flags: UNetFlags, config: PretrainConfig, source: ImageSource, seed: int):
         super().__init__()
         self.flags, self.config, self.source, self.seed = flags, config, source, seed
+        self.shuffle = EpochShuffle(len(source), config.batch_size, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet, self.diffusion = build_unet(flags)
@@ -56,7 +57,7 @@ class DiffusionPretraining(pl.LightningModule):
         )
 
     def _images_of_step(self, step: int) -> tuple[int, UInt8[Tensor, "b 3 s s"]]:
-        indices = shuffled_indices(step, self.config.batch_size, len(self.source), self.seed)
+        indices = self.shuffle.batch(step)
         own = indices[ranks.own_rows(len(indices))]
         return step, torch.stack([self.source[int(index)] for index in own])
 
