@@ -2,12 +2,15 @@
 
 import csv
 import json
+import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from PIL import Image
 from tiny_run import SEGMENT, composed, contents
 
@@ -384,3 +387,20 @@ def test_paper_protocol_ends_once_all_members_have_stopped(
     ]
     # Four whole epochs of two steps come first.
     assert 8 < max(steps) < 400
+
+
+def test_a_machine_with_slurm_is_not_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning warns at every start where the command `srun` exists and did not start it."""
+    command = tmp_path / "bin" / "srun"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Warning, match="srun"):
+            SLURMEnvironment.detect()
+        train(composed(tmp_path / "run", *SEGMENT))
+    assert is_finished(composed(tmp_path / "run", *SEGMENT)) is not None

@@ -14,7 +14,7 @@ from ddpmseg.errors import ConfigError
 from ddpmseg.records.results import CONFIG
 
 Root = TypeVar("Root", TrainConfig, SweepConfig)
-PROGRAMS = {TrainConfig: "train.py", SweepConfig: "sweep.py"}
+PROGRAMS = {TrainConfig: "ddpmseg train", SweepConfig: "ddpmseg sweep"}
 MOVED = {
     "ddpmseg.backbones.gan_encoder.GanEncoderBackbone": "ddpmseg.backbones.gan.GanEncoderBackbone",
     "ddpmseg.backbones.gan_inversion.GanInversionBackbone": (

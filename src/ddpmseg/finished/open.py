@@ -30,7 +30,7 @@ UNET = "unet.json"
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A finished run of `train.py`.
+    """A finished run of `ddpmseg train`.
 
     config: what it ran with. results: the row of its `results.csv`; of task=pretrain, which scores
     nothing, empty. record: its `record.json`; empty for a run of version 0.1.
@@ -146,7 +146,7 @@ class FinishedSweep:
 
 
 def open_finished(folder: Path) -> FinishedRun | FinishedSweep:
-    """What a finished `train.py` or `sweep.py` left in `folder`.
+    """What a finished `ddpmseg train` or `ddpmseg sweep` left in `folder`.
 
     Networks are not read here, only when they are asked for. Raises ConfigError for a folder of
     neither or of a later version, DataError where nothing is finished or the results are damaged.
@@ -163,7 +163,7 @@ def open_run(folder: Path, tasks: Sequence[str] = ("segment",)) -> FinishedRun:
     """
     for name, kind in ((IDENTITY, "a sweep"), (MULTIRUN, "a multirun: name one of its runs")):
         if (folder / name).is_file():
-            raise ConfigError(f"'{folder}' is the folder of {kind}. Name a run of train.py.")
+            raise ConfigError(f"'{folder}' is the folder of {kind}. Name a run of ddpmseg train.")
     record = {}
     if (folder / RECORD).exists():
         record = read_record(folder / RECORD, "Repeat the run with `paths.overwrite=true`.")

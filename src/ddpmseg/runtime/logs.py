@@ -12,6 +12,8 @@ NOISE = (
     ".*dataloader is not resumable.*",
     # The values are those of all ranks already.
     ".*when logging on epoch level in distributed setting.*",
+    # Jobs of a multirun start without it, and so do single runs on a node of a cluster.
+    "The `srun` command is available on your system but is not used",
     ".*isinstance\\(treespec, LeafSpec\\).*",
     # Of torch.compile, about the float32 parts of a network that runs in 16 bits.
     "TensorFloat32 tensor cores .* available but not enabled.*",
