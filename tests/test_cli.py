@@ -1,5 +1,6 @@
 """The small commands: `ddpmseg {blocks,estimate,predict}`."""
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 from tiny_run import CONF, SEGMENT, UNET, composed
 
 from ddpmseg.__main__ import main
+from ddpmseg.composition.estimate import other_work
 from ddpmseg.runs.train import train
 
 HERE = ("--config-dir", str(CONF))
@@ -41,9 +43,19 @@ def test_estimate_says_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_
     # Two timesteps of block 1 (64 channels) and block 2 (32 channels).
     assert "features: 192 per pixel, blocks [1, 2] of 'random' at t = [5, 50]" in out
     assert "forward passes: 10 (3 training + 2 test images, 2 timesteps each)" in out
-    assert re.search(r"time: about \d+ s of forward passes on cpu \(\d+ ms an image\)", out)
+    assert re.search(
+        r"time: about \d+ s of forward passes on cpu \(\d+ ms an image\), measured", out
+    )
     assert "memory: native maps of 3 training images" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_estimate_says_that_the_machine_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 0.0, 0.0))
+    assert "(load 9.0 on 4 cores): on an idle one it is faster" in other_work()
+    monkeypatch.setattr(os, "getloadavg", lambda: (4.0, 9.0, 9.0))
+    assert other_work() == ""
 
 
 @pytest.mark.parametrize(("suffix", "timesteps"), [("", 3), ("_v1", 4)])

@@ -326,7 +326,7 @@ def test_a_file_of_another_width_or_depth_is_answered_with_its_settings(tmp_path
     assert "conv1.weight is [4, 3, 7, 7] in the file, [8, 3, 7, 7] in the network" in message
     assert message.endswith("The file fits with `backbone.channels=4`.")
     deeper = save_swav(tmp_path / "deep.pth", resnet_state(4, [2, 3], 1))
-    assert refusal(tiny_swav, deeper).endswith("The file fits with `backbone.stages=[2,3]`.")
+    assert refusal(tiny_swav, deeper).endswith("The file fits with `'backbone.stages=[2,3]'`.")
     mae = save_mae(tmp_path / "mae.pth", tiny_mae_state())
     other = partial(tiny_mae, image_size=32, depth=2)
     assert refusal(other, mae).endswith(

@@ -191,17 +191,37 @@ def test_dry_run_lists_and_writes_nothing(
     with caplog.at_level(logging.INFO):
         assert sweep(composed_sweep(folder, *wanted)) is None
     assert caplog.messages == [
+        f"5 cells, 3 done, 2 to do, in '{folder}'",
         "block  1  t =   5  seed 0  done",
         "block  2  t =   5  seed 0  done",
         "block  1  t = 200  seed 0  to do",
         "block  2  t = 200  seed 0  to do",
         "block  0  t =   0  seed 0  done  (pixels)",
-        f"5 cells, 3 done, in '{folder}'",
     ]
     assert contents(folder) == before
     assert finished(composed_sweep(folder, "sweep.dry_run=true")) is None
     sweep(composed_sweep(tmp_path / "new", *wanted))
     assert not (tmp_path / "new").exists()
+
+
+def test_dry_run_of_many_cells_is_a_line_for_each_timestep(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = ("sweep.dry_run=true", "sweep.timesteps=[5,200]", "sweep.seeds=[0,1,2,3,4,5]")
+    with caplog.at_level(logging.INFO):
+        sweep(composed_sweep(folder, *wanted))
+    assert caplog.messages == [
+        f"30 cells, 3 done, 27 to do, in '{folder}'",
+        "t =   5           2 of 12 done",
+        "t = 200           0 of 12 done",
+        "control pixels    1 of 6 done",
+        "hydra.verbose=true lists every cell",
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG):
+        sweep(composed_sweep(folder, *wanted))
+    listed = [line for line in caplog.messages if line.startswith("block ")]
+    assert len(listed) == 30
 
 
 def test_overwrite_begins_anew(folder: Path) -> None:

@@ -191,7 +191,8 @@ def test_selection_is_among_blocks(whole: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.score >= found.rule_score
     proposed, rule, _, command = found.lines()
     blocks = ",".join(map(str, found.chosen[0]))
-    assert command == f"ddpmseg train features.blocks=[{blocks}]"
+    assert command.startswith("ddpmseg train dataset=ponies backbone=")
+    assert command.endswith(f" 'features.blocks=[{blocks}]'")
     assert proposed.startswith(f"proposed      blocks {list(found.chosen[0])}: ")
     assert rule.startswith("all blocks    blocks [0, 1, 2, 3, 4]: 400 channels, ")
 

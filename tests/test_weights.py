@@ -99,7 +99,7 @@ def test_other_flags_are_answered_with_those_of_the_file(
     other = replace(TINY, num_channels=64, channel_mult="1,2,2", attention_resolutions="16,8")
     assert refusal(path, other).endswith(
         "For images of 16 pixels the file fits with `backbone.unet.num_channels=32 "
-        "backbone.unet.channel_mult='1,2' backbone.unet.attention_resolutions='8'`."
+        "'backbone.unet.channel_mult=\"1,2\"' 'backbone.unet.attention_resolutions=\"8\"'`."
     )
 
 

@@ -31,20 +31,29 @@ def called_command() -> str:
     return shlex.join([*words, *sys.argv[1:]])
 
 
-def command(*words: str, settings: Mapping[str, Any] | None = None) -> str:
+def command(*words: str | Path, settings: Mapping[str, Any] | None = None) -> str:
     """`ddpmseg` with these words and an override for each of the settings, for a shell."""
-    return shlex.join(["ddpmseg", *words]) + "".join(
-        f" {override(key, value)}" for key, value in (settings or {}).items()
-    )
+    given = shlex.join(["ddpmseg", *map(str, words)])
+    return f"{given} {overrides(settings)}" if settings else given
+
+
+def overrides(settings: Mapping[str, Any]) -> str:
+    """Settings by their dotted keys, for a shell; see `override`."""
+    return " ".join(override(key, value) for key, value in settings.items())
 
 
 def override(key: str, value: Any) -> str:
-    """`key=value` for a shell; Hydra reads from it the very value.
+    """`key=value` for a shell, quoted where need be; Hydra then reads the very value.
 
-    Strings, paths, numbers, booleans, None, and lists and mappings of these. Any other value is
-    written as its `str`.
+    value: strings, numbers, booleans, None, and lists and mappings of these; any other value, such
+    as a path, is written as its `str`.
     """
-    return shlex.quote(f"{key}={_literal(value)}")
+    return shlex.quote(hydra_override(key, value))
+
+
+def hydra_override(key: str, value: Any) -> str:
+    """As `override`, without the quotes of a shell."""
+    return f"{key}={_literal(value)}"
 
 
 def _literal(value: Any) -> str:

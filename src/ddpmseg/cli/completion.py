@@ -67,10 +67,10 @@ def add_choice(command: argparse.ArgumentParser, name: str, group: str, text: st
     """Let the command take a choice of a config group as its argument `name`."""
 
     def complete(parsed_args: argparse.Namespace, **_: object) -> list[str]:
-        from ddpmseg.cli.choices import choices
+        from ddpmseg.config.groups import groups_of
 
-        with choices("train", getattr(parsed_args, "config_dir", None)) as known:
-            return known.of_group(group)
+        with groups_of("train", getattr(parsed_args, "config_dir", None)) as groups:
+            return groups.choices(group)
 
     argument = command.add_argument(name, help=text)
     argument.completer = complete  # pyright: ignore[reportAttributeAccessIssue]
@@ -84,25 +84,24 @@ def completed(
     Before `=`: groups and keys. After it: the choices of a group, or the value that a key has after
     the overrides `earlier`, or files where the value looks like a path.
     """
-    from ddpmseg.cli.choices import choices
+    from ddpmseg.config.groups import groups_of
 
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
     if equals and value.startswith((".", "/", "~")):
         return [f"{key}={path}" for path in _files(value)]
-    with choices(program, config_dir) as known:
-        groups = known.groups
-        if equals and (name in groups or known.of_group(name)):
+    with groups_of(program, config_dir) as groups:
+        if equals and (name in groups.names or groups.choices(name)):
             before, comma, _ = value.rpartition(",")
-            return [f"{key}={before}{comma}{choice}" for choice in known.of_group(name)]
-        values = known.values(earlier)
+            return [f"{key}={before}{comma}{choice}" for choice in groups.choices(name)]
+        values = groups.values(earlier)
         if equals:
             shown = [] if name not in values else _shown(values[name])
             return [f"{key}={text}" for text in shown]
-        found = [name for name in groups if known.of_group(name) != ["default"]]
+        found = [group for group in groups.names if groups.choices(group) != ["default"]]
         # All keys of all groups would be too many to look at.
         found += [name for name in values if word or "." not in name]
-    return [f"{key[: len(key) - len(name)]}{each}=" for each in found if each.startswith(name)]
+    return [f"{key.removesuffix(name)}{each}=" for each in found if each.startswith(name)]
 
 
 def _shown(value: object) -> list[str]:

@@ -3,7 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from ddpmseg.cli.choices import choices
+from ddpmseg.config.groups import groups_of
 
 TRAIN = r"""
 ddpmseg train [group=choice] [group.key=value] ...
@@ -63,9 +63,9 @@ def program_help(program: str, config_dir: Path | None = None) -> str:
 def _groups(program: str, config_dir: Path | None) -> str:
     """A paragraph for each group that leaves a choice."""
     lines = ["Groups and their choices (group=choice)"]
-    with choices(program, config_dir) as known:
-        for group in known.groups:
-            names = known.of_group(group)
+    with groups_of(program, config_dir) as groups:
+        for group in groups.names:
+            names = groups.choices(group)
             if names != ["default"]:
                 text = f"{group}: {', '.join(names)}"
                 lines += textwrap.wrap(

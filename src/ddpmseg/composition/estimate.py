@@ -1,6 +1,7 @@
 """What a run will take, said before it starts."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -106,6 +107,17 @@ def seconds_of_probes(extractor: FeatureExtractor, probes: Probes) -> tuple[floa
 
     reader = ProbeReader(probes, extractor.backbone.dtype)
     return _timed(step), _timed(lambda: reader(maps))
+
+
+def other_work() -> str:
+    """A warning where more processes want to run than there are cores; empty where they fit."""
+    cores, waiting = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if waiting <= cores:
+        return ""
+    return (
+        f" while other work keeps the machine busy (load {waiting:.1f} on {cores} cores): on an "
+        "idle one it is faster"
+    )
 
 
 def _timed(work: Callable[[], object]) -> float:

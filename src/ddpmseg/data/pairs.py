@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddpmseg.command_line import command
 from ddpmseg.data.images import IMAGE_SUFFIXES
 from ddpmseg.errors import DataError
 
@@ -90,10 +91,8 @@ def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listin
 
 def _files(folder: Path, key: str, kind: str) -> list[Path]:
     if not folder.is_dir():
-        advice = (
-            f" Images of a diffusion model are made by `ddpmseg sample BACKBONE --num N "
-            f"--output {folder} --labels RUN`."
-        )
+        sample = command("sample", "BACKBONE", "--num", "N", "--output", folder, "--labels", "RUN")
+        advice = f" Images of a diffusion model are made by `{sample}`."
         raise DataError(
             f"there is no folder '{folder}' of {kind}. Put the data there, or change "
             f"`dataset.root` or `{key}`.{advice if folder.name == DRAWN else ''}"

@@ -1,9 +1,9 @@
 """Annotations of common tools become a folder for `dataset=folder`."""
 
-import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from ddpmseg.command_line import overrides
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert.annotations import AnnotatedSet, OnTop, read_json
 from ddpmseg.data.convert.coco import read_coco
@@ -66,17 +66,16 @@ def convert(
             (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"'{output_dir}' could not be written: {error}.") from error
-    settings = {
+    settings: dict[str, Any] = {
         "root": str(output_dir),
         "classes": str(output_dir / CLASSES),
         "train_masks": TRAIN + MASKS,
         "test_masks": TEST + MASKS,
     }
     if in_train.num_not_square or in_test.num_not_square:
-        settings["center_crop"] = "true"
-    overrides = ["dataset=folder", *(f"dataset.{key}={v}" for key, v in settings.items())]
-    lines.append(f"wrote {output_dir}: use it with")
-    lines.append(f"  {shlex.join(overrides)}")
+        settings["center_crop"] = True
+    chosen = {"dataset": "folder"} | {f"dataset.{key}": value for key, value in settings.items()}
+    lines += [f"wrote {output_dir}: use it with", f"  {overrides(chosen)}"]
     if config is not None:
         comments = [f"Written by `ddpmseg data convert` from {source.name}."]
         settings |= {"center_crop": "center_crop" in settings, "image_size": image_size}

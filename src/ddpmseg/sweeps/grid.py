@@ -10,6 +10,9 @@ from ddpmseg.config import BackboneConfig, SweepConfig, TrainConfig
 from ddpmseg.numbering import NO_TIMESTEP
 from ddpmseg.records.cells import CellStore, Key
 
+FEW_CELLS = 24
+"""So many are listed one by one."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -47,22 +50,46 @@ def pieces_to_do(config: SweepConfig, store: CellStore) -> list[Piece]:
     return pieces
 
 
-def dry_run(config: SweepConfig, store: CellStore, timeless: bool = False) -> list[str]:
-    """A line for every cell of the request: whether it is done.
+def dry_run(
+    config: SweepConfig, store: CellStore, timeless: bool = False, every_cell: bool = False
+) -> list[str]:
+    """Lines that say how much of the request is done: a summary, then each timestep and control.
 
-    `timeless`: of a network without timesteps.
+    A line for each cell where they are few, or `every_cell` is set. `timeless`: of a network
+    without timesteps.
     """
-    lines, finished = [], 0
-    for piece in pieces_of(config):
-        done = store.done(piece.control)
-        shown = NO_TIMESTEP if timeless else piece.timestep
-        for block, timestep, seed in piece.keys:
-            there = (block, timestep, seed) in done
-            finished += there
-            state = "done" if there else "to do"
-            name = f"  ({piece.control})" if piece.control else ""
-            lines.append(f"block {block:>2}  t = {shown:>3}  seed {seed}  {state}{name}")
-    return [*lines, f"{len(lines)} cells, {finished} done, in '{store.folder}'"]
+    pieces = list(pieces_of(config))
+    done = [set(piece.keys) & set(store.done(piece.control)) for piece in pieces]
+    count, finished = sum(len(piece.keys) for piece in pieces), sum(map(len, done))
+    summary = f"{count} cells, {finished} done, {count - finished} to do, in '{store.folder}'"
+    if every_cell or count <= FEW_CELLS:
+        return [
+            summary,
+            *(
+                _cell_line(piece, key, key in there, timeless)
+                for piece, there in zip(pieces, done, strict=True)
+                for key in piece.keys
+            ),
+        ]
+    lines = [
+        f"{_piece_name(piece, timeless):<14}  {len(there):>3} of {len(piece.keys)} done"
+        for piece, there in zip(pieces, done, strict=True)
+    ]
+    return [summary, *lines, "hydra.verbose=true lists every cell"]
+
+
+def _piece_name(piece: Piece, timeless: bool) -> str:
+    if piece.control:
+        return f"control {piece.control}"
+    return "all blocks" if timeless else f"t = {piece.timestep:>3}"
+
+
+def _cell_line(piece: Piece, key: Key, is_done: bool, timeless: bool) -> str:
+    block, timestep, seed = key
+    shown = NO_TIMESTEP if timeless else timestep
+    name = f"  ({piece.control})" if piece.control else ""
+    state = "done" if is_done else "to do"
+    return f"block {block:>2}  t = {shown:>3}  seed {seed}  {state}{name}"
 
 
 def pieces_of(config: SweepConfig) -> Iterator[Piece]:

@@ -70,7 +70,8 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     if not config.paths.overwrite:
         store.check(identity)
     if config.sweep.dry_run:
-        for line in dry_run(config, store, not _knows_timesteps(config)):
+        every_cell = log.isEnabledFor(logging.DEBUG)
+        for line in dry_run(config, store, not _knows_timesteps(config), every_cell):
             log.info(line)
         return None
     fetch_missing((config.dataset, config.backbone), cache_folder(config.paths, "downloads"))

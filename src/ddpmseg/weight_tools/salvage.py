@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ddpmseg.command_line import override
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.io.files import written_whole
 from ddpmseg.weights.pickled import Salvaged
@@ -41,7 +42,7 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
     if told.left_out:
         others = ", ".join(f"{key} ({kind})" for key, kind in told.left_out.items())
         lines.append(f"left out: {others}")
-    return [*lines, f"use it with `backbone.checkpoint={output}`"]
+    return [*lines, f"use it with `{override('backbone.checkpoint', output)}`"]
 
 
 def _told(path: Path, ended: "subprocess.CompletedProcess[str]") -> Salvaged:

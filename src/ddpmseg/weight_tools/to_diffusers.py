@@ -20,6 +20,7 @@ from ddpmseg.backbones.diffusers.unet2d import diffusers_library
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.describe import network_shapes
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
+from ddpmseg.command_line import command, overrides
 from ddpmseg.composition.checks import typed_config
 from ddpmseg.composition.plan import compose
 from ddpmseg.config import TrainConfig
@@ -67,8 +68,7 @@ def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> Non
     if problems := differences(shapes_of(state), network_shapes(flags)):
         raise CheckpointError(
             f"checkpoint '{path}' does not fit `backbone.unet` ({len(problems)} parameters differ, "
-            f"first: {problems[0]}). `ddpmseg weights describe {path}` says which flags "
-            "fit."
+            f"first: {problems[0]}). `{command('weights', 'describe', path)}` says which flags fit."
         )
     parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     version = {"_diffusers_version": library.__version__}
@@ -82,7 +82,8 @@ def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> Non
         save_file(converted, folder / "unet" / WEIGHTS, {"format": "pt"})
         del converted
         _check_agreement(state, flags, folder)
-    log.info("wrote %s: use it with `backbone=diffusers backbone.checkpoint=%s`", output, output)
+    chosen = {"backbone": "diffusers", "backbone.checkpoint": output}
+    log.info("wrote %s: use it with `%s`", output, overrides(chosen))
 
 
 def _check_new(output: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ddpmseg.command_line import overrides
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.read import read_content, state_of
 from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
@@ -144,12 +145,8 @@ def _advice(shapes: Shapes, file_format: EncoderFormat, settings: Mapping[str, A
         inferred = file_format.settings(shapes)
     except ValueError as error:
         return f"Parameters are missing from the file ({error}). Fetch it again."
-    changes = [
-        f"backbone.{key}={str(value).replace(' ', '')}"
-        for key, value in inferred.items()
-        if value != settings[key]
-    ]
-    fitting = f"The file fits with `{' '.join(changes)}`." if changes else ""
+    changes = {f"backbone.{key}": v for key, v in inferred.items() if v != settings[key]}
+    fitting = f"The file fits with `{overrides(changes)}`." if changes else ""
     sentences = [file_format.advice(shapes, settings), fitting]
     if not any(sentences):
         return "Parameters are missing from the file, or it holds others besides. Fetch it again."

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ddpmseg.command_line import command
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.words import BUNDLED
 
@@ -94,7 +95,7 @@ def read_content(
             f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored "
             f"in it, or it is damaged. It was not loaded ({_first_line(error)}). Ask its author "
             "for a file of tensors only, or extract its tensors, executing nothing, with "
-            f"`ddpmseg weights convert {path} NAME.safetensors`."
+            f"`{command('weights', 'convert', path, 'NAME.safetensors')}`."
         ) from error
     except Exception as error:
         # The readers raise nearly any type of error for damage: IndexError, KeyError, ...
