@@ -7,10 +7,10 @@ import torch
 from benchmarks import plain
 from benchmarks.cases import CASES, Options, PlainExtractor, ours, prepared
 from benchmarks.record import FASTER, Recorder
-from benchmarks.stages import copy_later
+from benchmarks.stages import copy_later, mlp
 from benchmarks.timing import Timed, alternate
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_extractor, build_probes, head_widths
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.heads.probes import ProbeReader
@@ -110,9 +110,9 @@ class _Grid:
         classes, seed = self.dataset.classes, self.config.seed
         images = [self.extractor(sample.image, [block]) for sample in self.dataset.train]
         vectors, labels = plain.training_matrix(images, self.masks, classes.ignore_label)
-        hidden = head_widths(self.config.head, classes.num_classes)
+        hidden = mlp(self.config).widths(classes.num_classes)
         network = plain.build_member(vectors.shape[1], classes.num_classes, hidden, seed, 0)
-        network, most = network.to(self.device), self.config.head.max_steps
+        network, most = network.to(self.device), mlp(self.config).max_steps
         plain.train_member(network, vectors, labels, seed, 0, most)
         size = self.truth.shape[-1]
         found = [
@@ -130,7 +130,9 @@ class _Grid:
         backbone, config = ours(self.config, self.device, "32"), self.config
         extractor = build_extractor(config, backbone)
         sample, classes = self.dataset.test[0], self.dataset.classes
-        probes = build_probes(config, extractor.layout, classes.num_classes, [0]).to(self.device)
+        probes = (
+            mlp(config).build_probes(extractor.layout, classes.num_classes, [0]).to(self.device)
+        )
         maps = extractor(sample.image[None], ["test"])
         found = ProbeReader(probes.eval(), torch.float32)(maps)[:, 0]
         self.extractor.features = config.features

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from benchmarks import plain
 from benchmarks.cases import CASES, Options, PlainExtractor, composed, ours, prepared
 from benchmarks.record import FASTER, Recorder
-from benchmarks.stages import as_plain_maps, as_plain_members, synthetic_maps, trained_head
+from benchmarks.stages import as_plain_maps, as_plain_members, mlp, synthetic_maps, trained_head
 from benchmarks.timing import Timed, alternate, clocked
-from ddpmseg.composition.build import build_extractor, head_widths
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
@@ -99,7 +99,7 @@ def _on_synthetic_maps(config: TrainConfig, record: Recorder, options: Options) 
     # Of more images the matrix would not fit into memory; an iteration takes the same time.
     two = [as_plain_maps(maps, index) for index in range(2)]
     vectors, labels = plain.training_matrix(two, masks[:2], classes.ignore_label)
-    hidden = head_widths(config.head, classes.num_classes)
+    hidden = mlp(config).widths(classes.num_classes)
 
     def steps_of_one_member() -> None:
         network = plain.build_member(layout.dim, classes.num_classes, hidden, config.seed, 0)
@@ -206,20 +206,20 @@ class _Members:
         """Train the next members, the first ones again once all are trained."""
         config, seed = self.config, self.config.seed
         dim, num_classes = self.vectors.shape[1], self.classes.num_classes
-        hidden = head_widths(config.head, num_classes)
+        hidden = mlp(config).widths(num_classes)
         for _ in range(self.per_turn):
             index = len(self.trained) % self.count
             network = plain.build_member(dim, num_classes, hidden, seed, index)
             network = network.to(self.vectors.device)
-            most = config.head.max_steps
+            most = mlp(config).max_steps
             plain.train_member(network, self.vectors, self.labels, seed, index, most)
             if len(self.trained) < self.count:
                 self.trained.append(network)
 
 
 def _with_protocol(config: TrainConfig, protocol: str, max_steps: int | None = None) -> TrainConfig:
-    steps = max_steps or config.head.max_steps
-    return replace(config, head=replace(config.head, protocol=protocol, max_steps=steps))
+    steps = max_steps or mlp(config).max_steps
+    return replace(config, head=replace(mlp(config), protocol=protocol, max_steps=steps))
 
 
 def _segmented(head: StackedMLP, maps: Sequence[NativeMaps]) -> Tensor:

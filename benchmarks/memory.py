@@ -10,9 +10,9 @@ from benchmarks import plain
 from benchmarks.cases import CASES, Options, PlainExtractor, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import SMALLER, Recorder
-from benchmarks.stages import trained_head
+from benchmarks.stages import mlp, trained_head
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.composition.build import build_extractor, head_widths
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
@@ -86,7 +86,7 @@ def plain_peak(config: TrainConfig) -> int:
     masks = torch.stack([sample.mask for sample in dataset.train])
     classes = dataset.classes
     vectors, labels = plain.training_matrix(maps, masks, classes.ignore_label)
-    hidden = head_widths(config.head, classes.num_classes)
+    hidden = mlp(config).widths(classes.num_classes)
     network = plain.build_member(vectors.shape[1], classes.num_classes, hidden, config.seed, 0)
     plain.train_member(network, vectors, labels, config.seed, 0, PLAIN_ITERATIONS)
     for sample in dataset.test:

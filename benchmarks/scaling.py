@@ -14,8 +14,9 @@ from torch import Tensor
 from benchmarks.cases import CASES, Options, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import Recorder
+from benchmarks.stages import mlp
 from benchmarks.timing import clocked
-from ddpmseg.composition.build import build_extractor, build_protocol
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
@@ -47,7 +48,7 @@ class Point:
         return replace(
             config,
             features=replace(config.features, blocks=blocks, timesteps=times),
-            head=replace(config.head, members=self.members, max_steps=steps, hidden=HIDDEN),
+            head=replace(mlp(config), members=self.members, max_steps=steps, hidden=HIDDEN),
             dataset=replace(config.dataset, num_labelled=self.images),
         )
 
@@ -153,7 +154,7 @@ def measure(config: TrainConfig, point: Point, repeats: int) -> Measured:
 def _trained(config: TrainConfig, maps: NativeMaps, masks: Tensor, point: Point) -> StackedMLP:
     head = StackedMLP(maps.layout.dim, point.classes, point.members, HIDDEN, config.seed)
     pixels = LabelledPixels(masks, ignore_label=255)
-    module = HeadTraining(head, maps, pixels, build_protocol(config.head), config.seed)
+    module = HeadTraining(head, maps, pixels, config.head.build_protocol(), config.seed)
     arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
     arguments["enable_progress_bar"] = False
     pl.Trainer(**arguments, max_steps=module.num_steps).fit(module)

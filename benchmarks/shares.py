@@ -14,10 +14,10 @@ from torch import Tensor
 from benchmarks.cases import CASES, Options, ours, prepared, unet_config
 from benchmarks.floor import forward_flops, product_rates
 from benchmarks.record import Recorder
-from benchmarks.stages import trained_head
+from benchmarks.stages import mlp, trained_head
 from benchmarks.timing import clocked
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_extractor, build_probes, build_protocol
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import FeaturesConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
@@ -27,7 +27,7 @@ from ddpmseg.heads.probes import ProbeReader
 from ddpmseg.heads.segment import segment
 from ddpmseg.metrics.functional import member_confusions
 from ddpmseg.runtime.device import trainer_arguments
-from ddpmseg.training.probes import ProbeTraining
+from ddpmseg.training.head import HeadTraining
 
 MATRIX = {"tiny": 256, "small": 4096, "full": 4096}
 """Side of the matrices whose product sets the rate of the floor."""
@@ -147,9 +147,9 @@ def _masks(head: StackedMLP, maps: NativeMaps) -> Tensor:
 def _trained_probes(
     config: TrainConfig, maps: NativeMaps, masks: Tensor, dataset: LabelledSet
 ) -> ProbeReader:
-    probes = build_probes(config, maps.layout, dataset.classes.num_classes, [config.seed])
+    probes = mlp(config).build_probes(maps.layout, dataset.classes.num_classes, [config.seed])
     pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-    training = ProbeTraining(probes, maps, pixels, build_protocol(config.head), config.seed)
+    training = HeadTraining(probes, maps, pixels, config.head.build_protocol(), config.seed)
     arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
     arguments["enable_progress_bar"] = False
     pl.Trainer(**arguments, max_steps=training.num_steps).fit(training)

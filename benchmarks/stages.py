@@ -8,24 +8,33 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
-from ddpmseg.config import TrainConfig
+from ddpmseg.composition.build import build_head
+from ddpmseg.config import MlpConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.stacked import StackedBatchNorm, StackedLinear
-from ddpmseg.runs.segment import train_head
+from ddpmseg.runs.segment import fit_head
 
 
 def trained_head(
     config: TrainConfig, maps: NativeMaps, masks: Tensor, dataset: LabelledSet
 ) -> StackedMLP:
     """Train as `ddpmseg train` does, in a folder that is thrown away."""
+    head = build_head(config, maps.layout.dim, dataset.classes)
+    assert isinstance(head, StackedMLP)
     with TemporaryDirectory() as folder:
-        head = train_head(config, maps, masks, dataset, Path(folder))
+        fit_head(config, head, maps, masks, dataset, Path(folder))
     # Lightning's modules and trainers refer to each other, and with them to the maps.
     gc.collect()
     return head.eval().to(maps.device)
+
+
+def mlp(config: TrainConfig) -> MlpConfig:
+    """The settings of the paper's head, which all benchmarks have."""
+    assert isinstance(config.head, MlpConfig)
+    return config.head
 
 
 def as_plain_maps(maps: NativeMaps, image: int) -> plain.Maps:

@@ -156,7 +156,7 @@ def test_every_grid_fits_the_bundled_backbone(path: Path, tmp_path: Path) -> Non
 
 def test_sweep_yaml_has_the_defaults_of_the_schema(tmp_path: Path) -> None:
     config = checked_sweep(composed(tmp_path, "sweep.blocks=null", root="sweep"))
-    assert config.sweep.head == schemas.HeadConfig(members=1)
+    assert config.sweep.head == schemas.MlpConfig(members=1)
     assert config.sweep.clusters == schemas.ClustersConfig()
     assert config.trainer == schemas.TrainerConfig()
     assert (config.seed, config.sweep.seeds) == (0, [0])
@@ -182,7 +182,7 @@ def test_defaults_of_train_yaml_are_those_of_the_schema(tmp_path: Path) -> None:
     assert (config.task, config.seed) == ("segment", 0)
     assert config.trainer == schemas.TrainerConfig()
     assert config.pretrain == schemas.PretrainConfig()
-    assert config.head == schemas.HeadConfig()
+    assert config.head == schemas.MlpConfig()
 
 
 def test_every_field_of_a_target_is_an_argument_of_it(subtests: pytest.Subtests) -> None:

@@ -17,7 +17,7 @@ from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.pixels import LabelledPixels
-from ddpmseg.heads.probes import ProbeReader, Probes
+from ddpmseg.heads.probes import ProbeReader, StackedProbes
 from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.metrics.functional import confusion, member_confusions
 from ddpmseg.records.cell_grid import Cell
@@ -26,7 +26,6 @@ from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.sweeps.probe import Probed, probe_timestep
 from ddpmseg.training.head import HeadTraining
-from ddpmseg.training.probes import ProbeTraining
 
 CLASSES = 5
 LAYOUT = FeatureLayout((MapSpec(5, 0, 6, 2), MapSpec(5, 1, 4, 4), MapSpec(5, 3, 3, 8)), 8)
@@ -48,7 +47,7 @@ def lone_heads(hidden: Sequence[int], seeds: Sequence[int]) -> list[tuple[int, s
     ]
 
 
-def matrices(head: Probes | StackedMLP, member: int) -> list[Tensor]:
+def matrices(head: StackedProbes | StackedMLP, member: int) -> list[Tensor]:
     """The weights of the linear layers of a member, first layer first."""
     return [value for value in head.member_views(member).values() if value.ndim == 2]
 
@@ -56,7 +55,7 @@ def matrices(head: Probes | StackedMLP, member: int) -> list[Tensor]:
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_a_probe_begins_as_a_lone_member(hidden: list[int], seeds: tuple[int, ...]) -> None:
-    probes = Probes(LAYOUT, CLASSES, hidden, seeds)
+    probes = StackedProbes(LAYOUT, CLASSES, hidden, seeds)
     assert probes.members == 3 * len(seeds)
     for member, (_, _, lone) in enumerate(lone_heads(hidden, seeds)):
         ours, theirs = matrices(probes, member), matrices(lone, 0)
@@ -64,7 +63,7 @@ def test_a_probe_begins_as_a_lone_member(hidden: list[int], seeds: tuple[int, ..
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def descend(head: Probes | StackedMLP, scores: Tensor) -> None:
+def descend(head: StackedProbes | StackedMLP, scores: Tensor) -> None:
     """A step of gradient descent that moves every member by itself."""
     (scores - 1).square().sum().backward()
     torch.optim.SGD(head.parameters(), lr=0.01).step()
@@ -76,7 +75,7 @@ def descend(head: Probes | StackedMLP, scores: Tensor) -> None:
 def test_scores_and_steps_are_those_of_lone_members(
     hidden: list[int], seeds: tuple[int, ...], own_pixels: bool
 ) -> None:
-    probes = Probes(LAYOUT, CLASSES, hidden, seeds)
+    probes = StackedProbes(LAYOUT, CLASSES, hidden, seeds)
     vectors = random_vectors(len(seeds), 20) if own_pixels else random_vectors(20)
     sample = 3 * random_vectors(50) + 1
     probes.standardise(sample)
@@ -97,9 +96,9 @@ def test_scores_and_steps_are_those_of_lone_members(
 
 
 @torch.no_grad()
-def filled(hidden: Sequence[int], seeds: Sequence[int], fill_seed: int = 0) -> Probes:
+def filled(hidden: Sequence[int], seeds: Sequence[int], fill_seed: int = 0) -> StackedProbes:
     """Probes in eval mode that look trained: nothing is 0 or 1, scores are of the order of 1."""
-    probes = Probes(LAYOUT, CLASSES, hidden, seeds).eval()
+    probes = StackedProbes(LAYOUT, CLASSES, hidden, seeds).eval()
     generator = torch.Generator().manual_seed(fill_seed)
     for member in range(probes.members):
         for key, value in probes.member_views(member).items():
@@ -170,7 +169,7 @@ def test_reading_images_equals_scores_of_every_pixel(
 def test_a_seed_sees_the_pixels_of_a_lone_member(protocol: str) -> None:
     masks = torch.arange(3 * 64, dtype=torch.uint8).view(3, 8, 8) % CLASSES
     parts = (random_maps(3, 0), LabelledPixels(masks, 255), choose_protocol(protocol, 9, 16))
-    together = ProbeTraining(Probes(LAYOUT, CLASSES, [], (3, 0)), *parts, 0)
+    together = HeadTraining(StackedProbes(LAYOUT, CLASSES, [], (3, 0)), *parts, 0)
     positions, labels = together.batch(7)
     assert positions.shape == labels.shape == (2, 16)
     for row, seed in enumerate((3, 0)):

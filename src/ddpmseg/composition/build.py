@@ -1,13 +1,11 @@
 """From checked configuration objects to the parts they describe."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import (
     FeaturesConfig,
-    HeadConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
@@ -17,11 +15,7 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import CheckpointError
 from ddpmseg.features.cache import MapCache
 from ddpmseg.features.extract import FeatureExtractor
-from ddpmseg.features.layout import FeatureLayout
-from ddpmseg.heads.mlp import StackedMLP, paper_hidden
-from ddpmseg.heads.official import read_ensemble
-from ddpmseg.heads.probes import Probes
-from ddpmseg.heads.protocols import Protocol, choose_protocol
+from ddpmseg.heads.base import Head
 
 
 def as_training(config: SweepConfig, blocks: list[int], timesteps: list[int]) -> TrainConfig:
@@ -77,21 +71,13 @@ def build_cache(config: TrainConfig) -> MapCache | None:
     return MapCache(maps_folder(config), config.features.cache_gb * 1e9)
 
 
-def build_head(config: TrainConfig, dim: int, num_classes: int) -> StackedMLP:
-    widths = head_widths(config.head, num_classes)
-    return StackedMLP(dim, num_classes, config.head.members, widths, config.seed)
+def build_head(config: TrainConfig, dim: int, classes: ClassTable) -> Head:
+    """The head of `head.*`, for vectors of `dim` features and these classes.
 
-
-def read_head(config: TrainConfig, dim: int, classes: ClassTable) -> StackedMLP:
-    """The ensemble of `head.checkpoint`, for vectors of `dim` features and these classes.
-
-    Raises CheckpointError for files that are no ensemble, or one for other features, other classes
-    or other `head.hidden`.
+    Raises CheckpointError for one that was fitted to other features or other classes.
     """
-    given = config.head.checkpoint
-    assert given is not None
-    head = read_ensemble(Path(given).expanduser(), config.head.members)
-    says = f"`head.checkpoint={given}`: its classifiers"
+    head = config.head.build(dim, classes.num_classes, config.seed)
+    says = f"{config.head.source}: its classifiers"
     if head.num_classes != classes.num_classes:
         raise CheckpointError(
             f"{says} have {head.num_classes} outputs, class table '{classes.name}' has "
@@ -106,26 +92,4 @@ def read_head(config: TrainConfig, dim: int, classes: ClassTable) -> StackedMLP:
             "folder: 50_150_250_5_6_7_8_12 (D = 8448) wants features.timesteps=[50,150,250] "
             "features.blocks=[5,6,7,8,12]."
         )
-    if config.head.hidden is not None and tuple(config.head.hidden) != head.hidden:
-        raise CheckpointError(
-            f"{says} have the hidden widths {list(head.hidden)}, `head.hidden` is "
-            f"{list(config.head.hidden)}. Set `head.hidden=null` to take theirs."
-        )
     return head
-
-
-def build_probes(
-    config: TrainConfig, layout: FeatureLayout, num_classes: int, seeds: Sequence[int]
-) -> Probes:
-    return Probes(layout, num_classes, head_widths(config.head, num_classes), seeds)
-
-
-def head_widths(config: HeadConfig, num_classes: int) -> Sequence[int]:
-    """Hidden widths of a head: those given, else the paper's."""
-    return paper_hidden(num_classes) if config.hidden is None else config.hidden
-
-
-def build_protocol(config: HeadConfig) -> Protocol:
-    return choose_protocol(
-        config.protocol, config.max_steps, config.batch_size, config.learning_rate
-    )

@@ -10,15 +10,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.guided_diffusion.sampler import check_steps
-from ddpmseg.composition.build import build_protocol, maps_folder, read_head
+from ddpmseg.composition.build import build_head, maps_folder
 from ddpmseg.composition.checks_distill import check_distillation
 from ddpmseg.config import SweepConfig, TrainConfig, TrainerConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
-from ddpmseg.heads.protocols import PROTOCOLS
-from ddpmseg.heads.segment import Vote
 from ddpmseg.runtime.device import choose_device
 from ddpmseg.settings import at_least, one_of
 from ddpmseg.tracking.loggers import check_loggers
@@ -117,18 +115,13 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
     if features.cache_gb:
         key = "paths.cache_dir" if features.cache_dir is None else "features.cache_dir"
         _check_folder(key, maps_folder(config))
-    at_least("head.members", head.members, 1)
-    one_of("head.vote", head.vote, get_args(Vote))
-    one_of("head.protocol", head.protocol, tuple(PROTOCOLS))
-    build_protocol(head)
-    for width in head.hidden or []:
-        at_least("head.hidden", width, 1)
+    head.check()
     config.backbone.check()
     layout = planned_layout(config)
     if files:
         config.backbone.check_files()
-    if head.checkpoint is not None:
-        read_head(config, layout.dim, config.dataset.class_table())
+    if head.comes_fitted:
+        build_head(config, layout.dim, config.dataset.class_table())
 
 
 def planned_layout(config: TrainConfig) -> FeatureLayout:

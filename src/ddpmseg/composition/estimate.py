@@ -14,14 +14,14 @@ from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
-from ddpmseg.heads.probes import ProbeReader, Probes
+from ddpmseg.heads.probes import StackedProbes
 
 log = logging.getLogger(__name__)
 
 
 def num_training_images(config: TrainConfig, dataset: LabelledSet) -> int:
-    """Labelled images a run trains on; none where `head.checkpoint` gives a trained head."""
-    return len(dataset.train) if config.head.checkpoint is None else 0
+    """Labelled images a run trains on; none where the head comes fitted."""
+    return 0 if config.head.comes_fitted else len(dataset.train)
 
 
 def describe(
@@ -90,7 +90,7 @@ def seconds_per_image(extractor: FeatureExtractor) -> float:
     return _timed(lambda: extractor(images, names)) / count
 
 
-def seconds_of_probes(extractor: FeatureExtractor, probes: Probes) -> tuple[float, float]:
+def seconds_of_probes(extractor: FeatureExtractor, probes: StackedProbes) -> tuple[float, float]:
     """Seconds of a training step on 1024 pixels, and of segmenting one image, on what is extracted.
 
     Measured on noise after one of each to warm up, in 32 bits: training in 16 is a little faster.
@@ -105,7 +105,7 @@ def seconds_of_probes(extractor: FeatureExtractor, probes: Probes) -> tuple[floa
         vectors = maps.pixel_vectors(images.flatten(), pixels.flatten())
         probes(vectors.view(*images.shape, -1)).sum().backward()
 
-    reader = ProbeReader(probes, extractor.backbone.dtype)
+    reader = probes.label_reader(extractor.backbone.dtype)
     return _timed(step), _timed(lambda: reader(maps))
 
 

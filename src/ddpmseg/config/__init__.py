@@ -17,7 +17,6 @@ from ddpmseg.config.multirun import RESUMES, MultirunConfig
 from ddpmseg.config.roots import (
     ClustersConfig,
     FeaturesConfig,
-    HeadConfig,
     LoggerConfig,
     PathsConfig,
     PretrainConfig,
@@ -30,6 +29,7 @@ from ddpmseg.config.segmenter import SegmenterConfig
 from ddpmseg.config.store import register
 from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.download.settings import TRANSFER
+from ddpmseg.heads.settings import HeadConfig, MlpConfig
 
 __all__ = [
     "CACHE",
@@ -41,6 +41,7 @@ __all__ = [
     "FeaturesConfig",
     "HeadConfig",
     "LoggerConfig",
+    "MlpConfig",
     "MultirunConfig",
     "PathsConfig",
     "PretrainConfig",

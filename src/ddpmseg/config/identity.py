@@ -26,6 +26,9 @@ HOW = (
 )
 """Keys that decide how something is computed, not what."""
 
+FIRST_HEAD = "mlp"
+"""Runs made before there were other heads do not name theirs."""
+
 LAUNCHING = re.compile(r"(-m|--multirun)$|\+{0,2}(multirun|hydra/launcher|hydra\.launcher)\b")
 """Arguments of a command line that say how jobs are run, not which."""
 
@@ -62,6 +65,11 @@ def leave_out_how(cfg: DictConfig) -> None:
         if group in cfg:
             with open_dict(cfg[group]):
                 cfg[group].pop(key, None)
+    for key in ("head", "sweep.head"):
+        head = OmegaConf.select(cfg, key)
+        if head is not None and head.get("name") == FIRST_HEAD:
+            with open_dict(head):
+                head.pop("name")
 
 
 def sweep_request(cfg: DictConfig) -> dict[str, Any]:

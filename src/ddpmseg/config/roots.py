@@ -8,6 +8,7 @@ from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.config.multirun import MultirunConfig
 from ddpmseg.config.segmenter import SegmenterConfig
 from ddpmseg.data.settings import DatasetConfig
+from ddpmseg.heads.settings import HeadConfig
 
 
 @dataclass
@@ -33,29 +34,6 @@ class FeaturesConfig:
     cache_blocks: list[int] = field(default_factory=list)
     """Blocks to keep as well whenever a pass is computed, for other runs that will read them; those
     the network has not are left out. Up to the deepest block a pass costs the same."""
-
-
-@dataclass
-class HeadConfig:
-    """The ensemble that reads classes out of pixel vectors."""
-
-    members: int = 10
-    hidden: list[int] | None = None
-    """Hidden widths; null: [128, 32] under 30 outputs, else [256, 128]; []: a linear head."""
-    protocol: str = "fast"
-    """Training recipe: 'paper' (the original's) or 'fast'."""
-    vote: str = "hard"
-    """'hard': majority of the members' labels (the paper); 'soft': of their mean probability."""
-    max_steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    """These three, where given, replace the protocol's own."""
-    checkpoint: str | None = None
-    """Folder of an ensemble in the original code's files (model_0.pth, ...): its first `members`
-    are tested, and nothing is trained. null: train."""
-    checkpoint_sha256: str | None = None
-    """Computed, not given: a digest of these files. So other files in the same folder make another
-    run, and the results of the two are never taken for each other's."""
 
 
 @dataclass

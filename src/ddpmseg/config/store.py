@@ -15,7 +15,6 @@ from ddpmseg.config.identity import (
 from ddpmseg.config.multirun import MultirunConfig
 from ddpmseg.config.roots import (
     FeaturesConfig,
-    HeadConfig,
     PathsConfig,
     PretrainConfig,
     SweepConfig,
@@ -25,6 +24,8 @@ from ddpmseg.config.roots import (
 from ddpmseg.config.search_path import OwnFilesFirst
 from ddpmseg.config.segmenter import SegmenterConfig
 from ddpmseg.data.registry import DATASETS
+from ddpmseg.heads.registry import HEADS
+from ddpmseg.heads.settings import MlpConfig
 
 PARTS = (DATASETS, BACKBONES)
 """Config groups that other packages can add to."""
@@ -65,9 +66,12 @@ def register() -> None:
             schema = parts[name]
             node = schema(name=name) if schema.name == MISSING else schema()
             store.store(group=parts.group, name=name, node=node)
+    for name in HEADS.installed():
+        store.store(group="head", name=f"{name}_schema", node=HEADS[name](name=name))
+        store.store(group="head", name=name, node=HEADS[name](name=name))
     for group, node in (
         ("features", FeaturesConfig),
-        ("head", HeadConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")),
+        ("head", MlpConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")),
         ("pretrain", PretrainConfig),
         ("segmenter", SegmenterConfig),
         ("trainer", TrainerConfig),

@@ -1,7 +1,7 @@
 """The layout of native maps in pixel vectors and in memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -56,6 +56,10 @@ class FeatureLayout:
             size: tuple(i for i, spec in enumerate(self.maps) if spec.size == size)
             for size in sizes
         }
+
+    def only(self, index: int) -> "FeatureLayout":
+        """The layout of map `index` by itself."""
+        return replace(self, maps=self.maps[index : index + 1])
 
     def columns(self, size: int) -> Int[Tensor, " c"]:
         """Columns of a pixel vector that the group of `size` fills, in the group's order. int64."""

@@ -64,6 +64,11 @@ class NativeMaps:
         start = sum(self.layout.maps[i].channels for i in members[: members.index(index)])
         return self.groups[size][..., start : start + self.layout.maps[index].channels]
 
+    def only(self, index: int) -> "NativeMaps":
+        """Map `index` of `layout.maps` by itself."""
+        size = self.layout.maps[index].size
+        return NativeMaps(self.layout.only(index), {size: self.map(index).contiguous()})
+
     def pixel_vectors(
         self,
         images: Int[Tensor, " p"],

@@ -8,9 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ddpmseg.config import LoggerConfig, SweepConfig, TrainConfig
+from ddpmseg.config import LoggerConfig, SweepConfig, SweepSettings, TrainConfig
+from ddpmseg.config.identity import FIRST_HEAD
 from ddpmseg.config.store import PARTS
 from ddpmseg.errors import ConfigError
+from ddpmseg.heads.registry import HEADS
 from ddpmseg.records.results import CONFIG
 
 Root = TypeVar("Root", TrainConfig, SweepConfig)
@@ -37,6 +39,12 @@ def read_config(folder: Path, root: type[Root]) -> Root:
         for parts in PARTS:
             schema = parts.by_target(loaded[parts.group]._target_)
             typed[parts.group] = OmegaConf.structured(schema)
+        above, loaded_above = typed, loaded
+        if root is SweepConfig:
+            typed["sweep"] = OmegaConf.structured(SweepSettings)
+            above, loaded_above = typed.sweep, loaded.sweep
+        name = loaded_above.head.get("name", FIRST_HEAD)
+        above["head"] = OmegaConf.structured(HEADS[name])
         config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
     except (
         *(OmegaConfBaseException, YAMLError, UnicodeDecodeError),

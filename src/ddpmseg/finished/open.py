@@ -16,8 +16,8 @@ from ddpmseg.data.class_table import ClassTable, read_class_table
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.finished.config_file import read_config
+from ddpmseg.heads.base import Head
 from ddpmseg.heads.export import HEAD, load_head
-from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.io.record_file import read_record
 from ddpmseg.records.cells import IDENTITY, CellStore
 from ddpmseg.records.results import RECORD, RESULTS, read_results
@@ -62,13 +62,13 @@ class FinishedRun:
         return table
 
     @property
-    def head(self) -> StackedMLP:
+    def head(self) -> Head:
         """The trained head of a run of task=segment, in eval mode on the CPU.
 
         Raises CheckpointError where it is missing, damaged or has outputs for other classes.
         """
         head = self._trained[0]
-        assert isinstance(head, StackedMLP)
+        assert isinstance(head, Head)
         if head.num_classes != self.classes.num_classes:
             raise CheckpointError(
                 f"'{self.folder / HEAD}' has {head.num_classes} outputs for "
@@ -84,7 +84,7 @@ class FinishedRun:
         return network
 
     @cached_property
-    def _trained(self) -> tuple[StackedMLP | DeepLab, dict[str, Any]]:
+    def _trained(self) -> tuple[Head | DeepLab, dict[str, Any]]:
         if self.config.task == "distill":
             return load_segmenter(self.folder / SEGMENTER)
         return load_head(self.folder / HEAD)

@@ -1,15 +1,18 @@
 """What every head promises: how it is fitted, how it reads whole images, how it is kept on disk."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
+from ddpmseg.errors import TrainingError
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.pixels import LabelledPixels
+from ddpmseg.heads.protocols import Protocol
 
 VECTOR_BYTES = 2**26
 """`PixelReader` builds the vectors of so many pixels at a time as fit into this memory."""
@@ -33,7 +36,7 @@ class Head(nn.Module, ABC):
     """Reads classes out of pixel vectors of D features: `members` classifiers of K classes.
 
     A subclass derives from `TrainedHead` or from `FittedHead`. All that fitting finds is in its
-    `state_dict()`; on disk lie this and the constructor's arguments.
+    `state_dict()`, whose shapes the constructor fixes; on disk lie this and its arguments.
 
     kind: name of the family, the one by which `head=NAME` chooses it.
     arguments: names of the constructor's arguments, besides `dim` and `num_classes`, that a head
@@ -50,6 +53,13 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "{self.members} p k"]:
         """Class scores (logits) of pixel vectors, the same for all members or one set for each."""
+
+    @abstractmethod
+    def fit_to(self, maps: NativeMaps, pixels: LabelledPixels, seed: int, train: "Train") -> None:
+        """Fit it to the labelled pixels of images, whose maps these are.
+
+        seed: draws what is drawn. train: does it for a head that learns by gradient descent.
+        """
 
     @property
     def label(self) -> str:
@@ -70,6 +80,15 @@ class TrainedHead(Head):
     In training `forward` gets vectors in the dtype of the maps, which may have 16 bits; a head
     whose layers do not take them begins with `vectors.float()`.
     """
+
+    def fit_to(self, maps: NativeMaps, pixels: LabelledPixels, seed: int, train: "Train") -> None:
+        train(self, maps, pixels, seed)
+
+    def batch(
+        self, step: int, pixels: LabelledPixels, protocol: Protocol, seed: int
+    ) -> tuple[Int[Tensor, "*s p"], Int[Tensor, "*s p"]]:
+        """Positions and labels of a step: the same pixels for all members, or a row for each."""
+        return pixels.batch(step, protocol, self.members, seed)
 
     def standardise(self, vectors: Float[Tensor, "p d"]) -> None:
         """Take in a sample of the training vectors, float32, before the first step.
@@ -102,11 +121,26 @@ class FittedHead(Head):
 
     @abstractmethod
     def fit(self, maps: NativeMaps, pixels: LabelledPixels, seed: int) -> None:
-        """Fit it to the labelled pixels of the training images, whose maps these are.
+        """Fit it to the labelled pixels of images, whose maps these are.
 
-        `pixels.vectors(maps)` goes through them; `seed` draws what is drawn. The head is on the
-        device of the maps.
+        `pixels.vectors(maps)` goes through them; `seed` draws what is drawn. Called with the head
+        on the device of the maps and without gradients: `torch.enable_grad()` brings them back.
         """
+
+    def fit_to(self, maps: NativeMaps, pixels: LabelledPixels, seed: int, train: "Train") -> None:
+        with torch.no_grad():
+            self.to(maps.device).fit(maps, pixels, seed)
+        self.cpu()
+        for key, value in self.state_dict().items():
+            if not value.isfinite().all():
+                raise TrainingError(
+                    f"head '{self.kind}': {key} is not finite after fitting. Look for NaN in the "
+                    "features: `backbone.precision=32` rules out overflow in 16 bits."
+                )
+
+
+Train = Callable[[TrainedHead, NativeMaps, LabelledPixels, int], None]
+"""Trains a head by gradient descent on the labelled pixels of images, with a seed."""
 
 
 class PixelReader(Reader):

@@ -3,32 +3,44 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.errors import CheckpointError
-from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.heads.base import Head
+from ddpmseg.heads.registry import HEADS
 from ddpmseg.io.tensor_file import UNREADABLE, load_tensors, save_tensors
 
 HEAD = "head.safetensors"
 """The file of a finished run."""
-SHAPE = ("dim", "num_classes", "members", "hidden")
+SHAPE = ("dim", "num_classes")
+FIRST_KIND = "mlp"
+"""Of heads written before there were others, whose files do not say it."""
 
 
-def save_head(head: StackedMLP, path: Path, facts: dict[str, Any]) -> None:
-    """Write the weights (fp32) as safetensors; its shape and `facts` go into the header as JSON."""
-    save_tensors(head.state_dict(), path, {key: getattr(head, key) for key in SHAPE} | facts)
+def save_head(head: Head, path: Path, facts: dict[str, Any]) -> None:
+    """Write the state (floats in fp32) as safetensors, and as JSON in the header what it is.
+
+    That is its kind, its constructor's arguments and `facts`.
+    """
+    arguments = {key: getattr(head, key) for key in (*SHAPE, *head.arguments)}
+    save_tensors(head.state_dict(), path, {"kind": head.kind} | arguments | facts)
 
 
-def load_head(path: Path) -> tuple[StackedMLP, dict[str, Any]]:
-    """The head and the facts written by `save_head`.
+def load_head(path: Path) -> tuple[Head, dict[str, Any]]:
+    """The head, in eval mode on the CPU, and the facts written by `save_head`.
 
-    Raises CheckpointError when the file is missing, damaged or no head.
+    Raises CheckpointError when the file is missing, damaged or no head, or its kind is unknown.
     """
     try:
         tensors, card = load_tensors(path)
-        head = StackedMLP(**{key: card.pop(key) for key in SHAPE})
+        kind = HEADS[card.pop("kind", FIRST_KIND)].head_type()
+        head = kind(**{key: card.pop(key) for key in (*SHAPE, *kind.arguments)})
         head.load_state_dict(tensors)
     except UNREADABLE as error:
         raise CheckpointError(
             f"'{path}' is not a head written by ddpmseg ({error}). "
             "Name the folder of a finished run."
+        ) from error
+    except ConfigError as error:
+        raise CheckpointError(
+            f"'{path}': {error} Install the package that this head comes from."
         ) from error
     return head.eval(), card

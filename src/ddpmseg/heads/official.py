@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.heads.base import Head
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.io.files import file_sha256, folder_written_whole
 from ddpmseg.weights.read import read_state_dict
@@ -94,13 +95,18 @@ def read_ensemble(folder: Path, members: int) -> StackedMLP:
     return head.eval()
 
 
-def write_ensemble(head: StackedMLP, folder: Path) -> None:
+def write_ensemble(head: Head, folder: Path) -> None:
     """Write a head as the original code would have; it computes the same scores from the files.
 
     Scaling of the features is folded into the first layers. The folder appears whole or not at all.
-    Raises ConfigError for a head without two hidden layers, and when the folder holds something
-    already or cannot be written to.
+    Raises ConfigError for a head that is no MLP with two hidden layers, and when the folder holds
+    something already or cannot be written to.
     """
+    if not isinstance(head, StackedMLP):
+        raise ConfigError(
+            f"the head is of the kind '{head.kind}'; the original code builds MLPs. Train one with "
+            "`head=mlp`."
+        )
     if len(head.hidden) != 2:
         raise ConfigError(
             f"the head has {len(head.hidden)} hidden layers {list(head.hidden)}; the original code "

@@ -1,4 +1,4 @@
-"""A grid of probes: one small classifier for every map and seed, trained and read out together."""
+"""The probes of a sweep as one stacked MLP: trained and read out together."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,17 +6,21 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.resize import ResizedSum
+from ddpmseg.heads.base import Train
 from ddpmseg.heads.mlp import initialise
+from ddpmseg.heads.pixels import LabelledPixels
+from ddpmseg.heads.probe_set import ProbeSet
+from ddpmseg.heads.protocols import Protocol
 from ddpmseg.heads.stacked import StackedBatchNorm, StackedHead, StackedLinear, folded
 
 
-class Probes(StackedHead):
+class StackedProbes(StackedHead, ProbeSet):
     """Classifiers that each see one map of a pixel vector: members are maps x seeds, map-major.
 
     The probe of a map and a seed starts as the only member of a `StackedMLP` on that map alone
@@ -32,7 +36,7 @@ class Probes(StackedHead):
     ) -> None:
         members = len(layout.maps) * len(seeds)
         super().__init__(layout.dim, num_classes, members, tuple(hidden))
-        self.layout, self.seeds = layout, tuple(seeds)
+        self.layout, self.seeds, self.num_fits = layout, tuple(seeds), 1
         widths = [*hidden, num_classes]
         # One parameter for the first layers on all maps: many small ones cost a step much time.
         self.first_weight = nn.Parameter(torch.empty(len(seeds), widths[0], layout.dim))
@@ -58,6 +62,21 @@ class Probes(StackedHead):
         products = [torch.matmul(w, v.mT) for w, v in zip(weights, values, strict=True)]
         return torch.cat(products).add_(self.first_bias.to(products[0].dtype)[:, :, None])
 
+    def batch(
+        self, step: int, pixels: LabelledPixels, protocol: Protocol, seed: int
+    ) -> tuple[Int[Tensor, "*s p"], Int[Tensor, "*s p"]]:
+        """Those that a lone member with each of the seeds would see: (p,) for one, else (s, p)."""
+        batches = [pixels.batch(step, protocol, 1, own) for own in self.seeds]
+        positions, labels = zip(*batches, strict=True)
+        shape = (len(self.seeds), -1) if len(self.seeds) > 1 else (-1,)
+        return torch.stack(positions).view(shape), torch.stack(labels).view(shape)
+
+    def fit(self, maps: NativeMaps, pixels: LabelledPixels, seed: int, train: Train) -> None:
+        train(self, maps, pixels, seed)
+
+    def label_reader(self, dtype: torch.dtype) -> "ProbeReader":
+        return ProbeReader(self, dtype)
+
     def member_views(self, member: int) -> dict[str, Tensor]:
         index, seed = divmod(member, len(self.seeds))
         later = {
@@ -79,7 +98,7 @@ class ProbeReader:
     """
 
     @torch.no_grad()
-    def __init__(self, probes: Probes, dtype: torch.dtype) -> None:
+    def __init__(self, probes: StackedProbes, dtype: torch.dtype) -> None:
         self.layout, self.members = probes.layout, probes.members
         self._firsts, self._later = [], folded(probes.later, dtype)
         biases = probes.first_bias.view(len(probes.layout.maps), len(probes.seeds), -1)

@@ -100,7 +100,7 @@ def _study(config: TrainConfig, cells: Iterable[Cell], command: str) -> Study:
         command=command,
         settings={
             "image size": f"{config.dataset.image_size} pixels",
-            "head": f"{config.head.members} members, protocol {config.head.protocol}",
+            "head": config.head.summary,
             "features": f"block {config.features.hook}s, noise {config.features.noise}",
         },
     )

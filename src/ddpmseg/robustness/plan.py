@@ -112,7 +112,7 @@ def _open_run(
     # A run does not record its own: it decides no result.
     cache_dir = request.cache_dir or os.environ.get("DDPMSEG_CACHE") or PathsConfig.cache_dir
     config.paths.cache_dir = str(cache_dir)
-    config.head.checkpoint = None  # its ensemble is in the folder like any other
+    config.head = config.head.without_files()  # its ensemble is in the folder like any other
     check_training(config)
     check_size(request.corruptions, config.dataset.image_size)
     shared = f"{config.dataset} {config.paths.cache_dir}"

@@ -12,7 +12,7 @@ from ddpmseg.data.corruptions import Corruption, choose, libraries
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.features.extract import FeatureExtractor
-from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.base import Head
 from ddpmseg.metrics import functional
 from ddpmseg.records.cell_grid import METRICS
 from ddpmseg.records.results import RESULTS
@@ -110,9 +110,7 @@ def _compute(
     return found
 
 
-def _test(
-    plan: Plan, head: StackedMLP, extractor: FeatureExtractor, split: LabelledSplit
-) -> Outcome:
+def _test(plan: Plan, head: Head, extractor: FeatureExtractor, split: LabelledSplit) -> Outcome:
     """As `ddpmseg train` tests: the clean images give the score of the run."""
     started = time.perf_counter()
     dataset = copy.copy(plan.dataset)

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from ddpmseg.finished.open import open_run
-from ddpmseg.heads.mlp import paper_hidden
+from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.official import write_ensemble
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ def export(run: Path, output_dir: Path) -> None:
         *(head.members, head.dim, sorted(features.blocks), features.timesteps, features.hook),
         *(head.num_classes, output_dir),
     )
+    assert isinstance(head, StackedMLP)  # `write_ensemble` takes no other
     if head.hidden != (expected := paper_hidden(head.num_classes)):
         log.warning(
             "the original code builds hidden layers of %d and %d for %d outputs; these have %d and "

@@ -16,8 +16,6 @@ from ddpmseg.composition.build import (
     build_cache,
     build_extractor,
     build_head,
-    build_protocol,
-    read_head,
 )
 from ddpmseg.composition.checks import check_shares, planned_layout
 from ddpmseg.composition.estimate import describe, forecast, num_training_images
@@ -27,8 +25,8 @@ from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
+from ddpmseg.heads.base import Head, TrainedHead
 from ddpmseg.heads.export import save_head
-from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.numbering import NO_TIMESTEP
@@ -48,7 +46,7 @@ log = logging.getLogger(__name__)
 def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     """Extract, train, test and record; returns the test scores.
 
-    Where `head.checkpoint` gives a trained head, nothing is extracted or trained before the test.
+    Where the head comes fitted, nothing is extracted or trained before the test.
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
     the README, `results.csv` last and still to be put in its place by `mark_finished`. Each rank
     extracts and tests its share of the images; rank 0 trains the head and writes all but the masks
@@ -67,19 +65,16 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     if ranks.is_first():
         forecast(config, extractor, images)
     training_set = None
-    if config.head.checkpoint is None:
+    if not config.head.comes_fitted:
         training_set = extract_training_set(extractor, images)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
     tracking = claim()
     started = time.perf_counter()
-    if training_set is None:
-        head = read_head(config, extractor.layout.dim, dataset.classes)
-    elif ranks.is_first():
+    head = build_head(config, extractor.layout.dim, dataset.classes)
+    if training_set is not None and ranks.is_first():
         with alone():
-            head = train_head(config, *training_set, dataset, folder, tracking.loggers)
-    else:
-        head = build_head(config, extractor.layout.dim, dataset.classes.num_classes)
+            fit_head(config, head, *training_set, dataset, folder, tracking.loggers)
     del training_set
     if ranks.is_first():
         features = {k: v for k, v in asdict(config.features).items() if k not in CACHE}
@@ -134,34 +129,36 @@ def tell(config: TrainConfig, dataset: LabelledSet) -> str:
     return found.sha256
 
 
-def train_head(
+def fit_head(
     config: TrainConfig,
+    head: Head,
     maps: NativeMaps,
     masks: torch.Tensor,
     dataset: LabelledSet,
     folder: Path,
     loggers: Sequence[Logger] = (),
-) -> StackedMLP:
-    """Train a fresh head on the labelled pixels, or go on from `last.ckpt`."""
-    head = build_head(config, maps.layout.dim, dataset.classes.num_classes)
-    pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-    module = HeadTraining(head, maps, pixels, build_protocol(config.head), config.seed)
+) -> None:
+    """Fit a fresh head to the labelled pixels; one that is trained goes on from `last.ckpt`."""
     checkpoint = folder / "last.ckpt"
-    trainer = pl.Trainer(
-        **trainer_arguments(config, folder, loggers, "fit"),
-        max_steps=module.num_steps,
-        callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
-    )
-    resumed = checkpoint if config.trainer.resume and checkpoint.is_file() else None
-    if resumed:
-        log.info("going on from %s", resumed)
-    trainer.fit(module, ckpt_path=resumed, weights_only=True)
-    return head
+
+    def train(head: TrainedHead, maps: NativeMaps, pixels: LabelledPixels, seed: int) -> None:
+        module = HeadTraining(head, maps, pixels, config.head.build_protocol(), seed)
+        trainer = pl.Trainer(
+            **trainer_arguments(config, folder, loggers, "fit"),
+            max_steps=module.num_steps,
+            callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
+        )
+        resumed = checkpoint if config.trainer.resume and checkpoint.is_file() else None
+        if resumed:
+            log.info("going on from %s", resumed)
+        trainer.fit(module, ckpt_path=resumed, weights_only=True)
+
+    head.fit_to(maps, LabelledPixels(masks, dataset.classes.ignore_label), config.seed, train)
 
 
 def test_head(
     config: TrainConfig,
-    head: StackedMLP,
+    head: Head,
     extractor: FeatureExtractor,
     images: LabelledImages,
     folder: Path,
@@ -184,13 +181,12 @@ def _result_row(
     config: TrainConfig,
     backbone: Backbone,
     dataset: LabelledSet,
-    head: StackedMLP,
+    head: Head,
     testing: HeadTesting,
     seconds: dict[str, float],
 ) -> dict[str, object]:
     scores = testing.scores
     assert scores is not None
-    trained_here = config.head.checkpoint is None
     timeless = backbone.num_timesteps is None
     timesteps = [NO_TIMESTEP] if timeless else config.features.timesteps
     return {
@@ -199,12 +195,11 @@ def _result_row(
         "checkpoint_sha256": backbone.checkpoint_sha256,
         "blocks": " ".join(map(str, config.features.blocks)),
         "timesteps": " ".join(map(str, timesteps)),
-        "head": "-".join(["mlp", *map(str, head.hidden)]) if head.hidden else "linear",
-        "head_sha256": config.head.checkpoint_sha256 or "",
-        "protocol": config.head.protocol if trained_here else "",
+        "head": head.label,
+        **config.head.record(),
         "members": head.members,
         "seed": config.seed,
-        "num_labelled": len(dataset.train) if trained_here else "",
+        "num_labelled": "" if config.head.comes_fitted else len(dataset.train),
         "num_test": len(dataset.test),
         **score_columns(scores, testing.uncertainties),
         **{key: f"{value:.2f}" for key, value in seconds.items()},

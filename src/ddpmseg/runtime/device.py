@@ -35,7 +35,7 @@ def trainer_precision(config: TrainConfig, device: torch.device) -> str:
     """`trainer.precision`, where 'auto' becomes what suits the device and the protocol."""
     if config.trainer.precision != "auto":
         return config.trainer.precision
-    exact = config.task == "segment" and config.head.protocol == "paper"
+    exact = config.task == "segment" and config.head.exact
     native = device.type == "cuda" or choose_precision("auto", device) == "bf16"
     return "bf16-mixed" if native and not exact else "32-true"
 

@@ -51,16 +51,7 @@ def checked_sweep(cfg: DictConfig) -> SweepConfig:
     at_least("sweep.batch_size", sweep.batch_size, 1)
     for control in sweep.controls:
         one_of("sweep.controls", control, CONTROLS)
-    if sweep.head.members != 1:
-        raise ConfigError(
-            f"`sweep.head.members={sweep.head.members}`: the probe of a cell is a single member. "
-            "For error bars set `sweep.seeds`, as in `sweep.seeds=[0,1,2]`."
-        )
-    if sweep.head.checkpoint is not None:
-        raise ConfigError(
-            f"`sweep.head.checkpoint={sweep.head.checkpoint}`: the probes of a sweep are trained, "
-            "each on a single map. `ddpmseg train head.checkpoint=...` tests a finished ensemble."
-        )
+    sweep.head.check_probe()
     for name in ("csv", "tensorboard"):
         if getattr(config.logger, name):
             raise ConfigError(

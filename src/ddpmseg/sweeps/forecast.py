@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_extractor, build_probes, build_protocol
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.estimate import seconds_of_probes, seconds_per_image
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.heads.probes import StackedProbes
 from ddpmseg.runtime.progress import Progress, duration
 from ddpmseg.sweeps.grid import Piece
 
@@ -18,12 +19,17 @@ def forecast_sweep(pieces: Sequence[Piece], backbone: Backbone, dataset: Labelle
     """Log how long all pieces will take and what memory they need; returns their progress."""
     piece = next((p for p in pieces if not p.control), pieces[0])
     extractor = build_extractor(piece.config, backbone)
-    probes = build_probes(piece.config, extractor.layout, dataset.classes.num_classes, piece.seeds)
+    head, layout = piece.config.head, extractor.layout
+    probes = head.build_probes(layout, dataset.classes.num_classes, piece.seeds)
     per_pass = seconds_per_image(extractor) / ranks.num_ranks()
-    per_step, per_mask = seconds_of_probes(extractor, probes)
-    per_mask /= ranks.num_ranks()
-    labels = len(dataset.train) * extractor.layout.image_size**2
-    protocol = build_protocol(piece.config.head)
+    per_step = per_mask = 0.0
+    if isinstance(probes, StackedProbes):
+        per_step, per_mask = seconds_of_probes(extractor, probes)
+        per_mask /= ranks.num_ranks()
+    else:
+        log.info("the fitting and reading of `sweep.head.name=%s` are not forecast", head.name)
+    labels = len(dataset.train) * layout.image_size**2
+    protocol = head.build_protocol()
     steps = protocol.steps_for(labels) * protocol.batch_size / 1024
     stages = {
         "extract": len(dataset.train) * per_pass,
@@ -37,7 +43,7 @@ def forecast_sweep(pieces: Sequence[Piece], backbone: Backbone, dataset: Labelle
             for p in pieces
         ]
     )
-    kept = len(dataset.train) * extractor.layout.values_per_image() * backbone.dtype.itemsize
+    kept = len(dataset.train) * layout.values_per_image() * backbone.dtype.itemsize
     log.info(
         "forecast: %s on %s (per timestep: %s of forward passes, %s of training, %s of reading "
         "masks); %.2f GB of training maps at a time",

@@ -31,7 +31,7 @@ class Piece:
 
     @property
     def keys(self) -> list[Key]:
-        """Block-major, seeds within: the order of the members of `ddpmseg.heads.probes.Probes`."""
+        """Block-major, seeds within: the order of the members of a `ProbeSet`."""
         return list(product(self.config.features.blocks, [self.timestep], self.seeds))
 
 

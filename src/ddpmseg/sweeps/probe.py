@@ -12,16 +12,19 @@ from pytorch_lightning.callbacks import Callback
 
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_extractor, build_probes, build_protocol
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.features.maps import NativeMaps
+from ddpmseg.heads.base import TrainedHead
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.runtime.device import trainer_arguments
 from ddpmseg.runtime.processes import alone
 from ddpmseg.training.extraction import extract_training_set
-from ddpmseg.training.probes import ProbeTesting, ProbeTraining
+from ddpmseg.training.head import HeadTraining
+from ddpmseg.training.probes import ProbeTesting
 
 Advance = Callable[[str, float], None]
 """Told of a stage ('extract', 'train', 'test') and the share of it that was just done."""
@@ -54,18 +57,20 @@ def probe_timestep(
     maps, masks = extract_training_set(extractor, images)
     advance("extract", 1.0)
 
-    probes = build_probes(config, extractor.layout, dataset.classes.num_classes, seeds)
+    probes = config.head.build_probes(extractor.layout, dataset.classes.num_classes, seeds)
     folder = Path(config.paths.output_dir)
     fit, test = (trainer_arguments(config, folder, [], stage) for stage in ("fit", "test"))
     fit["enable_progress_bar"] = test["enable_progress_bar"] = False
     if ranks.is_first():
-        protocol = build_protocol(config.head)
         pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-        training = ProbeTraining(probes, maps, pixels, protocol, config.seed)
-        told = _Told(advance, "train", training.num_steps)
+
+        def train(head: TrainedHead, maps: NativeMaps, pixels: LabelledPixels, seed: int) -> None:
+            module = HeadTraining(head, maps, pixels, config.head.build_protocol(), seed)
+            told = _Told(advance, "train", module.num_steps * probes.num_fits)
+            pl.Trainer(**fit, max_steps=module.num_steps, callbacks=[told]).fit(module)
+
         with alone():
-            pl.Trainer(**fit, max_steps=training.num_steps, callbacks=[told]).fit(training)
-        del training
+            probes.fit(maps, pixels, config.seed, train)
     del maps
     ranks.share_state(probes)
 

@@ -123,20 +123,29 @@ def _rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
 def _settings(identity: Mapping[str, object], grid: CellGrid) -> dict[str, str]:
     request = identity["request"]
     assert isinstance(request, dict)
-    hidden = request["sweep.head.hidden"]
-    shape = "the paper's MLP" if hidden is None else "-".join(["MLP", *map(str, hidden)])
     checkpoint = str(identity.get("checkpoint_sha256", ""))[:12]
     shown = {
         "labelled images": str(identity["num_labelled"]),
         "test images": str(identity["num_test"]),
         "image size": f"{request['dataset.image_size']} pixels",
-        "probe": shape if hidden != [] else "linear",
-        "protocol": request["sweep.head.protocol"],
+        **_probe({k.removeprefix("sweep.head."): v for k, v in request.items()}),
         "seeds": ", ".join(map(str, grid.seeds)),
         "features": f"block {request['sweep.hook']}s"
         + ("" if grid.numbering.timeless else f", noise {request['sweep.noise']}"),
     }
     return shown | ({"weights (sha256)": checkpoint} if checkpoint else {})
+
+
+def _probe(head: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a sweep's head in words."""
+    if "name" in head:  # which sweeps of an MLP do not say
+        return {"probe": head["name"]}
+    hidden = head["hidden"]
+    shape = "-".join(["MLP", *map(str, hidden)]) if hidden else "linear"
+    return {
+        "probe": "the paper's MLP" if hidden is None else shape,
+        "protocol": head["protocol"],
+    }
 
 
 def _examples(store: CellStore, grid: CellGrid) -> Examples | None:

@@ -110,7 +110,7 @@ def plain_config(config: TrainConfig | SweepConfig) -> dict[str, Any]:
     for group in ("logger", "paths"):
         del plain[group]
     if isinstance(config, SweepConfig):
-        plain["head"] = {"name": _head_name(config.sweep.head.hidden)}
+        plain["head"] = {"name": config.sweep.head.label}
         return plain
     if config.task == "distill":
         for group in ("backbone", "features", "head", "pretrain"):
@@ -121,7 +121,7 @@ def plain_config(config: TrainConfig | SweepConfig) -> dict[str, Any]:
         return plain | {"features": {}, "head": {}}
     features, head = config.features, config.head
     del plain["pretrain"]
-    plain["head"]["name"] = _head_name(head.hidden)
+    plain["head"]["name"] = head.label
     plain["features"]["maps"] = f"b{_joined(features.blocks)}_t{_joined(features.timesteps)}"
     for axis, values in (("block", features.blocks), ("timestep", features.timesteps)):
         if len(values) == 1:
@@ -220,7 +220,7 @@ def _tags(config: TrainConfig) -> tuple[str, ...]:
     features = config.features
     return (
         *named,
-        _head_name(config.head.hidden),
+        config.head.label,
         *(f"b{block}" for block in features.blocks),
         *(f"t{timestep}" for timestep in features.timesteps),
     )
@@ -229,10 +229,6 @@ def _tags(config: TrainConfig) -> tuple[str, ...]:
 def _allowed(tags: Sequence[str]) -> list[str]:
     """Tags as W&B takes them: none twice, 1 to 64 characters."""
     return list(dict.fromkeys(tag[:64] for tag in tags if tag))
-
-
-def _head_name(hidden: list[int] | None) -> str:
-    return "linear" if hidden == [] else "-".join(["mlp", *map(str, hidden or [])])
 
 
 def _joined(values: Sequence[int]) -> str:

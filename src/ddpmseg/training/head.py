@@ -11,11 +11,10 @@ from torch import Tensor
 from ddpmseg.errors import TrainingError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
-from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.base import Head, TrainedHead
 from ddpmseg.heads.pixels import LabelledPixels, PixelVectors
 from ddpmseg.heads.protocols import BatchLossStopping, Protocol
 from ddpmseg.heads.segment import Segmentation, Vote, segment
-from ddpmseg.heads.stacked import StackedHead
 from ddpmseg.training.steps import step_loader
 from ddpmseg.training.testing import SegmentationTesting
 
@@ -32,7 +31,7 @@ class HeadTraining(pl.LightningModule):
 
     def __init__(
         self,
-        head: StackedHead,
+        head: TrainedHead,
         maps: NativeMaps,
         pixels: LabelledPixels,
         protocol: Protocol,
@@ -50,8 +49,8 @@ class HeadTraining(pl.LightningModule):
         return step_loader(self.batch, self.num_steps, lambda: self.trainer.global_step)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions and labels of a step: (p,), or (m, p) with other pixels for every member."""
-        return self.pixels.batch(step, self.protocol, self.head.members, self.seed)
+        """Positions and labels of a step, as the head wants them."""
+        return self.head.batch(step, self.pixels, self.protocol, self.seed)
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         positions, labels = batch
@@ -132,7 +131,7 @@ class HeadTesting(SegmentationTesting):
     """Tests a head on the features of a frozen network."""
 
     def __init__(
-        self, head: StackedMLP, extractor: FeatureExtractor, ignore_label: int, vote: Vote
+        self, head: Head, extractor: FeatureExtractor, ignore_label: int, vote: Vote
     ) -> None:
         super().__init__(head.num_classes, ignore_label)
         self.head = head

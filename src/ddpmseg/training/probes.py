@@ -1,4 +1,4 @@
-"""Training and testing of a grid of probes with Lightning."""
+"""Testing of the probes of a sweep with Lightning."""
 
 from collections.abc import Sequence
 
@@ -8,26 +8,8 @@ from torch import Tensor
 
 from ddpmseg import ranks
 from ddpmseg.features.extract import FeatureExtractor
-from ddpmseg.heads.probes import ProbeReader, Probes
+from ddpmseg.heads.probe_set import ProbeSet
 from ddpmseg.metrics.functional import member_confusions
-from ddpmseg.training.head import HeadTraining
-
-
-class ProbeTraining(HeadTraining):
-    """Trains all probes at once. The probes of one seed see the same pixels in every step.
-
-    These are the pixels a lone member with that seed would see, so that a probe equals the head
-    that `ddpmseg train` trains on its map alone.
-    """
-
-    head: Probes
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions and labels of a step: (p,) for one seed, else a row for each (s, p)."""
-        batches = [self.pixels.batch(step, self.protocol, 1, seed) for seed in self.head.seeds]
-        positions, labels = zip(*batches, strict=True)
-        shape = (len(self.head.seeds), -1) if len(self.head.seeds) > 1 else (-1,)
-        return torch.stack(positions).view(shape), torch.stack(labels).view(shape)
 
 
 class ProbeTesting(pl.LightningModule):
@@ -41,7 +23,7 @@ class ProbeTesting(pl.LightningModule):
     counts: Tensor
 
     def __init__(
-        self, probes: Probes, extractor: FeatureExtractor, ignore_label: int, num_examples: int
+        self, probes: ProbeSet, extractor: FeatureExtractor, ignore_label: int, num_examples: int
     ) -> None:
         super().__init__()
         self.probes, self.ignore_label, self.num_examples = probes, ignore_label, num_examples
@@ -52,7 +34,7 @@ class ProbeTesting(pl.LightningModule):
         self._examples: list[Tensor] = []
 
     def on_test_start(self) -> None:
-        self._reader = ProbeReader(self.probes, self._extractor[0].backbone.dtype)
+        self._reader = self.probes.label_reader(self._extractor[0].backbone.dtype)
 
     def test_step(self, batch: tuple[Tensor, Tensor, Sequence[str]], batch_index: int) -> None:
         images, truths, names = batch
