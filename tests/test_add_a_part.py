@@ -23,17 +23,14 @@ from ddpmseg.finished.open import open_run
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 
-ADDED = {"backbone": "edges", "dataset": "discs"}
+ADDED = {"backbone": "edges", "dataset": "discs", "head": "class_means"}
 """By config group: the example of docs/add_a_GROUP.md."""
+ROOMS = {"backbone": "backbones", "dataset": "data", "head": "heads"}
+"""By config group: the package below `ddpmseg` where such parts lie."""
 SMALL = (*HARDWARE, "dataset.image_size=16", "dataset.num_labelled=3", "dataset.num_test=2")
-TRAIN = (*SMALL, "head.members=2", "head.hidden=[8]", "head.max_steps=6")
-SWEEP = (
-    *SMALL,
-    "sweep.head.hidden=[8]",
-    "sweep.head.max_steps=6",
-    "sweep.clusters.images=0",
-    "sweep.controls=[]",
-)
+MLP = ("members=2", "hidden=[8]", "max_steps=6")
+TRAIN = (*SMALL, *(f"head.{setting}" for setting in MLP))
+SWEEP = (*SMALL, "sweep.clusters.images=0", "sweep.controls=[]")
 
 
 def files_of(group: str) -> dict[str, str]:
@@ -90,10 +87,15 @@ def run(command: str) -> None:
     match words:
         case ["train", *overrides]:
             backbone = [] if "backbone=edges" in overrides else SEGMENT[:7]
-            given = (*backbone, *overrides, *TRAIN, "features.blocks=[0,1]")
+            small = SMALL if "head=class_means" in overrides else TRAIN
+            given = (*backbone, *overrides, *small, "features.blocks=[0,1]")
             train(composed(Path(folder[0]), *given, conf=Path("conf")))
         case ["sweep", *overrides]:
             given = (*overrides, *SWEEP)
+            if "head@sweep.head=class_means" in overrides:
+                given += (*SEGMENT[:7], "sweep.blocks=[0,2]", "sweep.timesteps=[5,50]")
+            else:
+                given += tuple(f"sweep.head.{setting}" for setting in MLP[1:])
             sweep(composed(Path(folder[0]), *given, root="sweep", conf=Path("conf")))
         case arguments:
             small = ["dataset.image_size=16", "trainer.accelerator=cpu"]
@@ -126,6 +128,21 @@ def test_the_page_of_datasets_is_followed(added: Path) -> None:
     assert config.dataset.announced() == (3, 2)
 
 
+def test_the_page_of_heads_is_followed(added: Path) -> None:
+    given = commands(page("add_a_head"))
+    assert len(given) == 3
+    for command in given:
+        run(command)
+    outputs = added / "outputs"
+    run = open_run(outputs / "class_means")
+    assert (run.head.label, run.head.num_classes, run.head.members) == ("class_means", 11, 1)
+    assert run.results["head"] == "class_means"
+    assert open_run(outputs / "class_means_cosine").head.distance == "cosine"
+    cells = (outputs / "class_means_sweep" / "cells.csv").read_text().splitlines()
+    assert len(cells) == 5
+    assert ">class_means<" in (outputs / "class_means_sweep" / "report.html").read_text()
+
+
 def test_the_example_keeps_the_contract_and_is_checked_as_any_other(added: Path) -> None:
     schema = BACKBONES["edges"]
     assert BACKBONES.by_target("edges.backbone.EdgesBackbone") is schema
@@ -145,7 +162,7 @@ def test_a_file_may_build_on_the_family_of_a_package(added: Path) -> None:
 def test_installed_packages_are_used_from_the_command_line(installed: Path, tmp_path: Path) -> None:
     given = [f"{group}={name}" for group, name in ADDED.items()]
     features = ("features.blocks=[0,1]", "features.timesteps=[0]")
-    command = [sys.executable, str(ROOT / "train.py"), *given, *features, *TRAIN]
+    command = [sys.executable, str(ROOT / "train.py"), *given, *features, *SMALL]
     paths = [str(installed), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     subprocess.run(
         [*command, f"paths.output_dir={tmp_path / 'run'}"],
@@ -162,13 +179,14 @@ def test_the_same_parts_in_the_tree(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
     shutil.copy(ROOT / "train.py", tmp_path)
     for group, name in ADDED.items():
-        room = "backbones" if group == "backbone" else "data"
+        room = ROOMS[group]
         package = tmp_path / "src" / "ddpmseg" / room / name
         package.mkdir()
         (package / "__init__.py").touch()
         for path, text in files_of(group).items():
             if path.endswith(".py"):
                 text = text.replace(f'"{name}.', f'"ddpmseg.{room}.{name}.')
+                text = text.replace(f"from {name}.", f"from ddpmseg.{room}.{name}.")
                 (package / Path(path).name).write_text(text.replace(f"{name}:classes.yaml", name))
             elif path.endswith("classes.yaml"):
                 (package.parent / "classes" / f"{name}.yaml").write_text(text)
@@ -181,7 +199,7 @@ def test_the_same_parts_in_the_tree(tmp_path: Path) -> None:
     given = [f"{group}={name}" for group, name in ADDED.items()]
     features = ("features.blocks=[0,1]", "features.timesteps=[0]")
     subprocess.run(
-        [sys.executable, "train.py", *given, *TRAIN, *features, "paths.output_dir=run"],
+        [sys.executable, "train.py", *given, *SMALL, *features, "paths.output_dir=run"],
         check=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "src")},

@@ -66,12 +66,15 @@ def register() -> None:
             schema = parts[name]
             node = schema(name=name) if schema.name == MISSING else schema()
             store.store(group=parts.group, name=name, node=node)
+    heads = {name: schema(name=name) for name, schema in HEADS.schemas().items()}
+    heads["mlp"] = MlpConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")
+    for name, node in heads.items():
+        store.store(group="head", name=f"{name}_schema", node=node)
     for name in HEADS.installed():
-        store.store(group="head", name=f"{name}_schema", node=HEADS[name](name=name))
-        store.store(group="head", name=name, node=HEADS[name](name=name))
+        store.store(group="head", name=name, node=heads[name])
     for group, node in (
         ("features", FeaturesConfig),
-        ("head", MlpConfig(checkpoint_sha256="${ensemble_sha256:${.checkpoint}}")),
+        ("head", heads["mlp"]),
         ("pretrain", PretrainConfig),
         ("segmenter", SegmenterConfig),
         ("trainer", TrainerConfig),

@@ -52,7 +52,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "{self.members} p k"]:
-        """Class scores (logits) of pixel vectors, the same for all members or one set for each."""
+        """Class scores (logits) of pixel vectors, the same for all members or one set for each.
+
+        A head of a single member is given (p, d).
+        """
 
     @abstractmethod
     def fit_to(self, maps: NativeMaps, pixels: LabelledPixels, seed: int, train: "Train") -> None:
@@ -88,7 +91,10 @@ class TrainedHead(Head):
         self, step: int, pixels: LabelledPixels, protocol: Protocol, seed: int
     ) -> tuple[Int[Tensor, "*s p"], Int[Tensor, "*s p"]]:
         """Positions and labels of a step: the same pixels for all members, or a row for each."""
-        return pixels.batch(step, protocol, self.members, seed)
+        positions, labels = pixels.batch(step, protocol, self.members, seed)
+        if self.members == 1:
+            return positions.flatten(), labels.flatten()
+        return positions, labels
 
     def standardise(self, vectors: Float[Tensor, "p d"]) -> None:
         """Take in a sample of the training vectors, float32, before the first step.

@@ -3,4 +3,11 @@
 from ddpmseg.heads.settings import HeadConfig
 from ddpmseg.registry import Registry
 
-HEADS = Registry("head", HeadConfig, {"mlp": "ddpmseg.heads.settings:MlpConfig"})
+HEADS = Registry(
+    "head",
+    HeadConfig,
+    {
+        "mlp": "ddpmseg.heads.settings:MlpConfig",
+    },
+)
+"""The family NAME has the schema `NAME_schema` in the files of `conf/head/`."""

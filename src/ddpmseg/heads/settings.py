@@ -70,6 +70,12 @@ class HeadConfig:
 
     def check(self) -> None:
         """Raise ConfigError for a setting out of its range; reads no files."""
+        kind = self.head_type().kind
+        if self.name != kind:
+            raise ConfigError(
+                f"`head.name={self.name}`: these settings build a head of the kind '{kind}'. Leave "
+                "`head.name` as it is, and choose another `head`."
+            )
         at_least("head.members", self.members, 1)
         one_of("head.vote", self.vote, VOTES)
         if self.members > 1 and not self.ensemble:

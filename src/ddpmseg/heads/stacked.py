@@ -4,10 +4,12 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ddpmseg.heads.base import TrainedHead
+from ddpmseg.heads.pixels import LabelledPixels
+from ddpmseg.heads.protocols import Protocol
 
 NO_EPS = 1e-30
 """Vanishes beside a variance of 1; none at all is refused on a GPU."""
@@ -58,6 +60,11 @@ class StackedHead(TrainedHead):
         rows = vectors.reshape(-1, self.dim)
         scaled = F.batch_norm(rows, mean, torch.ones_like(mean), self.input_scale, eps=NO_EPS)
         return scaled.view_as(vectors)
+
+    def batch(
+        self, step: int, pixels: LabelledPixels, protocol: Protocol, seed: int
+    ) -> tuple[Int[Tensor, "*s p"], Int[Tensor, "*s p"]]:
+        return pixels.batch(step, protocol, self.members, seed)
 
     def standardise(self, vectors: Float[Tensor, "p d"]) -> None:
         """From now on scale every feature to mean 0 and deviation 1 over these vectors.
