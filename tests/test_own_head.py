@@ -25,6 +25,7 @@ from ddpmseg.errors import CheckpointError, ConfigError, TrainingError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.base import FittedHead, PixelReader, TrainedHead
+from ddpmseg.heads.contract import breaches
 from ddpmseg.heads.export import load_head, save_head
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.pixels import LabelledPixels
@@ -59,6 +60,21 @@ class MeansConfig(HeadConfig):
 
     def build(self, dim, num_classes, seed):
         return self.head_type()(dim, num_classes, self.scale)
+
+@dataclass
+class FaultyConfig(MeansConfig):
+    fault: str = ""
+
+    @classmethod
+    def head_type(cls):
+        from own_means.faulty import Faulty
+        return Faulty
+
+    def build(self, dim, num_classes, seed):
+        from own_means.faulty import Untyped
+        if self.fault == "16 bits":
+            return Untyped(dim, num_classes)
+        return self.head_type()(dim, num_classes, self.scale, self.fault)
 """
 HEAD = '''
 import torch
@@ -83,6 +99,55 @@ class Means(FittedHead):
     def forward(self, vectors):
         return -self.scale * torch.cdist(vectors, self.means)[None]
 '''
+FAULTY = """
+import torch
+from torch import nn
+from ddpmseg.heads.base import PixelReader, TrainedHead
+from own_means.head import Means
+
+class Faulty(Means):
+    kind, arguments = "faulty", ("scale", "fault")
+
+    def __init__(self, dim, num_classes, scale, fault):
+        super().__init__(dim, num_classes + (fault == "shape"), scale)
+        self.fault = fault
+        self.offset = 0.0
+
+    def fit(self, maps, pixels, seed):
+        super().fit(maps, pixels, seed)
+        if self.fault == "state":
+            self.means = torch.cat([self.means, self.means[:1] + 100])
+        if self.fault == "repeatable":
+            self.means += torch.randn_like(self.means)
+        self.offset = 1.0
+
+    def forward(self, vectors):
+        if self.fault == "pixel by itself":
+            vectors = vectors - vectors.mean(0)
+        scores = super().forward(vectors)[..., :self.num_classes]
+        if self.fault == "scores":
+            scores[:, 0] = torch.nan
+        if self.fault == "disk":
+            scores = scores + self.offset
+        return scores
+
+    def reader(self, layout, dtype):
+        reader = PixelReader(self, layout)
+        if self.fault == "whole images":
+            found = reader.scores
+            reader.scores = lambda maps: 2 * found(maps)
+        return reader
+
+class Untyped(TrainedHead):
+    kind = "faulty"
+
+    def __init__(self, dim, num_classes):
+        super().__init__(dim, num_classes)
+        self.layer = nn.Linear(dim, num_classes)
+
+    def forward(self, vectors):
+        return self.layer(vectors)[None]
+"""
 TRAIN = tuple(given for given in SEGMENT if not given.startswith("head."))
 SWEPT = tuple(given for given in SWEEP if not given.startswith("sweep.head."))
 LAYOUT = FeatureLayout((MapSpec(5, 0, 6, 2), MapSpec(5, 1, 4, 8)), 8)
@@ -96,17 +161,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (site / "own_means" / "__init__.py").touch()
     (site / "own_means" / "settings.py").write_text(SETTINGS)
     (site / "own_means" / "head.py").write_text(HEAD)
+    (site / "own_means" / "faulty.py").write_text(FAULTY)
     info = site / "own_means-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-means\nVersion: 1.0\n")
-    points = "[ddpmseg.heads]\nmeans = own_means.settings:MeansConfig\n"
-    (info / "entry_points.txt").write_text(points)
+    points = "means = own_means.settings:MeansConfig\nfaulty = own_means.settings:FaultyConfig\n"
+    (info / "entry_points.txt").write_text(f"[ddpmseg.heads]\n{points}")
     monkeypatch.syspath_prepend(str(site))
     yield
     for name in [name for name in sys.modules if name.startswith("own_means")]:
         del sys.modules[name]
-    for option in ("means.yaml", "means_schema.yaml"):
-        ConfigStore.instance().repo["head"].pop(option, None)
+    for name in ("means", "faulty"):
+        for option in (f"{name}.yaml", f"{name}_schema.yaml"):
+            ConfigStore.instance().repo.get("head", {}).pop(option, None)
 
 
 def random_maps(images: int) -> NativeMaps:
@@ -377,3 +444,36 @@ def test_separate_probes_by_map_and_seed() -> None:
             scores = lone(vectors[..., columns].flatten(0, 2))[0]
         agree = scores.argmax(1).view(2, 8, 8) == labels[member]
         assert agree.float().mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "settings", [MlpConfig(), MlpConfig(members=2, hidden=[]), MlpConfig(members=1, hidden=[5])]
+)
+def test_heads_of_this_package_keep_the_contract(settings: HeadConfig) -> None:
+    assert breaches(settings) == []
+
+
+@pytest.mark.usefixtures("package")
+def test_another_head_keeps_the_contract() -> None:
+    assert breaches(HEADS["means"](name="means")) == []
+    assert breaches(HEADS["faulty"](name="faulty")) == []
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("shape", "num_classes, members) is (11, 5, 1), asked for were (11, 4, 1)"),
+        ("scores", "scores are NaN"),
+        ("state", "means is (4, 11) before fitting and (5, 11) after it"),
+        ("repeatable", "other scores"),
+        ("pixel by itself", "other scores among other pixels"),
+        ("whole images", "other scores than `forward`"),
+        ("disk", "read from disk it gives other scores"),
+        ("16 bits", "takes no vectors of 16 bits"),
+    ],
+)
+def test_a_broken_promise_is_found(fault: str, says: str) -> None:
+    settings = HEADS["faulty"](name="faulty", fault=fault)  # pyright: ignore[reportCallIssue]
+    found = {breach.rule: breach.what for breach in breaches(settings)}
+    assert says in found[fault]
