@@ -24,6 +24,7 @@ from ddpmseg.config import run_request
 from ddpmseg.errors import CheckpointError, ConfigError, TrainingError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
+from ddpmseg.finished.open import open_run, open_sweep
 from ddpmseg.heads.base import FittedHead, PixelReader, TrainedHead
 from ddpmseg.heads.contract import breaches
 from ddpmseg.heads.export import load_head, save_head
@@ -34,7 +35,6 @@ from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.heads.registry import HEADS
 from ddpmseg.heads.settings import HeadConfig, MlpConfig
 from ddpmseg.records.cells import CellStore
-from ddpmseg.records.load import load_config, load_sweep_config
 from ddpmseg.runs.export import export
 from ddpmseg.runs.predict import predict
 from ddpmseg.runs.train import train
@@ -211,7 +211,7 @@ def test_a_run_trains_tests_and_is_opened_again(tmp_path: Path) -> None:
     recorded = (row["head"], row["head_sha256"], row["protocol"], row["members"])
     assert recorded == ("means", "", "", "1")
 
-    config = load_config(run)
+    config = open_run(run).config
     assert type(config.head) is HEADS["means"]
     dataset = config.dataset.build()
     backbone = config.backbone.build(torch.device("cpu"))
@@ -259,7 +259,7 @@ def test_a_cell_of_a_sweep_is_the_run_on_its_map(tmp_path: Path) -> None:
         assert torch.equal(cells[2, 50, seed].counts, expected)
     assert best is not None
     assert best >= 0
-    assert load_sweep_config(folder).sweep.head == HEADS["means"](name="means")
+    assert open_sweep(folder).config.sweep.head == HEADS["means"](name="means")
     assert ">means<" in (folder / "report.html").read_text()
 
 
