@@ -135,7 +135,11 @@ def test_the_page_of_heads_is_followed(added: Path) -> None:
         run(command)
     outputs = added / "outputs"
     opened = open_run(outputs / "class_means")
-    assert (opened.head.label, opened.head.num_classes, opened.head.members) == ("class_means", 11, 1)
+    assert (opened.head.label, opened.head.num_classes, opened.head.members) == (
+        "class_means",
+        11,
+        1,
+    )
     assert opened.results["head"] == "class_means"
     assert open_run(outputs / "class_means_cosine").head.distance == "cosine"
     cells = (outputs / "class_means_sweep" / "cells.csv").read_text().splitlines()

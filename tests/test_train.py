@@ -19,6 +19,7 @@ from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.finished.open import open_run
+from ddpmseg.heads.base import TrainedHead
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.protocols import BatchLossStopping
 from ddpmseg.records.results import COLUMNS
@@ -372,6 +373,7 @@ def test_members_that_stop_early_keep_their_weights(
     train(composed(tmp_path, *SEGMENT, *PAPER))
     assert sorted(seen) == list(range(12))
     kept = load_head(tmp_path / "head.safetensors")[0]
+    assert isinstance(kept, TrainedHead)
     assert same(kept.member_state(0), seen[3])
     assert not same(seen[3], seen[4])
 
