@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ddpmseg.composition.build import as_training, build_extractor
 from ddpmseg.composition.checks import typed_config
-from ddpmseg.config import run_request
+from ddpmseg.config import register, run_request
 from ddpmseg.errors import CheckpointError, ConfigError, TrainingError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
@@ -153,27 +152,26 @@ SWEPT = tuple(given for given in SWEEP if not given.startswith("sweep.head."))
 LAYOUT = FeatureLayout((MapSpec(5, 0, 6, 2), MapSpec(5, 1, 4, 8)), 8)
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What pip leaves of a package with the head `means`."""
-    site = tmp_path / "site"
-    (site / "own_means").mkdir(parents=True)
-    (site / "own_means" / "__init__.py").touch()
-    (site / "own_means" / "settings.py").write_text(SETTINGS)
-    (site / "own_means" / "head.py").write_text(HEAD)
-    (site / "own_means" / "faulty.py").write_text(FAULTY)
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What pip leaves of a package with the heads `means` and `faulty`."""
+    site = tmp_path_factory.mktemp("site")
+    modules = {"__init__": "", "settings": SETTINGS, "head": HEAD, "faulty": FAULTY}
+    (site / "own_means").mkdir()
+    for name, text in modules.items():
+        (site / "own_means" / f"{name}.py").write_text(text)
     info = site / "own_means-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-means\nVersion: 1.0\n")
     points = "means = own_means.settings:MeansConfig\nfaulty = own_means.settings:FaultyConfig\n"
     (info / "entry_points.txt").write_text(f"[ddpmseg.heads]\n{points}")
-    monkeypatch.syspath_prepend(str(site))
-    yield
-    for name in [name for name in sys.modules if name.startswith("own_means")]:
-        del sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        register()
+        yield
     for name in ("means", "faulty"):
         for option in (f"{name}.yaml", f"{name}_schema.yaml"):
-            ConfigStore.instance().repo.get("head", {}).pop(option, None)
+            ConfigStore.instance().repo["head"].pop(option)
 
 
 def random_maps(images: int) -> NativeMaps:
