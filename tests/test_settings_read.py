@@ -25,7 +25,7 @@ OF_BOTH = (
     schemas.LoggerConfig,
     schemas.MultirunConfig,
     schemas.PathsConfig,
-    schemas.HeadConfig,
+    schemas.MlpConfig,
     DownloadConfig,
 )
 OF_TRAIN = (
@@ -82,8 +82,10 @@ UNREAD_BY_SWEEP = {
     ("LoggerConfig", "num_images"): "of train.py, whose loggers have the same schema",
     ("MultirunConfig", "share_gb"): "of train.py: a sweep shares its passes anyway",
     ("TrainerConfig", "resume"): "of train.py: a sweep goes on from its cells",
-    ("HeadConfig", "vote"): "of several members, where a probe is one",
-    ("HeadConfig", "checkpoint_sha256"): "of head.checkpoint, which a sweep refuses",
+    ("MlpConfig", "name"): "of the family, which its class says: it is checked",
+    ("MlpConfig", "members"): "1: it is checked",
+    ("MlpConfig", "vote"): "of several members, where a probe is one",
+    ("MlpConfig", "checkpoint_sha256"): "of head.checkpoint, which a sweep refuses",
 }
 QUICK = ("logger=wandb", "logger.mode=disabled")
 NOWHERE = (
