@@ -250,9 +250,10 @@ def test_unfinished_and_damaged_runs(runs: Path, tmp_path: Path, capsys: Capture
     (folder / "members1" / "seed1" / "per_class.csv").unlink()
     assert main(["compare", str(folder), "--per-class"]) == 2
     assert "per_class.csv' is not there" in capsys.readouterr().err
-    (folder / "robustness.csv").write_text("run,type,severity,miou\n.,fog,one,0.5\n")
-    assert main(["compare", str(folder)]) == 2
-    assert "robustness.csv' is damaged" in capsys.readouterr().err
+    for row in (".,fog,one,0.5", ".,fog,1", ".,fog,1,", ".,fog,,0.5"):
+        (folder / "robustness.csv").write_text(f"run,type,severity,miou\n{row}\n")
+        assert main(["compare", str(folder)]) == 2, row
+        assert "robustness.csv' is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--output", "--figure"])

@@ -3,34 +3,39 @@
 import math
 from typing import Any
 
+import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from made_runs import some_run
 
 from ddpmseg.compare.dots import dots, of_classes, of_ranking
-from ddpmseg.compare.per_class import ClassScores, class_table
-from ddpmseg.compare.ranking import Ranking, paired, rank, ranking_table
+from ddpmseg.compare.per_class import class_table
+from ddpmseg.compare.ranking import Ranking, rank, ranking_table
+from ddpmseg.compare.settings import filtered, find_conditions, find_key, series, short_keys
 from ddpmseg.errors import ConfigError, DataError, UserError
-from ddpmseg.records.keys import filtered, find_conditions, find_key, series, short_keys, shortened
+from ddpmseg.records.run_table import run_table
 from ddpmseg.records.runs import Run, Summary
-from ddpmseg.tables.markup import as_latex
-from ddpmseg.tables.table import Row, Table
-from ddpmseg.tables.terminal import as_text
+from ddpmseg.tables.table import Row, Table, as_latex
+from ddpmseg.tables.terminal import as_text, shortened
 
 SCORES = {(1, "hard"): 0.3, (1, "soft"): 0.31, (2, "hard"): 0.42, (2, "soft"): 0.4}
 
 
-def votes(seeds: tuple[int, ...] = (0, 1)) -> list[Run]:
+def table_of(*runs: Run) -> pd.DataFrame:
+    return run_table(runs)
+
+
+def votes(seeds: tuple[int, ...] = (0, 1)) -> pd.DataFrame:
     """Two numbers of members by two votes; the second seed is a point better, two by soft vote."""
-    return [
+    return table_of(*(
         some_run(
             score + seed * (0.02 if vote == "soft" else 0.01),
             head__members=members, head__vote=vote, seed=seed,
         )
         for (members, vote), score in SCORES.items()
         for seed in seeds
-    ]  # fmt: skip
+    ))  # fmt: skip
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -45,9 +50,9 @@ WORDS = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
 
 @given(st.sets(WORDS, min_size=1))
 def test_short_keys_are_read_as_the_keys_they_stand_for(keys: set[str]) -> None:
-    run = Run("folder", dict.fromkeys(keys, 0), {})
+    runs = table_of(Run("folder", dict.fromkeys(keys, 0), {}))
     for key, short in short_keys(keys).items():
-        assert find_key(short, [run]) == key
+        assert find_key(short, runs) == key
         assert len(short) <= len(key)
 
 
@@ -93,13 +98,13 @@ def test_unknown_keys_are_told_with_those_close(name: str, says: str) -> None:
 
 
 def test_the_whole_key_is_meant_before_an_end() -> None:
-    assert find_key("seed", [Run("", {"seed": 1, "dataset.seed": 2}, {})]) == "seed"
+    assert find_key("seed", table_of(Run("", {"seed": 1, "dataset.seed": 2}, {}))) == "seed"
 
 
 def kept(*conditions: str) -> list[tuple[Any, ...]]:
     runs = votes((0,))
     some = filtered(runs, find_conditions(conditions, runs))
-    return [(run.settings["head.members"], run.settings["head.vote"]) for run in some]
+    return [(int(n), vote) for n, vote in zip(some["head.members"], some["head.vote"], strict=True)]
 
 
 def test_conditions() -> None:
@@ -113,11 +118,11 @@ def test_conditions() -> None:
 
 
 def test_true_is_no_number() -> None:
-    run = some_run(head__flag=True)
-    (condition,) = find_conditions(["flag=true"], [run])
-    assert condition.holds(run)
+    runs = table_of(some_run(head__flag=True))
+    (condition,) = find_conditions(["flag=true"], runs)
+    assert condition.all()
     with pytest.raises(DataError, match=r"no run has head.flag=1; there are true"):
-        find_conditions(["flag=1"], [run])
+        find_conditions(["flag=1"], runs)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ def test_conditions_that_cannot_be(condition: str, says: str) -> None:
 
 
 def test_conditions_that_no_run_fulfils_together() -> None:
-    runs = [some_run(head__members=1, head__vote="hard"), some_run(head__members=2)]
+    runs = table_of(some_run(head__members=1, head__vote="hard"), some_run(head__members=2))
     with pytest.raises(DataError, match=r"of 2 runs none has head.members=2 and head.vote=hard"):
         filtered(runs, find_conditions(["members=2", "vote=hard"], runs))
 
@@ -143,11 +148,13 @@ def test_conditions_that_no_run_fulfils_together() -> None:
 def test_a_series_varies_in_nothing_else() -> None:
     line = [some_run(head__members=m, seed=seed) for m in (1, 2) for seed in (0, 1)]
     other = [some_run(head__members=1, features__blocks=[5]), some_run(features__blocks=[6])]
-    assert series([*line, *other], ["head.members"]) == line
+    found = series(table_of(*line, *other), ["head.members"])
+    assert list(found.index) == [run.folder for run in line]
+    lone = table_of(*other)
     with pytest.raises(DataError, match=r"no two of 2 runs differ in head.members alone"):
-        series(other, ["head.members"])
-    assert series(other, ["head.members"], ["features.blocks"]) == other
-    assert series(other, ["head.members", "features.blocks"]) == other
+        series(lone, ["head.members"])
+    assert len(series(lone, ["head.members"], ["features.blocks"])) == 2
+    assert len(series(lone, ["head.members", "features.blocks"])) == 2
 
 
 # ---- ranks and differences
@@ -184,27 +191,25 @@ def test_differences_to_a_chosen_setting() -> None:
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"head.vote=hard fits 2 settings: head.members=2 .*\|"):
         ranking_table(rank(runs, "miou"), [], find_conditions(["vote=hard"], runs))
-    lone = [run for run in runs if run.text("head.vote") == "soft" or run.text("seed") == "1"]
-    lone = [
-        run for run in lone if (run.text("head.members"), run.text("head.vote")) != ("2", "hard")
-    ]
+    hard = runs["head.vote"] == "hard"
+    lone = runs[~hard | (runs["seed"] == "1") & (runs["head.members"] == "1")]
     some = rank(lone, "miou", ["head.members"])
     cells = [row[4] for row in texts(ranking_table(some, [], find_conditions(["vote=hard"], lone)))]
     assert cells == ["+2.0 ± – (1)", "", ""]  # noqa: RUF001
 
 
 def test_rows_by_the_values_of_a_setting() -> None:
-    runs = [some_run(0.5 - m / 100, head__members=m) for m in (10, 2, 1)]
+    runs = table_of(*(some_run(0.5 - m / 100, head__members=m) for m in (10, 2, 1)))
     ranking = rank(runs, "miou", sort="head.members")
-    assert [(one.rank, one.text("head.members")) for one in ranking.settings] == [
-        (1, "1"), (2, "2"), (3, "10"),
+    assert [(*one.values(),) for one in ranking.labels.values()] == [
+        ("1", "1"), ("2", "2"), ("3", "10"),
     ]  # fmt: skip
 
 
 def test_single_runs_stand_without_a_count_and_are_held_against_any_seed() -> None:
-    runs = votes((0,))[:2] + votes((1,))[2:3]
+    runs = votes().iloc[[0, 2, 5]]
     ranking = rank(runs, "miou", singly=True)
-    shown = {run.folder: f"run{index}" for index, run in enumerate(runs)}
+    shown = {str(folder): f"run{index}" for index, folder in enumerate(runs.index)}
     table = ranking_table(ranking, [], folders=shown)
     assert table.stub == ("rank", "head.members", "head.vote", "seed", "run")
     assert texts(table) == [
@@ -219,7 +224,7 @@ def test_single_runs_stand_without_a_count_and_are_held_against_any_seed() -> No
 
 def test_further_scores_have_columns() -> None:
     runs = votes((0,))[:2]
-    more = {"severity 1": {runs[1].folder: 0.25}}
+    more = {"severity 1": pd.Series({runs.index[1]: 0.25})}
     table = ranking_table(rank(runs, "miou"), [], more=more)
     assert table.columns[-1] == "severity 1"
     assert [row[-1] for row in texts(table)] == ["25.0", ""]
@@ -232,18 +237,21 @@ def test_further_scores_have_columns() -> None:
 def test_paired_differences_equal_the_textbook(
     ours: list[tuple[int, float]], theirs: list[tuple[int, float]]
 ) -> None:
-    found = paired(
-        [some_run(score, seed=seed) for seed, score in ours],
-        [some_run(score, seed=seed) for seed, score in theirs],
-        "miou",
-    )
+    assume(ours and theirs)
+    runs = [some_run(score, seed=seed, head__members=1) for seed, score in ours]
+    runs += [some_run(score, seed=seed, head__members=2) for seed, score in theirs]
+    ranking = rank(run_table(runs), "miou")
+    numbers = {texts["head.members"]: number for number, texts in ranking.labels.items()}
+    references = {numbers["1"]: numbers["2"]}
+    found = ranking.differences(ranking.runs["miou"], references).get(numbers["1"])
     shared = [100 * (a - b) for s, a in ours for t, b in theirs if s == t]
     if not shared:
         assert found is None
         return
     assert found is not None
     mean = sum(shared) / len(shared)
-    assert (found.runs, found.signed) == (len(shared), True)
+    counted = len(shared) if ranking.counted else None
+    assert (found.runs, found.signed) == (counted, True)
     assert found.mean == pytest.approx(mean, abs=1e-9)
     if len(shared) > 1:
         variance = sum((value - mean) ** 2 for value in shared) / (len(shared) - 1)
@@ -257,31 +265,28 @@ def test_pairs_share_what_is_averaged_over() -> None:
     ]  # fmt: skip
     # Subset 1 of two members pairs with none: the difference is of subset 0 alone.
     runs[1] = some_run(0.4, head__members=1, dataset__subset_seed=5)
-    ranking = rank(runs, "miou", over=["dataset.subset_seed"])
+    ranking = rank(run_table(runs), "miou", over=["dataset.subset_seed"])
     assert [row[3] for row in texts(ranking_table(ranking, []))] == ["", "+10.0 ± – (1)"]  # noqa: RUF001
 
 
 # ---- classes
 
 
-def iou(run: Run) -> ClassScores:
+def iou(miou: float) -> pd.DataFrame:
     """Hair gains by members, skin loses, the ignored class has none."""
-    miou = run.scores["miou"]
-    return ClassScores(
-        {"skin": 0.9 - miou, "hair": miou, "hat": 0.5},
-        {"void": 10, "skin": 60, "hair": 25, "hat": 5},
-    )
+    scores = {"iou": [math.nan, 0.9 - miou, miou, 0.5], "pixels": [10, 60, 25, 5]}
+    return pd.DataFrame(scores, ["void", "skin", "hair", "hat"])
 
 
 def class_rows(ranking: Ranking, *against: str) -> Table:
-    runs = [run for setting in ranking.settings for run in setting.runs]
-    scores = {run.folder: iou(run) for run in runs}
+    runs = ranking.runs
+    scores = {str(folder): iou(miou) for folder, miou in runs["miou"].items()}
     return class_table(ranking, scores, find_conditions(against, runs))
 
 
 def test_classes_by_the_difference_of_two_settings() -> None:
-    runs = [run for run in votes() if run.text("head.vote") == "soft"]
-    table = class_rows(rank(runs, "miou"))
+    runs = votes()
+    table = class_rows(rank(runs[runs["head.vote"] == "soft"], "miou"))
     assert table.columns == ("area", "head.members=2", "head.members=1", "difference")
     assert texts(table) == [
         ["hair", "25.00", "41.0 ± 1.4 (2)", "32.0 ± 1.4 (2)", "+9.0 ± 0.0 (2)"],
@@ -304,7 +309,7 @@ def test_the_setting_that_others_are_held_against_is_the_last() -> None:
 
 
 def test_classes_without_a_shared_seed_are_sorted_by_their_means() -> None:
-    runs = [some_run(0.4, head__members=2), some_run(0.3, head__members=1, seed=1)]
+    runs = table_of(some_run(0.4, head__members=2), some_run(0.3, head__members=1, seed=1))
     table = class_rows(rank(runs, "miou"))
     assert [row[0] for row in texts(table)] == ["hair", "hat", "skin", "miou"]
     assert {row[-1] for row in texts(table)} == {""}
@@ -312,8 +317,8 @@ def test_classes_without_a_shared_seed_are_sorted_by_their_means() -> None:
 
 def test_classes_that_cannot_be_compared() -> None:
     with pytest.raises(ConfigError, match="there is one"):
-        class_rows(rank([some_run()], "miou"))
-    others = [some_run(), some_run(dataset__name="cat_15")]
+        class_rows(rank(table_of(some_run()), "miou"))
+    others = table_of(some_run(), some_run(dataset__name="cat_15"))
     with pytest.raises(DataError, match=r"cat_15 and horse_21 .* --where dataset.name=cat_15"):
         class_rows(rank(others, "miou", ["dataset.name"]))
 

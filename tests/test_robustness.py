@@ -28,7 +28,7 @@ from ddpmseg.robustness import run as app
 from ddpmseg.robustness.figures import examples_figure, robustness_figure
 from ddpmseg.robustness.scores import Line, Robustness, drop_table, lines, miou_table, relative_drop
 from ddpmseg.runs.train import train
-from ddpmseg.tables.markup import as_markdown
+from ddpmseg.tables.table import as_markdown
 
 PIXELS = (
     "backbone=pixels",

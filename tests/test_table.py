@@ -18,12 +18,13 @@ from tiny_run import PRETRAIN, composed, contents
 
 from ddpmseg.__main__ import main
 from ddpmseg.compare.ablation import ablation
+from ddpmseg.compare.table import cross_table, paper_table
 from ddpmseg.records.cell_grid import METRICS
 from ddpmseg.records.published import load_published
 from ddpmseg.records.results import claim_folder
-from ddpmseg.records.runs import DASH, Run, Summary, in_order, variants, without_repeats
-from ddpmseg.tables.markup import as_csv, as_latex, as_markdown
-from ddpmseg.tables.table import Row, Table, cross_table, paper_table
+from ddpmseg.records.run_table import run_table, values_of, variants
+from ddpmseg.records.runs import DASH, Run, Summary
+from ddpmseg.tables.table import Row, Table, as_csv, as_latex, as_markdown
 
 PUBLISHED = load_published()
 FRACTIONS = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -144,7 +145,7 @@ def test_networks_trained_on_the_images_of_each_dataset_share_a_row() -> None:
             "method": "DatasetDDPM",
         }
         runs.append(Run(f"runs/{dataset}", settings, {"miou": 0.4 + index / 10}))
-    found = rows_of(paper_table(runs, "miou", PUBLISHED))
+    found = rows_of(paper_table(run_table(runs), "miou", PUBLISHED))
     ours = found["DatasetDDPM", "ours (2 runs)"]
     assert [cell for cell in ours if cell] == [f"{score} ± {DASH} (1)" for score in (40.0, 50.0)]
 
@@ -161,7 +162,9 @@ def test_methods_by_datasets() -> None:
         "backbone__checkpoint": "c",
     }
     own = {"dataset__name": "ponies", "backbone__name": "pixels"}
-    table = paper_table([*horse, some_run(0.5, **cat), some_run(0.1, **own)], "miou", PUBLISHED)
+    table = paper_table(
+        run_table([*horse, some_run(0.5, **cat), some_run(0.1, **own)]), "miou", PUBLISHED
+    )
     assert table.columns[:4] == ("Bedroom-28", "FFHQ-34", "Cat-15", "Horse-21")
     assert table.columns[6:] == ("ponies",)
     rows = rows_of(table)
@@ -176,7 +179,7 @@ def test_methods_by_datasets() -> None:
 
 
 def test_another_metric_stands_without_published_numbers() -> None:
-    table = paper_table([some_run(0.5)], "pixel_accuracy", PUBLISHED)
+    table = paper_table(run_table([some_run(0.5)]), "pixel_accuracy", PUBLISHED)
     assert list(rows_of(table)) == [("DDPM", "ours (1 run)")]
     assert rows_of(table)["DDPM", "ours (1 run)"][3].startswith("12.5")
 
@@ -189,7 +192,7 @@ def test_runs_that_differ_are_not_averaged() -> None:
         some_run(0.50, seed=1, head__members=2),
         some_run(0.10, dataset__root="elsewhere"),
     ]
-    rows = rows_of(paper_table(runs, "miou", PUBLISHED))
+    rows = rows_of(paper_table(run_table(runs), "miou", PUBLISHED))
     ours = {labels[1]: cells[3] for labels, cells in rows.items() if labels[1].startswith("ours")}
     same = "dataset.root=data/horse_21 head.members"
     assert ours == {
@@ -225,10 +228,12 @@ def test_a_mean_is_of_runs_that_differ_in_nothing_but_seeds(
         for i, s in enumerate(chosen)
     ]
     repeats = {"seed", "dataset.split_seed"}
-    groups = variants(runs, apart)
-    assert sorted(run.folder for group in groups.values() for run in group) == sorted(
-        run.folder for run in runs
-    )
+    groups = {
+        variant: [runs[int(str(folder))] for folder in group.index]
+        for variant, group in variants(run_table(runs), apart).items()
+    }
+    found = [run.folder for group in groups.values() for run in group]
+    assert sorted(found) == sorted(run.folder for run in runs)
     for variant, group in groups.items():
         assert not {key for key, _ in variant} & (repeats | apart)
         cells: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
@@ -240,18 +245,11 @@ def test_a_mean_is_of_runs_that_differ_in_nothing_but_seeds(
         assert all(len(rest) == 1 for rest in cells.values())
 
 
-def test_the_same_run_twice_counts_once() -> None:
-    runs = [some_run(0.5), some_run(0.5, seed=1), Run("copy", some_run().settings, {"miou": 0.9})]
-    first, repeats = without_repeats(runs)
-    assert first == runs[:2]
-    assert repeats == {"copy": runs[0].folder}
-
-
 def test_values_are_sorted_as_what_they_are() -> None:
     values = [10, 9, 0.5, None, [5, 10], [5, 9], [50], "b", "a"]
     runs = [some_run(head__x=value) for value in values]
     expected = ["null", "0.5", "9", "10", "[5,9]", "[5,10]", "[50]", "a", "b"]
-    assert in_order(runs, "head.x") == expected
+    assert values_of(run_table(runs), "head.x") == expected
 
 
 def test_rows_and_columns_of_a_cross_table() -> None:
@@ -259,21 +257,21 @@ def test_rows_and_columns_of_a_cross_table() -> None:
         some_run(0.1 * members + 0.01 * seed, head__members=members, head__vote=vote, seed=seed)
         for members, vote, seed in product((2, 1), ("soft", "hard"), (0, 1))
     ]
-    table = cross_table(runs[:-2], "miou", "head.members", "head.vote")
+    table = cross_table(run_table(runs[:-2]), "miou", "head.members", "head.vote")
     assert table.stub == ("head.members",)
     assert table.columns == ("head.vote=hard", "head.vote=soft")
     assert rows_of(table) == {
         ("1",): ["", "10.5 ± 0.7 (2)"],
         ("2",): ["20.5 ± 0.7 (2)", "20.5 ± 0.7 (2)"],
     }
-    split = cross_table(runs, "miou", "head.members", "dataset.name")
+    split = cross_table(run_table(runs), "miou", "head.members", "dataset.name")
     assert split.stub == ("settings", "head.members")
     assert split.columns == ("horse_21",)
     assert [row.labels for row in split.rows] == [
         ("head.vote=hard", "1"), ("head.vote=hard", "2"),
         ("head.vote=soft", "1"), ("head.vote=soft", "2"),
     ]  # fmt: skip
-    together = cross_table(runs, "miou", "head.members", "dataset.name", ["head.vote"])
+    together = cross_table(run_table(runs), "miou", "head.members", "dataset.name", ["head.vote"])
     assert rows_of(together)["1",] == ["10.5 ± 0.6 (4)"]
 
 
@@ -320,7 +318,7 @@ def ablation_table(values: list[Any], runs: int) -> Table:
         some_run(0.5 + 0.01 * seed, head__members=value, seed=seed, dataset__name=name)
         for value, seed, name in product(values, range(runs), ("horse_21", "cat_15"))
     ]
-    return cross_table(chosen, "miou", "head.members", "dataset.name")
+    return cross_table(run_table(chosen), "miou", "head.members", "dataset.name")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,13 @@
 """A score over the values of a setting, drawn from the table of its means."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpmseg.io.files import written_whole
 from ddpmseg.records.runs import Summary
 from ddpmseg.report.canvas import (
-    DPI,
     HEAD,
     MARGIN,
     SMALL,
@@ -69,14 +66,6 @@ def ablation(table: Table, metric: str) -> Figure:
     axes.set_axisbelow(True)
     put_legend(figure, axes, LEFT + width + 0.15, HEAD)
     return figure
-
-
-def save_ablation(table: Table, metric: str, path: Path) -> None:
-    """Write the figure as PNG or SVG, by the suffix, the same bytes every time."""
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with house_style(), written_whole(path) as unfinished:
-        figure = ablation(table, metric)
-        figure.savefig(unfinished, format=path.suffix[1:], dpi=DPI, metadata=metadata)
 
 
 def _lines(table: Table, places: dict[str, float]) -> dict[str, list[tuple[float, Summary]]]:

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ddpmseg.compare.choice import Choice, choose_runs
-from ddpmseg.compare.dots import of_classes, of_ranking, save_dots
-from ddpmseg.compare.per_class import class_table
-from ddpmseg.compare.ranking import Ranking, rank, ranking_table, reference_of
-from ddpmseg.compare.run_scores import CLASS_METRICS, read_class_scores, read_corrupted
+import pandas as pd
+
+from ddpmseg.compare.common import STYLES, check_figure, choose_runs, deliver, folder_made
+from ddpmseg.compare.corrupted import read_corrupted
+from ddpmseg.compare.dots import dots, of_classes, of_ranking
+from ddpmseg.compare.per_class import CLASS_METRICS, class_table, read_class_scores
+from ddpmseg.compare.ranking import RANK, Ranking, rank, ranking_table
+from ddpmseg.compare.settings import find_conditions, find_key, short_keys
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.records.keys import Condition, find_conditions, find_key, known_keys, short_keys
-from ddpmseg.records.runs import DATASET, REPEATS, Run
-from ddpmseg.tables.output import STYLES, check_figure, deliver, place_of
+from ddpmseg.records.run_table import settings_of
+from ddpmseg.records.runs import DATASET, REPEATS
+from ddpmseg.report.canvas import save_figure
 from ddpmseg.tables.table import Table
 
 HOW_TRAINED = ("num_labelled", "subset_seed", "tiny_annotations", "train_images", "train_masks")
@@ -42,30 +45,30 @@ def compare(
     A setting is all runs that differ in nothing but seeds, and what is averaged `over`; it is
     ranked among those that share the values of `group_by`, and never with another dataset's.
     Differences are of runs of the same seeds, to the best of the group or the setting `against`.
-    where, vary: as in `Choice`. sort: a setting by whose values rows are put in order, instead of
-    the best first. best: only the first of each group. per_run: every run by itself. per_class:
-    classes down, settings across. style: a key of `STYLES`. Raises ConfigError for arguments that
-    do not fit each other or the runs, DataError for runs that cannot be compared.
+    where, vary: as for `choose_runs`. sort: a setting by whose values rows are put in order,
+    instead of the best first. best: only the first of each group. per_run: every run by itself.
+    per_class: classes down, settings across. style: a key of `STYLES`. Raises ConfigError for
+    arguments that do not fit each other or the runs, DataError for runs that cannot be compared.
     """
     check_figure(figure)
     _check(metric, over, best, per_run, per_class, sort)
-    runs = choose_runs(Choice(paths, where, vary, over))
+    runs = choose_runs(paths, where, vary, over)
     reference = find_conditions(against, runs)
     over = [find_key(name, runs) for name in over]
     group_by = list(dict.fromkeys(find_key(name, runs) for name in group_by))
-    if len({run.text(DATASET) for run in runs}) > 1 and DATASET not in group_by:
+    if runs[DATASET].nunique() > 1 and DATASET not in group_by:
         group_by = [DATASET, *group_by]
     if DATASET in group_by and DATASET in over:
         raise ConfigError(f"scores of different datasets have no mean: leave out --over {DATASET}.")
     by = None if sort is None else find_key(sort, runs)
     ranking = rank(runs, metric, group_by, over, by, per_run)
-    if reference and not any(reference_of(one, ranking, reference) for one in ranking.settings):
-        raise DataError(f"no setting has {' and '.join(map(str, reference))} (--against).")
+    if reference and not ranking.references(reference):
+        raise DataError(f"no setting has {' and '.join(_names(reference))} (--against).")
     _warn(ranking)
-    short = short_keys(known_keys(runs))
+    short = short_keys(settings_of(runs))
     names = short if style == "text" else {}
     if per_class:
-        scores = {run.folder: read_class_scores(run, metric) for run in runs}
+        scores = {folder: read_class_scores(Path(folder), metric) for folder in runs.index}
         made = class_table(ranking, scores, reference, names)
         notes = []
     else:
@@ -76,11 +79,11 @@ def compare(
         text += "\n" + "".join(f"{note}.\n" for note in notes)
     deliver(text, output, f"{len(runs)} runs")
     if figure is not None:
-        shown = [setting for setting in ranking.settings if setting.rank == 1 or not best]
-        drawn = replace(ranking, settings=tuple(shown))
+        shown = {n: texts for n, texts in ranking.labels.items() if texts[RANK] == "1" or not best}
+        drawn = replace(ranking, labels=shown)
         plot = of_classes(made, metric) if per_class else of_ranking(drawn, short)
-        with place_of(figure):
-            save_dots(plot, figure)
+        with folder_made(figure):
+            save_figure(dots(plot), figure)
     return made
 
 
@@ -110,25 +113,24 @@ def _check(
 def _ranked(
     ranking: Ranking,
     paths: Sequence[Path],
-    runs: Sequence[Run],
-    against: Sequence[Condition],
+    runs: pd.DataFrame,
+    against: Sequence[pd.Series],
     names: dict[str, str],
     best: bool,
 ) -> tuple[Table, list[str]]:
     """The table of settings, and sentences about its columns."""
-    corrupted, kinds = read_corrupted(paths, runs, ranking.metric)
-    folders = _folders(runs, bool(names)) if ranking.pairs is None else None
+    corrupted, kinds = read_corrupted(paths, list(runs.index), ranking.metric)
+    folders = _folders(list(runs.index), bool(names)) if ranking.pairs is None else None
     made = ranking_table(ranking, CLASS_METRICS, against, corrupted, folders, names)
     if best:
-        pairs = zip(made.rows, ranking.settings, strict=True)
-        made = replace(made, rows=tuple(row for row, setting in pairs if setting.rank == 1))
+        first = len(ranking.group_by)
+        made = replace(made, rows=tuple(row for row in made.rows if row.labels[first] == "1"))
     notes = [f"severity: mean over {len(kinds)} types of corruption"] if corrupted else []
     return made, notes
 
 
-def _folders(runs: Sequence[Run], short: bool) -> dict[str, str]:
+def _folders(folders: Sequence[str], short: bool) -> dict[str, str]:
     """Each run's folder as it is shown: `short` without what all have in common."""
-    folders = [run.folder for run in runs]
     if not short:
         return {folder: folder for folder in folders}
     common = os.path.commonpath([Path(folder).absolute().parent for folder in folders])
@@ -136,7 +138,7 @@ def _folders(runs: Sequence[Run], short: bool) -> dict[str, str]:
 
 
 def _legend(
-    ranking: Ranking, against: Sequence[Condition], per_class: bool, names: Mapping[str, str]
+    ranking: Ranking, against: Sequence[pd.Series], per_class: bool, names: Mapping[str, str]
 ) -> list[str]:
     """What the numbers are, in a sentence each."""
     spread = ", mean ± standard deviation (runs)" if ranking.counted else ""
@@ -144,7 +146,7 @@ def _legend(
         to = "of the first setting to the last"
     else:
         among = "the best of its group" if ranking.group_by else "the best"
-        to = "to " + (" ".join(map(str, against)) or among)
+        to = "to " + (" ".join(_names(against)) or among)
     seeds = ""
     if ranking.pairs is not None:
         shared = [names.get(key, key) for key in ranking.pairs[len(REPEATS) :]]
@@ -167,3 +169,7 @@ def _warn(ranking: Ranking) -> None:
             f"note: runs differ in {', '.join(tested)}: their test images are not the same, and "
             "scores differ for that reason too.\n"
         )
+
+
+def _names(conditions: Sequence[pd.Series]) -> list[str]:
+    return [str(condition.name) for condition in conditions]

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from ddpmseg.compare.ablation import TITLES, describe_runs
 from ddpmseg.compare.ranking import Ranking
-from ddpmseg.io.files import written_whole
 from ddpmseg.records.runs import Summary
 from ddpmseg.report.canvas import (
     DARK,
-    DPI,
     GREY,
     HEAD,
     MARGIN,
@@ -27,7 +24,7 @@ from ddpmseg.report.canvas import (
 )
 from ddpmseg.report.charts import BELOW, MARKERS, legend_room, put_legend
 from ddpmseg.report.colours import cluster_colours
-from ddpmseg.tables.table import Table, describe
+from ddpmseg.tables.table import Table
 
 _ROW, _WIDTH, _LABEL, _LEGEND = 0.2, 4.2, 3.2, 2.6
 """Inches: height of a row, width of the axes, of a label and of a line of the legend at most."""
@@ -55,19 +52,18 @@ class DotPlot:
 
 def of_ranking(ranking: Ranking, names: Mapping[str, str]) -> DotPlot:
     """A row for every setting, under the values of its group."""
-    rows, above = [], None
-    for setting in ranking.settings:
-        heading = ""
-        if setting.group and setting.group != above:
-            pairs = zip(ranking.group_by, setting.group, strict=True)
-            heading = ", ".join(f"{names.get(key, key)}={text}" for key, text in pairs)
-        above = setting.group
-        label = describe(setting.variant, names) or "all settings"
-        scores = [run.scores[ranking.metric] for run in setting.runs]
-        singles = [100 * score for score in scores] if len(scores) > 1 else []
-        rows.append(DotRow(label, {"": Summary.of(scores)}, singles, heading))
+    rows, above = [], ""
+    scores = ranking.runs.groupby("setting")[ranking.metric].agg(list)
+    for setting in ranking.labels:
+        group = ", ".join(ranking.describe(setting, [key], names) for key in ranking.group_by)
+        label = ranking.describe(setting, ranking.keys, names) or "all settings"
+        found = scores[setting]
+        singles = [100 * score for score in found] if len(found) > 1 else []
+        heading = group if group != above else ""
+        rows.append(DotRow(label, {"": Summary.of(found)}, singles, heading))
+        above = group
     axis = TITLES[ranking.metric]
-    most = max(len(setting.runs) for setting in ranking.settings)
+    most = max(len(scores[setting]) for setting in ranking.labels)
     note = "one run each" if most == 1 else "mean ± standard deviation over runs, and single runs"
     keys = " and ".join(names.get(key, key) for key in (*ranking.group_by, *ranking.keys))
     title = axis.removesuffix(" (%)") + (f" by {keys}" if keys else "")
@@ -130,13 +126,6 @@ def dots(plot: DotPlot) -> Figure:
     if several:
         put_legend(figure, axes, left + _WIDTH + 0.15, HEAD)
     return figure
-
-
-def save_dots(plot: DotPlot, path: Path) -> None:
-    """Write the figure as PNG or SVG, by the suffix, the same bytes every time."""
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with house_style(), written_whole(path) as unfinished:
-        dots(plot).savefig(unfinished, format=path.suffix[1:], dpi=DPI, metadata=metadata)
 
 
 def _places(headings: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:

@@ -1,103 +1,116 @@
 """IoU of every class under each of some settings, sorted by how much they differ."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ddpmseg.compare.ranking import Ranking, Setting, reference_of
+import pandas as pd
+
+from ddpmseg.compare.ranking import Ranking
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.records.keys import Condition
+from ddpmseg.records.run_table import values_of
 from ddpmseg.records.runs import DATASET, Summary
 from ddpmseg.tables.table import Row, Table
 
+_IOU = {"miou": "iou", "miou_present": "iou_present"}
+CLASS_METRICS = tuple(_IOU)
+"""Metrics that are means of an IoU of every class."""
 
-@dataclass(frozen=True)
-class ClassScores:
-    """What a run says about its classes, by name in label order.
 
-    iou: fractions; a class without one, such as the ignored, is left out. pixels: that the truth
-    gives to each class.
+def read_class_scores(folder: Path, metric: str) -> pd.DataFrame:
+    """Of `per_class.csv`, by class in label order; `metric` is one of `CLASS_METRICS`.
+
+    iou: fractions, NaN of a class without one, such as the ignored. pixels: that the truth gives to
+    each class. Raises DataError for a bad file.
     """
-
-    iou: Mapping[str, float]
-    pixels: Mapping[str, int]
+    path = folder / "per_class.csv"
+    try:
+        found = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="class")
+        iou = found[_IOU[metric]].replace("", "nan").astype(float)
+        return pd.DataFrame({"iou": iou, "pixels": found["true_pixels"].astype(int)})
+    except FileNotFoundError as error:
+        raise DataError(
+            f"'{path}' is not there. Leave out the run, or repeat it with paths.overwrite=true."
+        ) from error
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(
+            f"'{path}' is damaged: it lacks a number of class, {_IOU[metric]} or true_pixels. "
+            "Leave out the run, or repeat it with paths.overwrite=true."
+        ) from error
 
 
 def class_table(
     ranking: Ranking,
-    scores: Mapping[str, ClassScores],
-    against: Sequence[Condition] = (),
+    scores: Mapping[str, pd.DataFrame],
+    against: Sequence[pd.Series] = (),
     names: Mapping[str, str] | None = None,
 ) -> Table:
     """Classes down, settings across, from the largest difference to the most negative.
 
     The difference is of the first column to the last. The last column is the setting that `against`
     tells, else the lowest in rank; the others come by rank. `area` is the share of the test pixels
-    in percent. The last row is the metric itself. scores: by a run's folder; every run has the same
-    classes. Raises DataError where it has not, and ConfigError for less than two settings.
+    in percent. The last row is the metric itself. scores: by a run's folder, as
+    `read_class_scores` gives them; every run has the same classes. Raises DataError where it has
+    not, and ConfigError for less than two settings.
     """
-    ordered = _ordered(ranking, against)
+    means = ranking.summaries(ranking.runs[ranking.metric])
+    ordered = _ordered(ranking, means, against)
     first, last = ordered[0], ordered[-1]
-    classes = _shared_classes(ranking, scores)
-    pixels = scores[first.runs[0].folder].pixels
-    every = sum(pixels.values()) or 1
+    _check_classes(ranking, scores)
+    iou = pd.DataFrame({folder: table["iou"] for folder, table in scores.items()})
+    pixels = scores[ranking.runs.index[ranking.runs["setting"] == first][0]]["pixels"]
     rows = []
-    for name in classes:
-        area = Summary(100 * pixels[name] / every, None, None, 2)
-        some = [_with_class(setting, name, scores) for setting in ordered]
-        cells = [ranking.summary([run.scores[name] for run in one.runs]) for one in some]
-        rows.append(Row((name,), (area, *cells, ranking.difference(some[0], some[-1], name))))
+
+    def row(name: str, area: Summary | None, of_runs: pd.Series) -> Row:
+        found = ranking.summaries(of_runs)
+        difference = ranking.differences(of_runs, {first: last}).get(first)
+        return Row((name,), (area, *(found[one] for one in ordered), difference))
+
+    for name in pixels.index[iou.reindex(pixels.index).notna().all(axis=1)]:
+        area = Summary(100 * pixels[name] / (pixels.sum() or 1), None, None, 2)
+        rows.append(row(name, area, iou.loc[name]))
 
     def size(row: Row) -> float:
-        difference = row.cells[-1]
-        if difference is None:  # no seed is shared
-            ours, theirs = row.cells[1], row.cells[-2]
-            assert ours is not None
-            assert theirs is not None
-            return theirs.mean - ours.mean
-        return -difference.mean
+        _, ours, *_, theirs, difference = row.cells
+        if difference is not None:
+            return -difference.mean
+        assert ours is not None  # no seed is shared
+        assert theirs is not None
+        return theirs.mean - ours.mean
 
     rows.sort(key=size)
-    metric = ranking.metric
-    whole = [ranking.summary([run.scores[metric] for run in one.runs]) for one in ordered]
-    rows.append(Row((metric,), (None, *whole, ranking.difference(first, last, metric))))
-    titles = [one.describe(ranking.group_by, names or {}) for one in ordered]
+    rows.append(row(ranking.metric, None, ranking.runs[ranking.metric]))
+    keys = [*ranking.group_by, *ranking.keys]
+    titles = [ranking.describe(one, keys, names) for one in ordered]
     return Table(("class",), ("area", *titles, "difference"), tuple(rows))
 
 
-def _ordered(ranking: Ranking, against: Sequence[Condition]) -> list[Setting]:
-    """By score, the reference last."""
-    ordered = sorted(ranking.settings, key=lambda setting: -setting.mean(ranking.metric))
+def _ordered(
+    ranking: Ranking, means: Mapping[int, Summary], against: Sequence[pd.Series]
+) -> list[int]:
+    """The settings by score, the reference last."""
+    ordered = sorted(ranking.labels, key=lambda setting: -means[setting].mean)
     if len(ordered) < 2:
         raise ConfigError(
             "--per-class compares two or more settings, and there is one. Name further runs, or "
             "compare single runs with --per-run."
         )
     if against:
-        fitting = {id(one): one for s in ordered if (one := reference_of(s, ranking, against))}
+        fitting = set(ranking.references(against).values())
         if len(fitting) > 1:
             raise ConfigError(
-                f"--against {' '.join(map(str, against))} fits {len(fitting)} settings, one in "
-                "each group. Choose a group with --where."
+                f"--against {' '.join(str(one.name) for one in against)} fits {len(fitting)} "
+                "settings, one in each group. Choose a group with --where."
             )
-        for one in fitting.values():
-            ordered = [setting for setting in ordered if setting is not one] + [one]
+        ordered.sort(key=lambda setting: setting in fitting)
     return ordered
 
 
-def _shared_classes(ranking: Ranking, scores: Mapping[str, ClassScores]) -> list[str]:
-    """Classes that have an IoU in every run. Raises DataError where the runs have others."""
-    runs = [run for setting in ranking.settings for run in setting.runs]
-    tables = {tuple(scores[run.folder].pixels) for run in runs}
-    datasets = sorted({run.text(DATASET) for run in runs})
+def _check_classes(ranking: Ranking, scores: Mapping[str, pd.DataFrame]) -> None:
+    """Raise DataError where runs do not have the same classes."""
+    tables = {tuple(table.index) for table in scores.values()}
+    datasets = values_of(ranking.runs, DATASET)
     if len(tables) > 1 or len(datasets) > 1:
         raise DataError(
             f"runs of {' and '.join(datasets)} do not have the same classes. Choose those of one "
             f"dataset, as with --where {DATASET}={datasets[0]}."
         )
-    return [name for name in tables.pop() if all(name in scores[run.folder].iou for run in runs)]
-
-
-def _with_class(setting: Setting, name: str, scores: Mapping[str, ClassScores]) -> Setting:
-    """The same with the IoU of a class as the score of every run."""
-    runs = [replace(run, scores={name: scores[run.folder].iou[name]}) for run in setting.runs]
-    return replace(setting, runs=tuple(runs))

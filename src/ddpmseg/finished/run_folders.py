@@ -1,5 +1,6 @@
 """Finished runs of `ddpmseg train`, found below folders and read with all that decided them."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from ddpmseg.finished.open import open_run
 from ddpmseg.records.cell_grid import METRICS
 from ddpmseg.records.published import Published
 from ddpmseg.records.results import CONFIG, RESULTS
-from ddpmseg.records.runs import METHOD, Run, without_repeats
+from ddpmseg.records.runs import METHOD, Run
 
 
 def read_runs(
@@ -29,11 +30,13 @@ def read_runs(
             runs.append(_read(folder, published))
         except UserError as error:
             left_out.append((folder, str(error)))
-    first, repeats = without_repeats(runs)
-    left_out += [
-        (Path(folder), f"repeats the run in '{earlier}'") for folder, earlier in repeats.items()
-    ]
-    return first, left_out
+    first: dict[str, Run] = {}
+    for run in runs:
+        # Counting a run twice would make the spread over seeds too small.
+        earlier = first.setdefault(json.dumps(dict(run.settings), sort_keys=True), run)
+        if earlier is not run:
+            left_out.append((Path(run.folder), f"repeats the run in '{earlier.folder}'"))
+    return list(first.values()), left_out
 
 
 def _run_folders(paths: Iterable[Path]) -> list[Path]:

@@ -6,6 +6,7 @@ layout engine has to draw a figure before it can be drawn.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,6 +19,7 @@ from matplotlib.textpath import text_to_path
 from numpy import ndarray
 
 from ddpmseg.data.class_table import ClassTable
+from ddpmseg.io.files import written_whole
 
 DPI = 150
 GREY, DARK = "#767676", "#222222"
@@ -64,6 +66,13 @@ def house_style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         yield
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write it as PNG or SVG, by the suffix, the same bytes every time."""
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with house_style(), written_whole(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:], dpi=DPI, metadata=metadata)
 
 
 def paper(width: float, height: float) -> Figure:

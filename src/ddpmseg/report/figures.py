@@ -7,10 +7,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ddpmseg.io.files import written_whole
 from ddpmseg.records.cell_grid import best_cell, seed_mean
 from ddpmseg.report.canvas import (
-    DPI,
     GREY,
     HEAD,
     MARGIN,
@@ -20,6 +18,7 @@ from ddpmseg.report.canvas import (
     headline,
     house_style,
     paper,
+    save_figure,
     write,
 )
 from ddpmseg.report.charts import (
@@ -192,10 +191,7 @@ def save_figures(study: Study, folder: Path) -> list[str]:
     """Write STEM.png and STEM.svg of all figures, the same bytes every time; returns the stems."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = figures(study)
-    with house_style():
-        for stem, figure in drawn.items():
-            with written_whole(folder / f"{stem}.png") as unfinished:
-                figure.savefig(unfinished, format="png", dpi=DPI)
-            with written_whole(folder / f"{stem}.svg") as unfinished:
-                figure.savefig(unfinished, format="svg", dpi=DPI, metadata={"Date": None})
+    for stem, figure in drawn.items():
+        for suffix in ("png", "svg"):
+            save_figure(figure, folder / f"{stem}.{suffix}")
     return list(drawn)

@@ -1,7 +1,6 @@
 """Robustness drawn: scores over the severity (paper, figure 6), drops by type, examples."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -9,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddpmseg.data.corruptions import Corruption, level
-from ddpmseg.io.files import written_whole
 from ddpmseg.records.runs import Summary
 from ddpmseg.report.canvas import (
     DPI,
@@ -108,13 +106,6 @@ def examples_figure(
             place = (x, x + tile, top + tile, top)
             table.imshow(picture, interpolation="nearest", aspect="auto", extent=place)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write it as PNG or SVG, by the suffix, the same bytes every time."""
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with house_style(), written_whole(path) as unfinished:
-        figure.savefig(unfinished, format=path.suffix[1:], dpi=DPI, metadata=metadata)
 
 
 def _curve(

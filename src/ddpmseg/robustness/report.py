@@ -10,10 +10,11 @@ from ddpmseg.data.corruptions import Corruption
 from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.results import write_table
-from ddpmseg.robustness.figures import examples_figure, robustness_figure, save_figure
+from ddpmseg.report.canvas import save_figure
+from ddpmseg.robustness.figures import examples_figure, robustness_figure
 from ddpmseg.robustness.scores import COLUMNS, Robustness, drop_table, lines, miou_table
 from ddpmseg.robustness.store import ADVICE
-from ddpmseg.tables.markup import FORMATS
+from ddpmseg.tables.table import FORMATS
 
 log = logging.getLogger(__name__)
 SUFFIXES = {"md": "md", "csv": "csv", "latex": "tex"}

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from statistics import mean
 
 from ddpmseg.data.corruptions import TYPES, Corruption, level
-from ddpmseg.records.runs import DATASET, METHOD, Run, Summary, variants
-from ddpmseg.tables.table import Row, Table, describe
+from ddpmseg.records.run_table import describe, run_table, variants
+from ddpmseg.records.runs import DATASET, METHOD, Run, Summary
+from ddpmseg.tables.table import Row, Table
 
 COLUMNS = (
     "run", "method", "dataset", "corruption", "severity", "level", "num_test",
@@ -92,19 +93,16 @@ def _summary(values: Sequence[float]) -> Summary | None:
 def lines(tested: Sequence[Robustness]) -> list[Line]:
     """Runs over seeds together, others apart: by method, by dataset where there are several, and by
     what else tells them from each other."""
-    by_run = {one.run: one for one in tested}
-    datasets = {one.run.text(DATASET) for one in tested}
+    by_folder = {one.run.folder: one for one in tested}
+    runs = run_table([one.run for one in tested])
     found = []
-    for variant, group in variants(by_run, (METHOD, DATASET)).items():
-        places: dict[tuple[str, str], list[Robustness]] = {}
-        for run in group:
-            places.setdefault((run.text(METHOD), run.text(DATASET)), []).append(by_run[run])
-        for (method, dataset), members in places.items():
-            named = [method, *([dataset] if len(datasets) > 1 else [])]
-            label = ", ".join(named) + (f": {describe(variant)}" if variant else "")
-            found.append(Line(label, tuple(members)))
-    order = list(by_run)
-    return sorted(found, key=lambda line: order.index(line.runs[0].run))
+    for variant, group in variants(runs, (METHOD, DATASET)).items():
+        for (method, dataset), same in group.groupby([METHOD, DATASET], observed=True):
+            name = f"{method}, {dataset}" if runs[DATASET].nunique() > 1 else str(method)
+            label = name + (f": {describe(variant)}" if variant else "")
+            found.append(Line(label, tuple(by_folder[folder] for folder in same.index)))
+    order = list(by_folder)
+    return sorted(found, key=lambda line: order.index(line.runs[0].run.folder))
 
 
 def severities(lines: Iterable[Line]) -> list[int]:

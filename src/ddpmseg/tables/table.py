@@ -1,12 +1,18 @@
-"""Tables of means over runs: beside the published numbers, and by the values of settings."""
+"""Tables of means, and their text in Markdown, CSV and LaTeX."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ddpmseg.records.published import Published
-from ddpmseg.records.runs import DATASET, METHOD, Run, Summary, Variant, in_order, variants
+from ddpmseg.records.runs import DASH, Summary
 
-Cells = tuple[Summary | None, ...]
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", DASH: "--"}
+)
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,7 @@ class Row:
     """labels: one for each of the table's `stub`. cells: one for each of its `columns`."""
 
     labels: tuple[str, ...]
-    cells: Cells
+    cells: tuple[Summary | None, ...]
 
 
 @dataclass(frozen=True)
@@ -26,66 +32,64 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def paper_table(
-    runs: Sequence[Run], metric: str, published: Published, over: Sequence[str] = ()
-) -> Table:
-    """Our runs in the paper's main table: methods down, datasets across.
+def as_markdown(table: Table) -> str:
+    """Percent, mean ± sample standard deviation (runs); a dash where there is nothing."""
+    lines = [
+        [*table.stub, *table.columns],
+        ["---"] * len(table.stub) + ["---:"] * len(table.columns),
+        *row_texts(table.rows),
+    ]
+    cells = [[text.replace("|", "\\|") for text in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
-    A method has a row of published numbers, one for each who reproduced them, and one of ours for
-    every set of settings under which there are runs. Quoted numbers are `miou`; with another metric
-    only ours are there. Methods and datasets that are not the paper's come last, sorted by name.
+
+def as_latex(table: Table) -> str:
+    """The same as a tabular; it needs the package booktabs."""
+    lines = [
+        " & ".join(_latex(text) for text in line) + r" \\"
+        for line in [[*table.stub, *table.columns], *row_texts(table.rows)]
+    ]
+    alignment = "l" * len(table.stub) + "r" * len(table.columns)
+    body = [lines[0], r"\midrule", *lines[1:]]
+    rows = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", *body, r"\bottomrule"]
+    return "\n".join([*rows, r"\end{tabular}"]) + "\n"
+
+
+def as_csv(table: Table) -> str:
+    """A line for every number: labels, column, mean and deviation in percent, runs.
+
+    Deviation and runs are empty where they are not known.
     """
-    own = {run.text(DATASET) for run in runs} - set(published.datasets)
-    datasets = [*published.datasets, *sorted(own)]
-    named = {method.name: method for method in published.methods}
-    groups = variants(runs, (METHOD, DATASET, *over))
-    rows = []
-    for name in [*named, *sorted({run.text(METHOD) for run in runs} - set(named))]:
-        if name in named and metric == "miou":
-            quoted = [("published", named[name].published), *named[name].reproduced]
-            rows += [
-                Row((name, source), tuple(numbers.get(dataset) for dataset in datasets))
-                for source, numbers in quoted
-            ]
-        for variant, group in groups.items():
-            ours = [run for run in group if run.text(METHOD) == name]
-            if ours:
-                count = f"ours ({len(ours)} run{'s' * (len(ours) > 1)})"
-                label = ": ".join([count, describe(variant)] if variant else [count])
-                rows.append(Row((name, label), summaries(ours, DATASET, datasets, metric)))
-    titles = tuple(published.datasets.get(dataset, dataset) for dataset in datasets)
-    return Table((METHOD, "result"), titles, tuple(rows))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*table.stub, "column", "mean", "deviation", "runs"])
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell is not None:
+                deviation = "" if cell.deviation is None else f"{cell.deviation:.4f}"
+                numbers = (f"{cell.mean:.4f}", deviation, cell.runs or "")
+                writer.writerow([*row.labels, column, *numbers])
+    return text.getvalue()
 
 
-def cross_table(
-    runs: Sequence[Run], metric: str, rows: str, columns: str, over: Sequence[str] = ()
-) -> Table:
-    """Means by the values of two settings: those of `rows` down, those of `columns` across.
-
-    Runs that differ in anything else, but for seeds and what is averaged `over`, are kept apart: a
-    further column then names what tells them from each other.
-    """
-    groups = variants(runs, (rows, columns, *over))
-    across = in_order(runs, columns)
-    found = []
-    for variant, group in groups.items():
-        for value in in_order(group, rows):
-            some = [run for run in group if run.text(rows) == value]
-            labels = (describe(variant), value) if len(groups) > 1 else (value,)
-            found.append(Row(labels, summaries(some, columns, across, metric)))
-    stub = ("settings", rows) if len(groups) > 1 else (rows,)
-    titles = across if columns == DATASET else [f"{columns}={value}" for value in across]
-    return Table(stub, tuple(titles), tuple(found))
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "md": as_markdown,
+    "csv": as_csv,
+    "latex": as_latex,
+}
 
 
-def summaries(runs: Iterable[Run], key: str, values: Iterable[str], metric: str) -> Cells:
-    """Mean and spread for each value of a setting; None for one that no run has."""
-    scores: dict[str, list[float]] = {}
-    for run in runs:
-        scores.setdefault(run.text(key), []).append(run.scores[metric])
-    return tuple(Summary.of(scores[value]) if value in scores else None for value in values)
+def row_texts(rows: Iterable[Row]) -> list[list[str]]:
+    """Labels and numbers; a first label that the row above has too is not repeated."""
+    texts, above = [], ""
+    for row in rows:
+        first, *rest = row.labels
+        shown = "" if rest and first == above else first
+        texts.append([shown, *rest, *(str(cell or DASH) for cell in row.cells)])
+        above = first
+    return texts
 
 
-def describe(variant: Variant, names: Mapping[str, str] | None = None) -> str:
-    """Settings as overrides, with each key as `names` has it."""
-    return " ".join(f"{(names or {}).get(key, key)}={text}" for key, text in variant)
+def _latex(text: str) -> str:
+    """A minus before a number is one, and no hyphen."""
+    return re.sub(r"^-(?=\d)", "$-$", text.translate(_LATEX))

@@ -1,12 +1,10 @@
 """Tables as aligned text for a terminal."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ddpmseg.records.keys import shortened
-from ddpmseg.tables.markup import row_texts
-from ddpmseg.tables.table import Table
+from ddpmseg.tables.table import Table, row_texts
 
 WIDTH = 100
 """Characters that a line takes at most."""
@@ -49,6 +47,16 @@ def as_text(table: Table, width: int = WIDTH) -> str:
     return "\n".join(_lines(part) for part in _parts(stub, cells, width))
 
 
+def shortened(texts: Iterable[str], room: int) -> dict[str, str]:
+    """Each text cut in its middle to `room` characters, or to more where two would look alike."""
+    texts = list(dict.fromkeys(texts))
+    for width in range(room, max(map(len, texts), default=0)):
+        cut = {text: _cut(text, width) for text in texts}
+        if len(set(cut.values())) == len(texts):
+            return cut
+    return {text: text for text in texts}
+
+
 def _parts(repeated: list[_Column], columns: Sequence[_Column], width: int) -> list[list[_Column]]:
     """As many columns as fit, side by side, behind the repeated ones; at least one."""
     parts = [list(repeated)]
@@ -86,3 +94,10 @@ def _numbers(heading: str, texts: list[str]) -> _Column:
 
 def _room(columns: Sequence[_Column]) -> int:
     return sum(column.width for column in columns) + len(_GAP) * max(0, len(columns) - 1)
+
+
+def _cut(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    end = width * 2 // 3  # names differ at their ends more often than at their beginnings
+    return text[: width - 1 - end] + "…" + text[len(text) - end :]
