@@ -1,62 +1,51 @@
 """Every backbone keeps its contract, and the checker catches each way to break it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import pytest
 import torch
-from golden_fill import filled_backbone
-from golden_vdvae import tiny_vdvae
-from tiny_diffusers import tiny_backbone
+from tiny_backbones import BACKBONES
 from tiny_run import ROOT, UNET
 from torch import Tensor, nn
 
 from ddpmseg.__main__ import main
-from ddpmseg.backbones.alae.backbone import AlaeBackbone
 from ddpmseg.backbones.base import Backbone, BlockSpec, Hook
 from ddpmseg.backbones.contract import RULES, breaches
-from ddpmseg.backbones.gan.encoder import GanEncoderBackbone
-from ddpmseg.backbones.gan.inversion import GanInversionBackbone
-from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.backbones.mae.backbone import MaeBackbone
-from ddpmseg.backbones.pixels.backbone import PixelsBackbone
 from ddpmseg.backbones.settings import BackboneConfig
-from ddpmseg.backbones.swav.backbone import SwavBackbone
-from ddpmseg.backbones.timm.backbone import TimmBackbone
-
-TINY = UNetFlags(
-    image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"
-)
-BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "guided_diffusion": lambda: filled_backbone(TINY),
-    "guided_diffusion bf16": lambda: filled_backbone(TINY, precision="bf16"),
-    "swav": lambda: SwavBackbone("swav", 4, [1, 2, 1, 1], "random"),
-    "mae": lambda: MaeBackbone("mae", 16, 4, 16, 3, 2, 2.0, "random"),
-    "mae bf16": lambda: MaeBackbone("mae", 16, 4, 16, 3, 2, 2.0, "random", precision="bf16"),
-    "vdvae": tiny_vdvae,
-    "vdvae, sampled": lambda: tiny_vdvae(latents="sampled"),
-    "vdvae bf16": lambda: tiny_vdvae(precision="bf16"),
-    "alae": lambda: AlaeBackbone("alae", 3, 4, 8, 5, 16, "random"),
-    "alae, smaller images": lambda: AlaeBackbone("alae", 4, 4, 8, 5, 12, "random"),
-    "alae bf16": lambda: AlaeBackbone("alae", 3, 4, 8, 5, 16, "random", precision="bf16"),
-    "gan_encoder": lambda: GanEncoderBackbone("gan", 16, 32, "random"),
-    "gan_encoder bf16": lambda: GanEncoderBackbone("gan", 16, 32, "random", precision="bf16"),
-    "gan_inversion": lambda: GanInversionBackbone("gan", 16, 16, 32, "random"),
-    "gan_inversion bf16": lambda: GanInversionBackbone("gan", 16, 16, 32, "random", "bf16"),
-    "diffusers": tiny_backbone,
-    "diffusers bf16": lambda: tiny_backbone("bf16"),
-    "pixels": lambda: PixelsBackbone("pixels", 16),
-    "timm ResNet": lambda: TimmBackbone("test_resnet", "random", 64),
-    "timm ViT": lambda: TimmBackbone("test_vit", "random", 40),
-    "timm ViT, larger inputs": lambda: TimmBackbone("test_vit", "random", 32, input_size=80),
-    "timm ViT bf16": lambda: TimmBackbone("test_vit", "random", 32, precision="bf16"),
-    "timm ConvNeXt": lambda: TimmBackbone("test_convnext", "random", 64),
-}
-"""A line for each: a tiny one of every family."""
+from ddpmseg.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_keeps_the_contract(name: str) -> None:
-    assert breaches(BACKBONES[name]()) == []
+    backbone = BACKBONES[name]()
+    assert breaches(backbone) == []
+    assert all(block.modules for block in backbone.blocks)
+    assert_foreign_choices_are_refused(backbone)
+
+
+def assert_foreign_choices_are_refused(backbone: Backbone) -> None:
+    last = len(backbone.blocks) - 1
+    backbone.check([0, last], [0, 1, 999])
+    for block in (99, -1):
+        with pytest.raises(ConfigError) as caught:
+            backbone.check([0, block], [1])
+        assert str(caught.value) == (
+            f"block {block} does not exist in backbone '{backbone.name}' "
+            f"({backbone.block_kind}s 0..{last}, {backbone.block_order}). Change `features.blocks`."
+        )
+    if "input" not in backbone.hooks:
+        with pytest.raises(ConfigError, match=r"`features\.hook=input`: .* at their output only"):
+            backbone.check([0], [0], "input")
+    if backbone.num_timesteps is None:
+        backbone.check([0], [10**6])
+        return
+    for t in (backbone.num_timesteps, -1):
+        with pytest.raises(ConfigError) as caught:
+            backbone.check([0], [5, t])
+        assert str(caught.value) == (
+            f"timestep {t} does not exist in backbone '{backbone.name}' "
+            f"(timesteps 0..{backbone.num_timesteps - 1}). Change `features.timesteps`."
+        )
 
 
 class Sound(Backbone):

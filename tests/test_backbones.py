@@ -1,7 +1,6 @@
-"""The contract every backbone keeps, and the network held against the package's own."""
+"""The networks of guided_diffusion, held against the package's own."""
 
 import os
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,116 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_fill import FOLDER, filled, filled_backbone, relative_error
+from golden_fill import filled, filled_backbone, relative_error
 from guided_diffusion.respace import SpacedDiffusion
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
-from tiny_diffusers import tiny_backbone
+from tiny_backbones import TINY, VARIANTS
 from torch import Tensor, nn
 
-from ddpmseg import config as schemas
-from ddpmseg.backbones.alae.settings import AlaeConfig
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.compiled import keep_kernels
-from ddpmseg.backbones.diffusers.settings import DiffusersConfig
-from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.backbones.gan.settings import GanEncoderConfig, GanInversionConfig
 from ddpmseg.backbones.guided_diffusion.backbone import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.fast import _GroupNormFunction, scaled_norm
-from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import (
     UNetFlags,
     build_unet,
     sampling_process,
     use_half,
 )
-from ddpmseg.backbones.mae.settings import MaeConfig
-from ddpmseg.backbones.pixels.backbone import PixelsBackbone
 from ddpmseg.backbones.precision import choose_precision
-from ddpmseg.backbones.swav.settings import SwavConfig
-from ddpmseg.backbones.timm.settings import TimmConfig
-from ddpmseg.backbones.vdvae.settings import VdvaeConfig
 from ddpmseg.errors import ConfigError
 
-CONF = Path(__file__).parents[1] / "conf"
 HOOKS: tuple[Hook, ...] = ("output", "input")
-TINY = UNetFlags(
-    image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"
-)
-VARIANTS = {
-    "plain": TINY,
-    "resblock_updown": replace(TINY, resblock_updown=True, use_scale_shift_norm=False),
-    "new_attention": replace(TINY, use_new_attention_order=True, num_head_channels=16),
-    "head_channels": replace(TINY, num_head_channels=32, attention_resolutions="16,8"),
-    "learn_sigma": replace(TINY, learn_sigma=True, dropout=0.3, noise_schedule="cosine"),
-    "three_levels": replace(
-        TINY, channel_mult="1,1,2", num_res_blocks=2, resblock_updown=True, num_heads_upsample=2
-    ),
-    "rescaled": replace(TINY, diffusion_steps=4000, rescale_timesteps=True),
-}
-CONFIGS = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
-OF_WEIGHTS = {"defaults", "name", "checkpoint", "url", "sha256", "terms"}
-
-
-def other_weights_only(name: str) -> bool:
-    """Whether a YAML is that of another one's network with weights of its own."""
-    settings = OmegaConf.load(CONF / "backbone" / f"{name}.yaml")
-    assert isinstance(settings, DictConfig)
-    return OF_WEIGHTS.issuperset(settings) and not settings.defaults[0].endswith("_schema")
-
-
-NETWORKS = [name for name in CONFIGS if not other_weights_only(name)]
-
-
-def composed(name: str) -> Backbone:
-    """A backbone from its YAML without its weight file; large ones with fewer channels."""
-    schemas.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        group = compose("train", [f"backbone={name}"]).backbone
-        kind = OmegaConf.get_type(group)
-        assert kind is not None
-        if issubclass(kind, schemas.WeightsConfig):
-            group.checkpoint, group.precision = "random", "32"
-        if kind is GuidedDiffusionConfig:
-            group.unet.num_channels = min(group.unet.num_channels, 64)
-        if kind is TimmConfig:
-            group.name = "test_vit"
-        elif kind is SwavConfig:
-            group.channels //= 16
-        elif kind is MaeConfig:
-            group.embed_dim, group.depth, group.num_heads, group.image_size = 32, 4, 2, 64
-        elif kind is VdvaeConfig:
-            group.width, group.zdim = 16, 2
-            group.enc_blocks, group.dec_blocks = ["64x1", "64d8", "8d8"], ["1x2", "8m1", "64m8"]
-        elif kind is AlaeConfig:
-            group.channels, group.max_channels, group.latent_size = 2, 32, 8
-        elif kind is GanEncoderConfig:
-            group.channels, group.input_size = 16, 32
-        elif kind is GanInversionConfig:
-            group.channels, group.input_size, group.size = 16, 32, 16
-        elif kind is DiffusersConfig:
-            group.checkpoint, group.precision = str(FOLDER / "unet2d"), "32"
-            group.untrained = True
-        settings = OmegaConf.to_object(group)
-    assert isinstance(settings, schemas.BackboneConfig)
-    backbone = settings.build(torch.device("cpu"))
-    assert settings.shape().blocks == backbone.blocks
-    return backbone
-
-
-BACKBONES: dict[str, Callable[[], Backbone]] = {
-    **{name: lambda flags=flags: filled_backbone(flags) for name, flags in VARIANTS.items()},
-    "bf16": lambda: filled_backbone(TINY, precision="bf16"),
-    "float16": lambda: filled_backbone(TINY, precision="16"),
-    "pixels": lambda: PixelsBackbone("pixels", 16),
-    "diffusers": tiny_backbone,
-    **{f"{name}.yaml": lambda name=name: composed(name) for name in NETWORKS},
-}
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def backbone(request: pytest.FixtureRequest) -> Backbone:
-    return BACKBONES[request.param]()
 
 
 def inputs(backbone: Backbone, count: int = 2) -> tuple[Tensor, Tensor]:
@@ -128,110 +36,6 @@ def inputs(backbone: Backbone, count: int = 2) -> tuple[Tensor, Tensor]:
     images = torch.rand(count, 3, side, side, generator=generator) * 2 - 1
     last = (backbone.num_timesteps or 1000) - 1
     return images, torch.linspace(0, last, count).long()
-
-
-def without_other_hooks(backbone: Backbone, hook: Hook) -> None:
-    """A backbone that cannot be read at `hook` says so, and has no more to be tested."""
-    if hook in backbone.hooks:
-        return
-    with pytest.raises(ConfigError, match=f"`features.hook={hook}`: .* at their output only"):
-        backbone.check([0], [0], hook)
-    pytest.skip(f"{backbone.name} has no {hook} to read")
-
-
-def test_config_files_are_found() -> None:
-    assert len(CONFIGS) >= 4
-
-
-@pytest.mark.parametrize("hook", HOOKS)
-def test_maps_are_as_promised(backbone: Backbone, hook: Hook) -> None:
-    without_other_hooks(backbone, hook)
-    images, timesteps = inputs(backbone)
-    every = range(len(backbone.blocks))
-    assert [block.index for block in backbone.blocks] == list(every)
-    maps = backbone.native_maps(images, timesteps, every, hook)
-    assert list(maps) == list(every)
-    for block in backbone.blocks:
-        channels, stride = block.at(hook)
-        side = (backbone.input_size or images.shape[-1]) // stride
-        if isinstance(backbone, EncoderBackbone):
-            side = min(side, images.shape[-1])
-        assert maps[block.index].shape == (2, channels, side, side), block
-        assert maps[block.index].dtype == backbone.dtype
-        assert torch.isfinite(maps[block.index]).all()
-        assert block.modules
-
-
-@pytest.mark.parametrize("hook", HOOKS)
-def test_early_exit_gives_the_maps_of_the_full_pass(backbone: Backbone, hook: Hook) -> None:
-    without_other_hooks(backbone, hook)
-    images, timesteps = inputs(backbone)
-    last = len(backbone.blocks) - 1
-    full = backbone.native_maps(images, timesteps, range(last + 1), hook)
-    for chosen in ({0}, {last // 2}, {last}, {0, last // 2}):
-        maps = backbone.native_maps(images, timesteps, chosen, hook)
-        assert set(maps) == chosen
-        assert all(torch.equal(maps[block], full[block]) for block in chosen)
-
-
-def test_frozen_without_gradients_or_hooks(backbone: Backbone) -> None:
-    assert backbone.train() is backbone
-    nn.ModuleList([backbone]).train()
-    assert not any(module.training for module in backbone.modules())
-    assert not any(p.requires_grad for p in backbone.parameters())
-    images, timesteps = inputs(backbone)
-    maps = backbone.native_maps(images.requires_grad_(), timesteps, [0])
-    assert not maps[0].requires_grad
-    for module in backbone.modules():
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
-        assert not module._backward_hooks
-
-
-def test_maps_do_not_depend_on_batch_order_or_earlier_calls(backbone: Backbone) -> None:
-    images, timesteps = inputs(backbone, 3)
-    every = range(len(backbone.blocks))
-    together = backbone.native_maps(images, timesteps, every)
-    backward = backbone.native_maps(images.flip(0), timesteps.flip(0), every)
-    # Another batch size may choose another kernel, which sums in another order: in fp32 up to
-    # 1.2e-5 on one processor. 16 bits hold 8 to 11 binary digits.
-    tolerance = 3e-5 if backbone.dtype == torch.float32 else 0.03
-    for i in range(3):
-        alone = backbone.native_maps(images[i : i + 1], timesteps[i : i + 1], every)
-        for block in every:
-            assert relative_error(alone[block][0], together[block][i]) <= tolerance
-            assert relative_error(backward[block][2 - i], together[block][i]) <= tolerance
-
-
-def test_inputs_are_left_alone(backbone: Backbone) -> None:
-    images, timesteps = inputs(backbone)
-    noise, before = torch.randn_like(images), (images.clone(), timesteps.clone())
-    backbone.add_noise(images, timesteps, noise)
-    backbone.native_maps(images, timesteps, [0])
-    assert torch.equal(images, before[0])
-    assert torch.equal(timesteps, before[1])
-
-
-def test_blocks_and_timesteps_that_do_not_exist_are_refused(backbone: Backbone) -> None:
-    last = len(backbone.blocks) - 1
-    backbone.check([0, last], [0, 1, 999])
-    for block in (99, -1):
-        with pytest.raises(ConfigError) as caught:
-            backbone.check([0, block], [1])
-        assert str(caught.value) == (
-            f"block {block} does not exist in backbone '{backbone.name}' "
-            f"({backbone.block_kind}s 0..{last}, {backbone.block_order}). Change `features.blocks`."
-        )
-    if backbone.num_timesteps is None:
-        backbone.check([0], [10**6])
-        return
-    for t in (backbone.num_timesteps, -1):
-        with pytest.raises(ConfigError) as caught:
-            backbone.check([0], [5, t])
-        assert str(caught.value) == (
-            f"timestep {t} does not exist in backbone '{backbone.name}' "
-            f"(timesteps 0..{backbone.num_timesteps - 1}). Change `features.timesteps`."
-        )
 
 
 def plain_maps(
@@ -269,6 +73,11 @@ def test_maps_equal_those_of_the_packages_own_forward(variant: str, hook: Hook) 
     assert set(found) == set(expected)
     for block, value in expected.items():
         assert relative_error(found[block], value) <= 1e-5, block
+    last = len(found) - 1
+    for chosen in ({0}, {last // 2}, {last}, {0, last // 2}):
+        some = backbone.native_maps(x_t, t, chosen, hook)
+        assert set(some) == chosen
+        assert all(torch.equal(some[block], found[block]) for block in chosen)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.05), ("16", 0.01)])
@@ -519,6 +328,7 @@ def test_compiled_maps_equal_those_of_the_plain_pass(
     assert any(tmp_path.rglob("*.so"))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_plain_pass_is_run_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
