@@ -246,7 +246,7 @@ def test_sweep_fetches_what_is_missing_at_the_first_use(
     dry = composed_first_use(archive, model, tmp_path, "sweep.dry_run=true", root="sweep")
     assert sweep(dry) is None
     assert not archive.requests
-    best = sweep(cfg)
+    best = sweep(cfg, True)
     assert best is not None
     assert len(archive.requests) == len(model.requests) == 1
     assert sweep_module.finished(cfg) == best

@@ -24,8 +24,8 @@ def few_hidden_features(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
-    quick = ("sweep.clusters.images=0", "sweep.controls=[]", "sweep.timesteps=[5,50,250]")
-    sweep(composed(folder, *SWEEP, *quick, "sweep.blocks=null", root="sweep"))
+    quick = ("sweep.controls=[]", "sweep.timesteps=[5,50,250]")
+    sweep(composed(folder, *SWEEP, *quick, "sweep.blocks=null", root="sweep"), True)
     return folder
 
 
@@ -89,8 +89,8 @@ def test_no_sweep_and_no_finished_cell(finished: Path, tmp_path: Path) -> None:
 
 
 def test_one_labelled_image_cannot_be_cross_validated(tmp_path: Path) -> None:
-    quick = ("sweep.clusters.images=0", "sweep.controls=[]", "dataset.num_labelled=1")
-    sweep(composed(tmp_path, *SWEEP, *quick, root="sweep"))
+    quick = ("sweep.controls=[]", "dataset.num_labelled=1")
+    sweep(composed(tmp_path, *SWEEP, *quick, root="sweep"), True)
     with pytest.raises(DataError, match="needs at least two"):
         select(tmp_path)
 

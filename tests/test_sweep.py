@@ -31,6 +31,7 @@ from ddpmseg.sweeps.sweep import finished, sweep
 HEADER = "block,timestep,seed,miou,miou_present,pixel_accuracy,miou_small,miou_large,seconds"
 FOUR = [(1, 5, 0), (1, 50, 0), (2, 5, 0), (2, 50, 0)]
 REPORT = {"report.html", "cells.csv", "controls.csv", "findings.txt", "clusters.npz"}
+TABLES = ("cells.csv", "controls.csv")
 BARE = ("sweep.controls=[]", "sweep.clusters.images=0")
 
 
@@ -152,35 +153,31 @@ def test_configuration_comes_back(whole: Path) -> None:
         open_sweep(whole / "cells")
 
 
-def test_done_is_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, table = records(folder), (folder / "cells.csv").read_bytes()
+def test_done_is_done_and_a_smaller_grid_reports_all_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, tables = records(folder), [(folder / name).read_bytes() for name in TABLES]
     monkeypatch.setattr(program, "probe_timestep", must_not_run)
     monkeypatch.setattr(WeightsConfig, "build", must_not_run)
-    score = sweep(composed_sweep(folder))
-    assert score == finished(composed_sweep(folder))
+    smaller = composed_sweep(folder, "sweep.blocks=[1]", "sweep.timesteps=[5]", *BARE)
+    score = sweep(smaller)
+    assert score == finished(smaller)
     assert records(folder) == before
-    assert (folder / "cells.csv").read_bytes() == table
+    assert [(folder / name).read_bytes() for name in TABLES] == tables
 
 
 def test_a_larger_grid_keeps_what_is_done_and_adds_the_rest(folder: Path, tmp_path: Path) -> None:
     larger = ("sweep.blocks=[3,1,2]", "sweep.timesteps=[200,5,50]", "sweep.seeds=[1,0]")
     before = records(folder)
     assert finished(composed_sweep(folder, *larger)) is None
-    sweep(composed_sweep(folder, *larger))
+    sweep(composed_sweep(folder, *larger), True)
     after = records(folder)
     assert {name: after[name] for name in before} == before
     keys = [(b, t, s) for b in (1, 2, 3) for t in (5, 50, 200) for s in (0, 1)]
-    found = [(int(r["block"]), int(r["timestep"]), int(r["seed"])) for r in scores(folder)]
-    assert found == keys
+    assert list(counts_of(folder)) == keys
     # What a cell holds does not depend on which were done before.
-    sweep(composed_sweep(tmp_path / "at_once", *larger, *BARE))
-    assert scores(tmp_path / "at_once") == scores(folder)
-
-
-def test_a_smaller_grid_reports_all_that_is_done(folder: Path) -> None:
-    sweep(composed_sweep(folder, "sweep.blocks=[1]", "sweep.timesteps=[5]", *BARE))
-    assert len(rows(folder / "cells.csv")) == 4
-    assert len(rows(folder / "controls.csv")) == 1
+    sweep(composed_sweep(tmp_path / "at_once", *larger, "sweep.controls=[]"), True)
+    assert counts_of(tmp_path / "at_once") == counts_of(folder)
 
 
 def test_dry_run_lists_and_writes_nothing(
@@ -239,15 +236,15 @@ def test_overwrite_begins_anew(folder: Path) -> None:
 
 
 def test_damaged_records_are_computed_again(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before, table = records(folder), scores(folder)
+    before, counts = records(folder), counts_of(folder)
     spoilt = ["cells/b02_t0050_s0.json", "controls/pixels/b00_t0000_s0.json"]
     for name in spoilt:
         (folder / name).write_bytes(before[name][0][:-9])
     assert finished(composed_sweep(folder)) is None
-    sweep(composed_sweep(folder))
+    sweep(composed_sweep(folder), True)
     for name in spoilt:
         assert f"record '{folder / name}' is damaged" in caplog.text
-    assert scores(folder) == table
+    assert counts_of(folder) == counts
     after = records(folder)
     assert set(after) == set(before)
     kept = set(before) - set(spoilt)
@@ -259,20 +256,6 @@ def test_a_job_of_a_multirun_leaves_the_report_to_the_last(tmp_path: Path) -> No
     assert score is not None
     assert set(contents(tmp_path)) & (REPORT | {"examples.npz"}) == set()
     assert len(CellStore(tmp_path).done()) == 2
-
-
-def test_report_is_drawn_anew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = (folder / "cells.csv").read_bytes()
-    for name in ("cells.csv", "report.html"):
-        (folder / name).unlink()
-    assert main(["report", str(folder)]) == 0
-    assert (folder / "report.html").is_file()
-    assert (folder / "cells.csv").read_bytes() == table
-    (folder / "cells" / "b01_t0005_s0.json").write_text("{")
-    assert main(["report", str(folder)]) == 2
-    assert "b01_t0005_s0.json' is damaged" in capsys.readouterr().err
-    assert main(["report", str(folder / "cells")]) == 2
-    assert "is not the folder of a sweep" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -288,23 +271,46 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_controls_of_trained_weights(whole: Path, weights: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cells of the tiny sweep over trained weights, with both controls and without a report."""
+    folder = tmp_path_factory.mktemp("trained") / "sweep"
+    sweep(composed_sweep(folder, f"backbone.checkpoint={weights}", "backbone.name=random"), True)
+    return folder
+
+
+def test_controls_of_trained_weights(whole: Path, weights: Path, trained: Path) -> None:
     """'random' is the same network untrained, at the smallest timestep: the sweep of it at t=5."""
-    sweep(composed_sweep(tmp_path, f"backbone.checkpoint={weights}", "backbone.name=random"))
-    assert counts_of(tmp_path, "pixels") == counts_of(whole, "pixels")
+    assert counts_of(trained, "pixels") == counts_of(whole, "pixels")
     ours = counts_of(whole)
-    assert counts_of(tmp_path, "random") == {key: ours[key] for key in ours if key[1] == 5}
-    assert counts_of(tmp_path)[1, 5, 0] != ours[1, 5, 0]
-    found = [(r["control"], r["block"], r["timestep"]) for r in rows(tmp_path / "controls.csv")]
-    assert found == [("random", "1", "5"), ("random", "2", "5"), ("pixels", "0", "-")]
-    identity = json.loads((tmp_path / "sweep.json").read_text())
+    assert counts_of(trained, "random") == {key: ours[key] for key in ours if key[1] == 5}
+    assert counts_of(trained)[1, 5, 0] != ours[1, 5, 0]
+    identity = json.loads((trained / "sweep.json").read_text())
     assert identity["checkpoint_sha256"] == file_sha256(weights)
+
+
+def test_report_is_drawn_on_demand(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "sweep"))
+    assert not (folder / "report.html").exists()
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").is_file()
+    keys = [(int(row["block"]), int(row["timestep"]), 0) for row in rows(folder / "cells.csv")]
+    assert keys == FOUR
+    found = [(r["control"], r["block"], r["timestep"]) for r in rows(folder / "controls.csv")]
+    assert found == [("random", "1", "5"), ("random", "2", "5"), ("pixels", "0", "-")]
+    (folder / "cells" / "b01_t0005_s0.json").write_text("{")
+    assert main(["report", str(folder)]) == 2
+    assert "b01_t0005_s0.json' is damaged" in capsys.readouterr().err
+    assert main(["report", str(folder / "cells")]) == 2
+    assert "is not the folder of a sweep" in capsys.readouterr().err
 
 
 def test_backbone_without_timesteps(tmp_path: Path) -> None:
     others = [override for override in SWEEP if not override.startswith("backbone")]
     others += ["sweep.blocks=null", "sweep.timesteps=null"]
-    sweep(composed(tmp_path, "backbone=pixels", *others, root="sweep"))
+    sweep(composed(tmp_path, "backbone=pixels", *others, root="sweep"), True)
     assert list(counts_of(tmp_path)) == [(0, 0, 0)]
     assert counts_of(tmp_path, "pixels") == {}
 

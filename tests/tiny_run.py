@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg import config as schemas
+from ddpmseg.records.cells import CellStore
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -149,6 +150,12 @@ def multirun(folder: Path, program: str, *overrides: str) -> int:
             root.setLevel(before[0])
             root.handlers[:] = before[1]
     return 0
+
+
+def blocks_done(folder: Path, *controls: str) -> list[list[int]]:
+    """Blocks of a sweep's cells, and of those of each control, in the order they are read."""
+    store = CellStore(folder)
+    return [[cell.block for cell in store.read(control)] for control in ("", *controls)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
