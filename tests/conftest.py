@@ -4,11 +4,13 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import jaxtyping
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 CHECKED = ("features", "heads", "metrics")
@@ -25,6 +27,9 @@ ALSO_CHECKED = (
     "weights",
 )
 """Checked too with --check-all-types. Elsewhere Lightning and OmegaConf decide what arrives."""
+
+Make = Callable[[Path], object]
+"""Writes into a folder, which is not there yet."""
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("ddpmseg", deadline=None, max_examples=50)
@@ -61,6 +66,42 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Make], Path]:
+    """Folders that many tests read and none changes, made by the first process that needs them."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of all processes
+
+    def made(name: str, make: Make) -> Path:
+        folder, done = base / "made" / name, base / "made" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished_run(made_once: Callable[[str, Make], Path]) -> Path:
+    """A finished run of `SEGMENT`."""
+    from made_runs import make_run  # not before the type checks are installed
+
+    return made_once("run", make_run)
+
+
+@pytest.fixture(scope="session")
+def members_by_seeds(made_once: Callable[[str, Make], Path]) -> Path:
+    """Four finished runs: members{1,2}/seed{0,1}."""
+    from made_runs import make_members_by_seeds
+
+    return made_once("members_by_seeds", make_members_by_seeds)
 
 
 @pytest.fixture

@@ -31,9 +31,12 @@ def some_run(miou: float = 0.5, **settings: Any) -> Run:
     return Run(f"runs/{sorted(given.items())}", known, scores)
 
 
-def members_by_seeds(folder: Path) -> Path:
-    """Four finished runs of one and two members and two seeds, in `folder`, which is returned."""
+def make_run(folder: Path) -> None:
+    train(composed(folder, *SEGMENT))
+
+
+def make_members_by_seeds(folder: Path) -> None:
+    """Runs of one and two members and two seeds."""
     for members, seed in product((1, 2), (0, 1)):
-        given = (f"head.members={members}", f"seed={seed}", "head.max_steps=2", "logger=csv")
+        given = (f"head.members={members}", f"seed={seed}", "head.max_steps=2")
         train(composed(folder / f"members{members}" / f"seed{seed}", *SEGMENT, *given))
-    return folder

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import CONF, SEGMENT, UNET, composed
+from tiny_run import CONF, SEGMENT, UNET
 
 from ddpmseg.__main__ import main
 from ddpmseg.composition.estimate import other_work
-from ddpmseg.runs.train import train
 
 HERE = ("--config-dir", str(CONF))
 
@@ -109,11 +108,9 @@ def test_folder_without_configuration(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "none`: there is no such folder" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    train(composed(folder, *SEGMENT, "head.max_steps=2"))
-    return folder
+@pytest.fixture
+def run(finished_run: Path) -> Path:
+    return finished_run
 
 
 @pytest.fixture

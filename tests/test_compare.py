@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import members_by_seeds
 from PIL import Image
 from tiny_run import contents
 
@@ -16,9 +15,9 @@ from ddpmseg.records.cell_grid import METRICS
 from ddpmseg.records.runs import DASH, Summary
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return members_by_seeds(tmp_path_factory.mktemp("runs"))
+@pytest.fixture
+def runs(members_by_seeds: Path) -> Path:
+    return members_by_seeds
 
 
 Captured = pytest.CaptureFixture[str]

@@ -114,17 +114,10 @@ def test_an_old_head_is_exported(legacy: Path, command: Callable[..., str]) -> N
     assert sorted(path.name for path in Path("exported").iterdir()) == theirs
 
 
-@pytest.fixture(scope="module")
-def run_of_today(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    train(composed(folder, *SEGMENT, "head.max_steps=2"))
-    return folder
-
-
 @pytest.fixture
-def finished(run_of_today: Path, tmp_path: Path) -> Path:
+def finished(finished_run: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
-    return Path(shutil.copytree(run_of_today, tmp_path / "run"))
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def test_a_run_records_its_kind_its_format_and_its_classes(finished: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import members_by_seeds, some_run
+from made_runs import some_run
 from PIL import Image
 from tiny_run import PRETRAIN, composed, contents
 
@@ -354,9 +354,9 @@ def test_lines_whose_names_are_cut_stay_two() -> None:
     assert [line.get_ydata()[0] for line in named] == [50, 60]  # pyright: ignore
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return members_by_seeds(tmp_path_factory.mktemp("runs"))
+@pytest.fixture
+def runs(members_by_seeds: Path) -> Path:
+    return members_by_seeds
 
 
 def scores(folder: Path) -> dict[str, float]:

@@ -61,11 +61,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    train(composed(folder, *SEGMENT))
-    return folder
+@pytest.fixture
+def finished(finished_run: Path) -> Path:
+    return finished_run
 
 
 @pytest.mark.parametrize("protocol", ["fast", "paper"])
