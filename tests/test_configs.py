@@ -17,6 +17,7 @@ from tiny_run import CONF, ROOT, composed
 from ddpmseg import config as schemas
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.registry import BACKBONES
+from ddpmseg.backbones.settings import DEFAULT_FEATURES
 from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.registry import DATASETS
@@ -28,10 +29,6 @@ GROUPS = {
     if isinstance(hint, type) and is_dataclass(hint)
 }
 OPTIONS = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
-SELECTIONS = {
-    path.stem.removesuffix("_default") for path in (CONF / "backbone" / "features").glob("*.yaml")
-}
-"""Backbones with blocks and timesteps of their own."""
 EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
 SWEEPS = sorted((CONF / "experiment" / "sweep").rglob("*.yaml"))
 GRIDS = sorted((CONF / "grid").glob("*.yaml"))
@@ -82,14 +79,14 @@ def test_the_files_are_found() -> None:
         "backbone": 43, "dataset": 8, "features": 4, "logger": 4, "head": 2,
         "multirun": 1, "paths": 1, "pretrain": 1, "segmenter": 1, "trainer": 1,
     }  # fmt: skip
-    assert (len(EXPERIMENTS), len(SWEEPS), len(GRIDS), len(SELECTIONS)) == (60, 1, 2, 40)
+    assert (len(EXPERIMENTS), len(SWEEPS), len(GRIDS)) == (60, 1, 2)
 
 
-def test_every_backbone_fits_its_schema_and_has_the_blocks_of_its_selection(
+def test_every_backbone_fits_its_schema_and_has_the_blocks_that_it_reads_by_default(
     tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     names = {path.stem for path in OPTIONS if path.parent.name == "backbone"}
-    assert names >= SELECTIONS | DIMENSIONS.keys()
+    assert names >= DIMENSIONS.keys()
     for name in sorted(names):
         choice = f"backbone={name}"
         given = MUST_BE_GIVEN.get(choice, ())
@@ -97,9 +94,22 @@ def test_every_backbone_fits_its_schema_and_has_the_blocks_of_its_selection(
             size = ("dataset.image_size=256",) if name in DIMENSIONS else ()
             config = typed(tmp_path, choice, *given, *size)
             assert isinstance(config.backbone, schemas.BackboneConfig)
-            if name in SELECTIONS | DIMENSIONS.keys():
-                layout = planned_layout(config)
-                assert layout.dim == DIMENSIONS.get(name, layout.dim)
+            chosen, defaults = config.features, config.backbone.default_features
+            assert (chosen.blocks, chosen.timesteps) == (defaults.blocks, defaults.timesteps)
+            assert (chosen.hook, chosen.batch_size) == (defaults.hook, defaults.batch_size)
+            layout = planned_layout(config)
+            assert layout.dim == DIMENSIONS.get(name, layout.dim)
+
+
+def test_a_choice_of_features_goes_before_the_backbones_own(tmp_path: Path) -> None:
+    given = ("backbone=swav", "backbone.checkpoint=random")
+    assert typed(tmp_path, *given, "features.blocks=[1]").features == schemas.FeaturesConfig(
+        [1], [0], "input", batch_size=8
+    )
+    assert typed(tmp_path, *given, "features=paper_v3").features == schemas.FeaturesConfig(
+        [5, 6, 7, 8, 12], [50, 150, 250], batch_size=3
+    )
+    assert typed(tmp_path, *given, "backbone.default_features.blocks=[2]").features.blocks == [2]
 
 
 def test_every_other_option_fits_its_schema(tmp_path: Path, subtests: pytest.Subtests) -> None:
@@ -186,10 +196,11 @@ def test_defaults_of_train_yaml_are_those_of_the_schema(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_target_is_an_argument_of_it(subtests: pytest.Subtests) -> None:
-    """All but those that say where a file comes from, which are for the programs."""
+    """All but those that are for the programs, as where a file comes from."""
     for schema in (*DATASETS.schemas().values(), *BACKBONES.schemas().values()):
         with subtests.test(schema.__name__):
-            given = {f.name for f in fields(schema)} - {"_target_", *schemas.TRANSFER}
+            others = {"_target_", DEFAULT_FEATURES, *schemas.TRANSFER}
+            given = {f.name for f in fields(schema)} - others
             assert given <= inspect.signature(get_class(schema._target_)).parameters.keys()
 
 

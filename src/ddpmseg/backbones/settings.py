@@ -1,9 +1,9 @@
 """The settings of a backbone: what the dataclass of every family derives from."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOVED = {
+    "ddpmseg.backbones.gan_encoder.GanEncoderBackbone": "ddpmseg.backbones.gan.GanEncoderBackbone",
+    "ddpmseg.backbones.gan_inversion.GanInversionBackbone": (
+        "ddpmseg.backbones.gan.GanInversionBackbone"
+    ),
+}
+"""Where a class is now that version 0.1 had elsewhere, by its first `_target_`.
+
+Runs are identified by the first name, so that a move changes neither the key of a finished run nor
+the file it left.
+"""
+DEFAULT_FEATURES = "default_features"
+"""The setting of a backbone that is no argument of its class, and decides no result by itself."""
+
+
+@dataclass
+class DefaultFeatures:
+    """The maps that `features=default` reads of a network; see `features` for the meaning."""
+
+    blocks: list[int] = field(default_factory=lambda: [3, 4, 5, 6, 8])
+    timesteps: list[int] = field(default_factory=lambda: [50, 150, 250])
+    hook: str = "output"
+    batch_size: int = 24
+
 
 @dataclass
 class BackboneConfig(PartConfig):
@@ -31,6 +55,12 @@ class BackboneConfig(PartConfig):
     """
 
     group: ClassVar[str] = "backbone"
+
+    default_features: DefaultFeatures = field(default_factory=DefaultFeatures)
+    """What a pixel's vector is made of where nobody chooses: `features=default`."""
+
+    def arguments(self) -> dict[str, Any]:
+        return {k: value for k, value in super().arguments().items() if k != DEFAULT_FEATURES}
 
     def build(self, device: "torch.device") -> "Backbone":
         """The network on `device`, with its weights. Raises as its class."""

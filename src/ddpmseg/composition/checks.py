@@ -14,7 +14,7 @@ from ddpmseg.composition.build import build_head, maps_folder
 from ddpmseg.composition.checks_distill import check_distillation
 from ddpmseg.config import SweepConfig, TrainConfig, TrainerConfig
 from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.errors import ConfigError
+from ddpmseg.errors import ConfigError, UserError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.runtime.device import choose_device
@@ -86,11 +86,19 @@ def typed_config(
         key = getattr(error, "full_key", None) or "a key"
         raise ConfigError(f"`{key}` has no value yet: give one, as in `{key}=...`.") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(_reason(error))) from error
     assert isinstance(config, root)
     for part in (config.dataset, config.backbone):
         part.check_target()
     return config
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The mistake of the user's that a resolver found, else `error` itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
 
 
 def _check_devices(config: TrainConfig) -> None:

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ddpmseg.backbones.settings import DEFAULT_FEATURES, MOVED
 from ddpmseg.command_line import program_arguments
 from ddpmseg.download.settings import TRANSFER
 
@@ -20,6 +21,7 @@ HOW = (
     *((group, key) for group in ("dataset", "backbone") for key in TRANSFER),
     ("backbone", "compile"),
     ("backbone", "layers"),
+    ("backbone", DEFAULT_FEATURES),
     *(("features", key) for key in CACHE),
     ("paths", "cache_dir"),
     *(("segmenter", key) for key in ("num_workers", "checkpoint_every", "keep_epochs")),
@@ -57,7 +59,7 @@ def network_name(_root_: DictConfig) -> str:
 
 
 def leave_out_how(cfg: DictConfig) -> None:
-    """Resolve `cfg` and delete the keys that decide no result."""
+    """Resolve `cfg`, delete the keys that decide no result, and name classes as at first."""
     OmegaConf.resolve(cfg)  # others may be given by these
     with open_dict(cfg):
         cfg.pop("multirun", None)
@@ -70,6 +72,9 @@ def leave_out_how(cfg: DictConfig) -> None:
         if head is not None and head.get("name") == FIRST_HEAD:
             with open_dict(head):
                 head.pop("name")
+    first_names = {target: first for first, target in MOVED.items()}
+    if "backbone" in cfg:
+        cfg.backbone._target_ = first_names.get(cfg.backbone._target_, cfg.backbone._target_)
 
 
 def sweep_request(cfg: DictConfig) -> dict[str, Any]:

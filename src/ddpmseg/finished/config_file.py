@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ddpmseg.backbones.settings import MOVED
 from ddpmseg.config import LoggerConfig, SweepConfig, SweepSettings, TrainConfig
 from ddpmseg.config.identity import FIRST_HEAD
 from ddpmseg.config.store import PARTS
@@ -17,13 +18,6 @@ from ddpmseg.records.results import CONFIG
 
 Root = TypeVar("Root", TrainConfig, SweepConfig)
 PROGRAMS = {TrainConfig: "ddpmseg train", SweepConfig: "ddpmseg sweep"}
-MOVED = {
-    "ddpmseg.backbones.gan_encoder.GanEncoderBackbone": "ddpmseg.backbones.gan.GanEncoderBackbone",
-    "ddpmseg.backbones.gan_inversion.GanInversionBackbone": (
-        "ddpmseg.backbones.gan.GanInversionBackbone"
-    ),
-}
-"""Where classes are that configurations of version 0.1 name elsewhere."""
 
 
 def read_config(folder: Path, root: type[Root]) -> Root:

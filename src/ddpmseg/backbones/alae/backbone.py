@@ -112,14 +112,19 @@ def input_level(levels: int, image_size: int, input_size: int | None) -> int:
 
 def layer_numbers(levels: int, image_size: int, input_size: int | None) -> list[int]:
     """All block numbers of a network of that many levels, see `input_level`."""
+    _check_positive({"levels": levels})
     return list(range(2 * (levels - input_level(levels, image_size, input_size))))
+
+
+def _check_positive(settings: Mapping[str, int]) -> None:
+    for key, value in settings.items():
+        if value < 1:
+            raise ConfigError(f"`backbone.{key}={value}`: must be above 0.")
 
 
 def _check(settings: Mapping[str, int]) -> None:
     """Raise ConfigError for numbers that build no encoder."""
-    for key, value in settings.items():
-        if value < 1:
-            raise ConfigError(f"`backbone.{key}={value}`: must be above 0.")
+    _check_positive(settings)
     if settings["max_channels"] < settings["channels"]:
         raise ConfigError(
             f"`backbone.max_channels={settings['max_channels']}`: must be at least "
