@@ -98,7 +98,7 @@ def test_a_dataset_is_fetched_and_unpacked(
     assert get_data("cat_15") == 0
     assert len(contents(tmp_path / "data" / "cat_15")) == 10
     assert get_data("horse_21") == 0
-    assert "is there already" in caplog.text
+    assert "exists already" in caplog.text
     assert len(archive.requests) == 1
 
 
@@ -161,7 +161,7 @@ def test_weights_are_fetched_once(
     assert place.read_bytes() == model.content
     assert "terms of 'ddpm_lsun_horse': no statement was found for the weights" in caplog.text
     assert get_weights(model, place) == 0
-    assert "is there already, and as expected" in caplog.text
+    assert "exists already, as expected" in caplog.text
     assert len(model.requests) == 1
 
 

@@ -73,7 +73,7 @@ def test_final_normalisation_is_that_of_the_network() -> None:
     given = images(32)
     last = normed.native_maps(given, NO_TIME, [5])[5]
     with torch.no_grad():
-        expected = normed.network.forward_features(normed.seen(given))[:, 1:]
+        expected = normed.network.forward_features(normed.preprocess(given))[:, 1:]
     assert relative_error(last.flatten(2).mT, expected) <= 1e-5
     assert relative_error(raw.native_maps(given, NO_TIME, [5])[5], last) > 0.1
 
@@ -105,7 +105,7 @@ def test_images_are_resized_to_the_input_size() -> None:
     assert backbone.map_size(0, "output", 40) == 3
     given = images(40)
     resized = F.interpolate(given, (48, 48), mode="bicubic", antialias=True).clamp(-1, 1)
-    assert torch.equal(backbone.seen(given), backbone.seen(resized))
+    assert torch.equal(backbone.preprocess(given), backbone.preprocess(resized))
     for image in (given, resized):
         assert backbone.native_maps(image, NO_TIME, [0])[0].shape == (2, 64, 3, 3)
 
@@ -113,7 +113,7 @@ def test_images_are_resized_to_the_input_size() -> None:
 def test_colours_are_normalised_as_the_network_was_trained() -> None:
     backbone = TimmBackbone("mobilenetv3_small_050", "random", 32)
     for value in (-1.0, 0.0, 1.0):
-        seen = backbone.seen(torch.full((1, 3, 32, 32), value))[0, :, 0, 0]
+        seen = backbone.preprocess(torch.full((1, 3, 32, 32), value))[0, :, 0, 0]
         unit = (value + 1) / 2
         # The mean and deviation of ImageNet's colours.
         expected = [(unit - 0.485) / 0.229, (unit - 0.456) / 0.224, (unit - 0.406) / 0.225]
@@ -308,7 +308,7 @@ def test_a_file_in_the_hubs_cache_needs_no_connection(
     backbone = TimmBackbone("test_vit", "hub", 32)
     assert backbone.checkpoint_sha256 != ""
     TimmConfig(name="test_vit").fetch(Path("downloads"))
-    assert caplog.messages[-1].startswith(f"'{place / 'model.safetensors'}' is there")
+    assert caplog.messages[-1].startswith(f"'{place / 'model.safetensors'}' is in the cache")
 
 
 # What cannot work

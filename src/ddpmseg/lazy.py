@@ -1,4 +1,4 @@
-"""Names of a package that are imported at their first use, so that others need not wait."""
+"""Imports names of a package at their first use, so that importing the package is fast."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for `package` that finds each name in the submodule it is mapped to.
+    """Make a `__getattr__` for `package` from a mapping of each name to its submodule.
 
     Source: PEP 562. Raises AttributeError for any other name, as Python does.
     """

@@ -1,4 +1,4 @@
-"""Families of parts by name: those of this package, and those that installed packages add."""
+"""Registries of families of parts, by name, which installed packages can extend."""
 
 import re
 import sys
@@ -16,16 +16,16 @@ Settings = TypeVar("Settings")
 
 
 class Registry(Generic[Settings]):
-    """Names of families, and the dataclass with the settings of each, imported at its first use.
+    """Maps the name of a family to the dataclass of its settings, imported at its first use.
 
     A package adds a family by an entry point of the group `ddpmseg.backbones` (or `.datasets`,
-    `.heads`): its name is that of the family, its value 'package.module:SettingsClass'. Installing
-    the package is the permission to run its code.
+    `.heads`), with the family's name and the value 'package.module:SettingsClass'. Installing the
+    package permits running its code.
 
     Args:
         group: config group of these parts, such as 'backbone'.
-        base: class that the dataclass of every family derives from.
-        families: those of this package, name -> 'module:SettingsClass'.
+        base: base class of every family's dataclass.
+        families: name -> 'module:SettingsClass' of the families in this package.
     """
 
     def __init__(self, group: str, base: type[Settings], families: Mapping[str, str]) -> None:
@@ -33,35 +33,35 @@ class Registry(Generic[Settings]):
         self._families = dict(families)
 
     def names(self) -> tuple[str, ...]:
-        """Of all families, those of this package first."""
+        """Names of all families, those of this package first."""
         return (*self._families, *self.installed())
 
     def installed(self) -> dict[str, EntryPoint]:
-        """The entry points of other packages by the name of their family.
+        """Name of a family -> entry point of the package that adds it.
 
-        Raises ConfigError for a name that is taken, or cannot be written on a command line.
+        Raises ConfigError for a name that is taken, or not allowed on a command line.
         """
-        found: dict[str, EntryPoint] = {}
+        points: dict[str, EntryPoint] = {}
         for point in _entry_points(f"ddpmseg.{self.group}s", tuple(sys.path)):
             if not re.fullmatch(r"\w+", point.name):
                 raise ConfigError(
                     f"{self._says(point)}: a name has letters, digits and underscores only. "
                     "Rename it in the package's pyproject.toml."
                 )
-            if point.name in self._families or point.name in found:
-                other = _package(found[point.name]) if point.name in found else "ddpmseg"
+            if point.name in self._families or point.name in points:
+                other = _package(points[point.name]) if point.name in points else "ddpmseg"
                 raise ConfigError(
                     f"{self._says(point)}, but {other} has one of this name. Rename it in the "
                     "package's pyproject.toml, or uninstall one of the two."
                 )
-            found[point.name] = point
-        return found
+            points[point.name] = point
+        return points
 
     def __getitem__(self, name: str) -> type[Settings]:
-        """The settings of a family.
+        """The settings class of a family.
 
         Raises ConfigError for an unknown name, and for an entry point that cannot be imported or is
-        no dataclass of `base` with a `_target_`.
+        no dataclass derived from `base` with a `_target_`.
         """
         if name in self._families:
             module, _, attribute = self._families[name].partition(":")
@@ -73,11 +73,11 @@ class Registry(Generic[Settings]):
         return self._loaded(installed[name])
 
     def schemas(self) -> dict[str, type[Settings]]:
-        """The settings of every family by its name. Raises ConfigError as `__getitem__`."""
+        """Name -> settings class of every family. Raises ConfigError as `__getitem__`."""
         return {name: self[name] for name in self.names()}
 
     def by_target(self, target: str) -> type[Settings]:
-        """The settings whose `_target_` this is; ConfigError where no family has it."""
+        """The settings class with this `_target_`. Raises ConfigError if no family has it."""
         schemas = self.schemas().values()
         for schema in schemas:
             if vars(schema).get("_target_") == target:
@@ -123,5 +123,5 @@ def _package(point: EntryPoint) -> str:
 
 @lru_cache(maxsize=16)
 def _entry_points(group: str, _search_path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Reads the metadata of every installed package, once for each search path: 10 to 50 ms."""
+    """Read the metadata of every installed package, once per search path: 10 to 50 ms."""
     return tuple(entry_points(group=group))

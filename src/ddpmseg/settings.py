@@ -1,4 +1,4 @@
-"""What the settings of a dataset and of a backbone share: they build the part and its files."""
+"""The base class of settings that build a part, such as a dataset or a backbone."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
@@ -16,10 +16,10 @@ def one_of(key: str, value: str, allowed: Collection[str]) -> None:
         raise ConfigError(f"`{key}={value}`: must be one of {', '.join(allowed)}.")
 
 
-def at_least(key: str, value: int | None, least: int) -> None:
-    """Raise ConfigError where the setting `key` is below `least`; null passes."""
-    if value is not None and value < least:
-        raise ConfigError(f"`{key}={value}`: must be at least {least}.")
+def at_least(key: str, value: int | None, minimum: int) -> None:
+    """Raise ConfigError if the setting `key` is below `minimum`; null passes."""
+    if value is not None and value < minimum:
+        raise ConfigError(f"`{key}={value}`: must be at least {minimum}.")
 
 
 @dataclass
@@ -37,9 +37,9 @@ class PartConfig:
     name: str = MISSING
 
     def check_target(self) -> None:
-        """Raise ConfigError where `_target_` is not the one of this family.
+        """Raise ConfigError if `_target_` is not that of this family.
 
-        The command line must not choose which code is run.
+        The command line must not choose the code that runs.
         """
         own = type(self)._target_
         if self._target_ != own:
@@ -53,29 +53,29 @@ class PartConfig:
         """Raise ConfigError for a setting out of its range; reads no files."""
 
     def check_files(self) -> None:
-        """Raise UserError where a file is not there that nobody will fetch."""
+        """Raise UserError if a file is missing and will not be fetched."""
 
     def missing(self) -> Path | None:
-        """What the part reads and is not there; None where nothing is missing."""
+        """A file or folder that the part reads but does not exist; None if nothing is missing."""
         return None
 
     def will_fetch(self) -> bool:
-        """Whether something is missing and `download` allows to fetch it."""
+        """Whether something is missing that `download` allows to fetch."""
         return False
 
     def fetch(self, downloads: Path) -> None:
-        """Fetch what the part reads; archives stay in the folder `downloads`.
+        """Fetch the files that the part reads; archives stay in the folder `downloads`.
 
-        Raises ConfigError where nothing can be fetched.
+        Raises ConfigError if nothing can be fetched.
         """
         raise ConfigError(f"`{self.group}={self.name}` reads no files: nothing to fetch.")
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the class `_target_` by name."""
+        """Name -> value of the arguments of the class `_target_`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "_target_"}
 
     def construct(self, **changes: Any) -> Any:
-        """An object of the class `_target_`; `changes` replace arguments."""
+        """Build an object of the class `_target_`; `changes` replace arguments."""
         from hydra.utils import get_class
 
         self.check_target()

@@ -13,8 +13,8 @@ from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.encoder_files import EncoderFormat, Network, load_encoder
+from ddpmseg.weights.keywords import RANDOM
 from ddpmseg.weights.read import PRECISIONS, resolve_checkpoint
-from ddpmseg.weights.words import RANDOM
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's colours in 0..1."""

@@ -1,4 +1,4 @@
-"""The backbones of this package: one line for each family, and what installed packages add."""
+"""The registry of backbones: one line per family; installed packages add theirs."""
 
 from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.registry import Registry
@@ -19,4 +19,4 @@ BACKBONES = Registry(
         "pixels": "ddpmseg.backbones.pixels.settings:PixelsConfig",
     },
 )
-"""The family NAME has the schema `NAME_schema` in the files of `conf/backbone/`."""
+"""Files in `conf/backbone/` refer to the family NAME by the schema `NAME_schema`."""

@@ -1,4 +1,4 @@
-"""The settings of a backbone: what the dataclass of every family derives from."""
+"""Base classes of the settings of backbones."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from ddpmseg.download.settings import DownloadConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.settings import PartConfig, one_of
-from ddpmseg.weights.words import BUNDLED, HUB, RANDOM
+from ddpmseg.weights.keywords import BUNDLED, HUB, RANDOM
 
 if TYPE_CHECKING:
     import torch
@@ -47,11 +47,11 @@ class DefaultFeatures:
 
 @dataclass
 class BackboneConfig(PartConfig):
-    """A frozen network: which, and how it is built.
+    """The settings that build a frozen network.
 
-    A network of your own needs a subclass with `_target_` and the arguments of its class; see
-    docs/add_a_backbone.md. Nothing here imports torch before a method is called, so that completing
-    a command line need not wait for it.
+    A network of your own needs a subclass with `_target_` and the arguments of its class, see
+    docs/add_a_backbone.md. The module imports torch only when a method is called, so that
+    completing a command line need not wait for it.
     """
 
     group: ClassVar[str] = "backbone"
@@ -63,31 +63,31 @@ class BackboneConfig(PartConfig):
         return {k: value for k, value in super().arguments().items() if k != DEFAULT_FEATURES}
 
     def build(self, device: "torch.device") -> "Backbone":
-        """The network on `device`, with its weights. Raises as its class."""
+        """Build the network with its weights on `device`. Raises as the network's class."""
         return self.construct().to(device)
 
     def shape(self) -> "Backbone":
-        """The network on the meta device: allocates nothing and reads no weights."""
+        """Build the network on the meta device, without allocating or reading weights."""
         import torch
 
         with torch.device("meta"):
             return self.as_untrained().construct()
 
     def as_untrained(self) -> "BackboneConfig":
-        """The settings of the same network before any training; one without weights as it is."""
+        """The settings of the same network with random weights, if it has weights."""
         return self
 
     def weight_file(self) -> Path | None:
-        """The file the weights come from; None for a network that needs none.
+        """The file of the weights; None for a network that needs none.
 
-        Raises CheckpointError where it is not there, or cannot be fetched from the hub.
+        Raises CheckpointError if it does not exist, or cannot be fetched from the hub.
         """
         return None
 
     def unet_flags(self) -> "UNetFlags | None":
-        """Flags of the guided_diffusion UNet that this is; None for any other network.
+        """Flags of a guided_diffusion UNet; None for any other network.
 
-        Only such a network can be pretrained, and draw images.
+        Only such a network can be pretrained and sample images.
         """
         return None
 
@@ -97,9 +97,9 @@ class BackboneConfig(PartConfig):
 
 @dataclass
 class WeightsConfig(DownloadConfig, BackboneConfig):
-    """A network that reads its weights from a file, or draws them.
+    """A network whose weights come from a file or are random.
 
-    Its class takes `precision` already chosen and, beside the settings, `sha256`.
+    Its class takes the settings, with `precision` other than 'auto', and `sha256`.
     """
 
     noun: ClassVar[str] = "weights"
@@ -107,7 +107,7 @@ class WeightsConfig(DownloadConfig, BackboneConfig):
 
     checkpoint: str = MISSING
     """A weight file (.pt, .pth, .safetensors), or 'random' for an untrained network. Some networks
-    know further words."""
+    accept other words, too."""
     precision: str = "auto"
     """'32', 'bf16', '16' (float16), or 'auto': the fastest the device computes natively."""
     seed: int = 0
@@ -139,7 +139,7 @@ class WeightsConfig(DownloadConfig, BackboneConfig):
         return None if self.checkpoint == RANDOM else resolve_checkpoint(self.checkpoint)
 
     def reads_local_file(self) -> bool:
-        """Whether the weights are a file that is fetched here, if at all."""
+        """Whether the weights are a file of the user, not bundled and not in the hub's cache."""
         return self.checkpoint not in (RANDOM, HUB) and not self.checkpoint.startswith(BUNDLED)
 
     def missing(self) -> Path | None:
@@ -152,24 +152,24 @@ class WeightsConfig(DownloadConfig, BackboneConfig):
         return super().how_to_get() if self.reads_local_file() else ""
 
     def fetch(self, downloads: Path) -> None:
-        """Fetch the file `checkpoint`; one that is there already is checked.
+        """Fetch the file `checkpoint`; an existing file is verified.
 
-        Raises ConfigError where nothing can be fetched, DownloadError and CheckpointError as
+        Raises ConfigError if nothing can be fetched, DownloadError and CheckpointError as
         `ddpmseg.download.fetch.fetch`.
         """
         if self.checkpoint == HUB:
-            log.info("'%s' is there, in the cache of the hub's client.", self.weight_file())
+            log.info("'%s' is in the cache of the hub's client.", self.weight_file())
             return
         if not self.reads_local_file():
             BackboneConfig.fetch(self, downloads)
         from ddpmseg.download.fetch import fetch
 
         source, path = self.source(), Path(self.checkpoint).expanduser()
-        there = path.is_file()
-        if not there:
+        exists = path.is_file()
+        if not exists:
             self.log_terms(path)
         fetch(source, path)
-        log.info("'%s' is there%s.", path, " already, and as expected" if there else "")
+        log.info("'%s' %s.", path, "exists already, as expected" if exists else "fetched")
 
 
 def check_precision(precision: str) -> None:

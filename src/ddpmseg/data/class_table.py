@@ -107,7 +107,7 @@ def shipped_class_tables() -> tuple[str, ...]:
 def load_class_table(name_or_path: str) -> ClassTable:
     """Read a shipped table by name, or a YAML file in the format of those in `data/classes/`.
 
-    The file is given by its path or, in an installed package, as 'package:classes.yaml'.
+    'package:classes.yaml' is the path of a file in an installed package.
 
     The keys are name, ignore_label, classes and, optionally, num_labelled and num_test. A class has
     a name and, optionally, rgb ("#RRGGBB"; else its label generates a colour) and area (percent of
@@ -118,7 +118,7 @@ def load_class_table(name_or_path: str) -> ClassTable:
     if name_or_path in shipped_class_tables():
         path = _shipped_folder() / f"{name_or_path}.yaml"
     else:
-        path = _file_of_a_package(name_or_path) or Path(name_or_path).expanduser()
+        path = _package_file(name_or_path) or Path(name_or_path).expanduser()
     if not path.is_file():
         raise ConfigError(
             f"`dataset.classes={name_or_path}`: no class table of this name ships with ddpmseg "
@@ -133,9 +133,9 @@ def load_class_table(name_or_path: str) -> ClassTable:
 
 
 def read_class_table(content: Any, shown_as: str) -> ClassTable:
-    """The table that `content`, plain JSON or YAML values, describes; ConfigError where it is none.
+    """Build the table from plain JSON or YAML values. Raises ConfigError if they describe none.
 
-    `shown_as` names its source in messages.
+    Messages call the source `shown_as`.
     """
     try:
         return _parse(content)
@@ -146,9 +146,9 @@ def read_class_table(content: Any, shown_as: str) -> ClassTable:
         ) from error
 
 
-def _file_of_a_package(given: str) -> Path | None:
-    """The file that 'package:file' names, whether it is there or not; imports nothing."""
-    name, colon, file = given.partition(":")
+def _package_file(text: str) -> Path | None:
+    """The file 'package:file', which need not exist, without importing the package."""
+    name, colon, file = text.partition(":")
     spec = find_spec(name) if colon and name.isidentifier() else None
     folders = list(spec.submodule_search_locations or []) if spec else []
     return Path(folders[0]) / file if folders else None

@@ -70,11 +70,11 @@ def known_files(name: str, root: Path) -> FileDigests | None:
 
     Raises DataError for a list that cannot be read.
     """
-    shipped, beside = _folder() / f"{name}.sha256", manifest_path(root)
+    shipped, manifest = _folder() / f"{name}.sha256", manifest_path(root)
     if shipped.is_file():
         return _read(shipped, "the paper's copy")
-    if beside.is_file():
-        return _read(beside, f"'{beside}', written when it was unpacked")
+    if manifest.is_file():
+        return _read(manifest, f"'{manifest}', written when it was unpacked")
     return None
 
 

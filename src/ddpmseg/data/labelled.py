@@ -262,13 +262,13 @@ def _check_settings(image_size: int, tiny_annotations: str) -> None:
     tiny_threshold(tiny_annotations, image_size)
 
 
-def _count(key: str, asked: int | None, paper: int | None, available: int, where: str) -> int:
+def _count(key: str, setting: int | None, paper: int | None, available: int, where: str) -> int:
     """Number of images to use: the setting, else the class table's number, else all."""
-    if asked is not None and asked < 1:
-        raise ConfigError(f"`dataset.{key}={asked}` must be at least 1, or null.")
-    count = next(number for number in (asked, paper, available) if number is not None)
+    if setting is not None and setting < 1:
+        raise ConfigError(f"`dataset.{key}={setting}` must be at least 1, or null.")
+    count = next(number for number in (setting, paper, available) if number is not None)
     if count > available:
-        source = "" if asked is not None else " (from the class table)"
+        source = "" if setting is not None else " (from the class table)"
         raise DataError(
             f"`dataset.{key}` is {count}{source}, but {where} has only {available} labelled "
             f"images. Set `dataset.{key}` to at most {available}."

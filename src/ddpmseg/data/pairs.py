@@ -52,10 +52,10 @@ def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listin
     """
     image_folder = root / images
     mask_folder = image_folder if masks is None else root / masks
-    beside = mask_folder == image_folder
+    same_folder = mask_folder == image_folder
     files = _files(image_folder, f"dataset.{split}_images", "images")
     image_files = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if beside:
+    if same_folder:
         # Beside 'a.jpg', 'a.png' is its mask.
         stems = {path.stem for path in image_files if not _is_png(path)}
         image_files = [path for path in image_files if not _is_png(path) or path.stem not in stems]
@@ -72,7 +72,7 @@ def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listin
     }
     pairs, without_mask = [], []
     for image in image_files:
-        suffixes = (".npy",) if beside and _is_png(image) else (".npy", ".png")
+        suffixes = (".npy",) if same_folder and _is_png(image) else (".npy", ".png")
         keys = [(image.stem, suffix) for suffix in suffixes]
         mask = next((mask_files[key] for key in keys if key in mask_files), None)
         if mask is not None:
@@ -80,7 +80,7 @@ def list_pairs(root: Path, split: str, images: str, masks: str | None) -> Listin
         else:
             without_mask.append((image, " or ".join(f"'{stem}{suffix}'" for stem, suffix in keys)))
     stems = {path.stem for path in image_files}
-    suffixes = (".npy",) if beside else (".npy", ".png")
+    suffixes = (".npy",) if same_folder else (".npy", ".png")
     without_image = [
         path
         for (stem, suffix), path in mask_files.items()

@@ -1,4 +1,4 @@
-"""The datasets of this package: one line for each family, and what installed packages add."""
+"""The registry of datasets: one line per family; installed packages add theirs."""
 
 from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.registry import Registry
@@ -11,4 +11,4 @@ DATASETS = Registry(
         "ponies": "ddpmseg.data.settings:PoniesConfig",
     },
 )
-"""The family NAME has the schema `NAME_schema` in the files of `conf/dataset/`."""
+"""Files in `conf/dataset/` refer to the family NAME by the schema `NAME_schema`."""

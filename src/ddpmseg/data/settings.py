@@ -1,4 +1,4 @@
-"""The settings of a dataset: how many images, at what size, from where."""
+"""The settings of a dataset: number, size and source of the images."""
 
 import hashlib
 import logging
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class DatasetConfig(PartConfig):
-    """Labelled images: which, how many, at what size.
+    """Labelled images.
 
-    A dataset of your own derives from this; see docs/add_a_dataset.md. Nothing here imports torch
-    before a method is called, so that completing a command line need not wait for it.
+    A dataset of your own derives from this class, see docs/add_a_dataset.md. The module imports
+    torch only when a method is called, so that completing a command line need not wait for it.
     """
 
     group: ClassVar[str] = "dataset"
@@ -45,7 +45,7 @@ class DatasetConfig(PartConfig):
     pixels at any size, as the original code; 'keep' trains on it."""
 
     def build(self) -> "LabelledSet":
-        """The labelled images. Raises ConfigError and DataError where they cannot be used."""
+        """Build the dataset. Raises ConfigError and DataError if it cannot be used."""
         return self.construct()
 
     def check(self) -> None:
@@ -58,21 +58,21 @@ class DatasetConfig(PartConfig):
         self.class_table()
 
     def class_table(self) -> "ClassTable":
-        """What the labels of the masks mean. Raises ConfigError where there is no such table."""
+        """The classes of the masks. Raises ConfigError if there is no such table."""
         from ddpmseg.data.class_table import load_class_table
 
         return load_class_table(self.classes)
 
     def announced(self) -> tuple[int, int]:
-        """Training and test images by the settings or the class table; 0 where neither says.
+        """Numbers of training and test images in the settings or the class table; 0: unknown.
 
-        For a forecast before the images are there.
+        For a forecast before the images exist.
         """
         table = self.class_table()
         return self.num_labelled or table.num_labelled or 0, self.num_test or table.num_test or 0
 
     def on_disk(self) -> "FolderDatasetConfig | None":
-        """The folder of images and masks that `data check` reads; None where there is none."""
+        """The settings of the folder that `data check` reads; None without a folder."""
         return None
 
     def fetch(self, downloads: Path) -> None:
@@ -123,11 +123,11 @@ class FolderDatasetConfig(DownloadConfig, DatasetConfig):
         return None if holds_something(self.folder) else self.folder
 
     def fetch(self, downloads: Path) -> None:
-        """Fetch the archive that holds the set, and unpack its folder as `root`.
+        """Fetch the set's archive and unpack its folder as `root`.
 
-        The archive stays in `downloads`: another set of it needs no transfer. A folder that is
-        there already stays as it is. Raises ConfigError where nothing can be fetched, DownloadError
-        and DataError as `ddpmseg.download.fetch.fetch` and `unpack_folder`.
+        The archive stays in `downloads` for its other sets. An existing folder stays unchanged.
+        Raises ConfigError if nothing can be fetched, DownloadError and DataError as
+        `ddpmseg.download.fetch.fetch` and `unpack_folder`.
         """
         from ddpmseg.data.dataset_archive import unpack_folder
         from ddpmseg.download.fetch import fetch
@@ -135,11 +135,11 @@ class FolderDatasetConfig(DownloadConfig, DatasetConfig):
         source, root = self.source(), self.folder
         if self.missing() is None:
             log.info(
-                "'%s' is there already; `%s` verifies it. To fetch it anew, take it away first.",
+                "'%s' exists already; `%s` verifies it. To fetch it anew, remove it first.",
                 *(root, self.command("check")),
             )
             return
-        # Archives of several mirrors share a name, but not a folder.
+        # Archives of different mirrors may share a name, so each has its own folder.
         folder = downloads / hashlib.sha256(source.url.encode()).hexdigest()[:8]
         name = source.url.partition("?")[0].rstrip("/").rpartition("/")[2] or "archive.tar"
         archive = folder / name

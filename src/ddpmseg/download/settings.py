@@ -1,4 +1,4 @@
-"""How the files of a dataset or a backbone come to be where they are looked for."""
+"""The settings that download files of a dataset or a backbone."""
 
 import logging
 import re
@@ -18,42 +18,42 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class DownloadConfig(PartConfig):
-    """Where the files of a part are fetched from: settings of the group, not of what it builds.
+    """The source of a part's files: settings of the group, not arguments of what it builds.
 
-    Class attributes: `noun`, what the command line calls such files; `damaged`, raised where a file
-    is not the expected one.
+    Class attributes: `noun`, the command line's name of such files; `damaged`, the error for a file
+    that is not the expected one.
     """
 
     noun: ClassVar[str]
     damaged: ClassVar[type[UserError]]
 
     download: bool = False
-    """Fetch what is not there yet at the first use."""
+    """Fetch missing files at the first use."""
     url: str | None = None
-    """Of a .tar archive (dataset) or of the weight file (backbone); null: none is known."""
+    """Address of a .tar archive (dataset) or of the weight file (backbone); null: unknown."""
     sha256: str | None = None
-    """64 hex digits of that file; null: those of the first download count from then on."""
+    """64 hex digits of that file; null: those of the first download are expected from then on."""
     terms: str | None = None
-    """Under which it may be used; shown before the first byte is fetched."""
+    """Terms of use, shown before the download begins."""
 
     def arguments(self) -> dict[str, Any]:
         return {k: value for k, value in super().arguments().items() if k not in TRANSFER}
 
     def will_fetch(self) -> bool:
-        """See `PartConfig.will_fetch`. Raises ConfigError where nothing could be fetched."""
+        """See `PartConfig.will_fetch`. Raises ConfigError if nothing can be fetched."""
         if not self.download or self.missing() is None:
             return False
         self.source()
         return True
 
     def source(self) -> "Source":
-        """What to fetch. Raises ConfigError without a URL and for a malformed digest."""
+        """The file to fetch. Raises ConfigError without a URL and for a malformed digest."""
         from ddpmseg.download.fetch import Source
 
         if self.url is None:
             raise ConfigError(
                 f"`{self.group}.url` is null: nothing is known to fetch for '{self.name}'. Give a "
-                "URL, or put the files in their place yourself."
+                "URL, or put the files where they belong yourself."
             )
         if self.sha256 is not None and not re.fullmatch("[0-9A-Fa-f]{64}", self.sha256):
             raise ConfigError(
@@ -62,11 +62,11 @@ class DownloadConfig(PartConfig):
         return Source(self.url, self.sha256, self.group, self.command("get"), self.damaged)
 
     def command(self, action: str) -> str:
-        """The command line that does `action`, 'get' or 'check', for this part."""
+        """The command line of `action`, 'get' or 'check', for this part."""
         return f"ddpmseg {self.noun} {action} {self.name}"
 
     def how_to_get(self) -> str:
-        """A sentence to follow the message that files are missing; empty without a URL."""
+        """A sentence that follows the message about missing files; empty without a URL."""
         if self.url is None:
             return ""
         return (
@@ -86,7 +86,7 @@ TRANSFER = tuple(
 
 
 def fetch_missing(parts: Iterable[PartConfig], downloads: Path) -> None:
-    """Fetch what is missing of each part and may be fetched; raises as `PartConfig.fetch`."""
+    """Fetch the missing files of the parts that allow it. Raises as `PartConfig.fetch`."""
     for part in parts:
         if part.will_fetch():
             part.fetch(downloads)

@@ -1,4 +1,4 @@
-"""Records as JSON files that say in which format they are and which version wrote them."""
+"""JSON records with their format and the version of the package that wrote them."""
 
 import json
 from collections.abc import Mapping
@@ -10,22 +10,22 @@ from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import written_whole
 
 FORMAT = 1
-"""Of all records written through `write_record`; raised when an earlier reader would misread one.
-Records of version 0.1 have none, and are otherwise the same."""
+"""Format of all records that `write_record` writes. Raise it when earlier readers would misread a
+record. Records of version 0.1 have no format, and are otherwise the same."""
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain JSON values under the format and the package's version."""
+    """Write plain JSON values with the format and the package's version."""
     record = {"format": FORMAT, "package": version("ddpmseg"), **content}
     with written_whole(path) as unfinished:
         unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(path: Path, remedy: str) -> dict[str, Any]:
-    """What `write_record` was given.
+    """Read the content that `write_record` wrote.
 
-    Raises ConfigError where the file cannot be read or is no such record, with `remedy` as the last
-    sentence, and where its format is a later one than this program's.
+    Raises ConfigError if the file cannot be read or is no record (`remedy` is then the last
+    sentence of the message), and if its format is later than this program's.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

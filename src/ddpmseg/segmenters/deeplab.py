@@ -27,8 +27,8 @@ from ddpmseg.errors import CheckpointError
 from ddpmseg.heads.segment import Segmentation
 from ddpmseg.heads.vote import image_uncertainty
 from ddpmseg.weights.encoder_files import read_pretrained
+from ddpmseg.weights.keywords import RANDOM
 from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
-from ddpmseg.weights.words import RANDOM
 
 Value = TypeVar("Value")
 

@@ -26,10 +26,10 @@ from ddpmseg.composition.plan import compose
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.io.files import folder_written_whole
+from ddpmseg.weights.keywords import RANDOM
 from ddpmseg.weights.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS
 from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
 from ddpmseg.weights.shapes import differences, shapes_of
-from ddpmseg.weights.words import RANDOM
 
 log = logging.getLogger(__name__)
 

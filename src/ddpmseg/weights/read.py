@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpmseg.command_line import command
 from ddpmseg.errors import CheckpointError
-from ddpmseg.weights.words import BUNDLED
+from ddpmseg.weights.keywords import BUNDLED
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 

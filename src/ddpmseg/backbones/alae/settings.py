@@ -17,21 +17,22 @@ def _layers(levels: int, image_size: int, input_size: int | None) -> list[int]:
 
 @dataclass
 class AlaeConfig(WeightsConfig):
-    """The encoder of a StyleALAE; its file is one of ALAE, or a bare state dict."""
+    """The encoder of a StyleALAE, from a file of ALAE or a bare state dict."""
 
     resolvers: ClassVar[Mapping[str, Callable[..., Any]]] = {"alae_layers": _layers}
 
     _target_: str = "ddpmseg.backbones.alae.AlaeBackbone"
     levels: int = 7
-    """Each halves the image, down to 2x2: 7 for networks of 256 pixels, 9 for those of 1024."""
+    """Number of levels, each of which halves the image, down to 2x2: 7 for networks of 256 pixels,
+    9 for those of 1024."""
     channels: int = 32
-    """Of the largest level; they double from level to level ..."""
+    """Channels of the largest level; they double from level to level."""
     max_channels: int = 512
-    """... up to this."""
+    """Limit of that doubling."""
     latent_size: int = 512
-    """Of the latent code, which is not computed: it shows in the file only."""
+    """Length of the latent code, which is not computed but determines parameters of the file."""
     image_size: int = II("dataset.image_size")
-    """Side of the images that are given, in pixels."""
+    """Side of the dataset's images, in pixels."""
     input_size: int | None = None
-    """Side, in pixels, that they are resized to, that of one of the levels, where they enter; null:
+    """Side in pixels to which images are resized, that of the level where they enter; null:
     `image_size`, rounded up to the next level's."""

@@ -20,20 +20,20 @@ class DiffusersConfig(BackboneConfig):
 
     _target_: str = "ddpmseg.backbones.diffusers.DiffusersBackbone"
     checkpoint: str = MISSING
-    """A folder as `save_pretrained` writes it, of the network or of a DDPM pipeline, or a model of
+    """A folder written by `save_pretrained`, of the network or of a DDPM pipeline, or a model of
     the Hugging Face hub, OWNER/NAME."""
     noise_schedule: str | None = None
     """'linear', 'scaled_linear' or 'squaredcos_cap_v2', each of 1000 steps; null: that of the
     checkpoint's scheduler_config.json."""
     untrained: bool = False
-    """Leave out the weights: a control. Of the checkpoint only config.json is read."""
+    """Use random weights, as a control; only config.json of the checkpoint is read."""
     seed: int = 0
     """Draws the weights of an untrained network."""
     precision: str = "auto"
     compile: bool = False
-    """These two as for guided_diffusion."""
+    """As for guided_diffusion, like `precision`."""
     download: bool = False
-    """Fetch a model of the hub that the hub's cache lacks."""
+    """Fetch a model of the hub that is not in the hub's cache."""
 
     def build(self, device: "torch.device") -> "Backbone":
         from ddpmseg.backbones.precision import choose_precision

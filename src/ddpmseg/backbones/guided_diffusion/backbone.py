@@ -21,26 +21,26 @@ from ddpmseg.backbones.guided_diffusion.unet import (
 )
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weights.keywords import RANDOM
 from ddpmseg.weights.read import PRECISIONS, resolve_checkpoint
-from ddpmseg.weights.words import RANDOM
 
 
 class GuidedDiffusionBackbone(Backbone):
-    """A guided_diffusion UNet with loaded weights, or with its initial ones as a control.
+    """A guided_diffusion UNet with pretrained weights, or with random ones as a control.
 
     Args:
         name: shown in tables and messages.
         unet: flags of the network.
         checkpoint: a .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'.
-        precision: in which the convolutions run, a key of `PRECISIONS`.
+        precision: precision of the convolutions, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
-        compile: run the pass through torch.compile, see `Compiled`: a minute or more at the first
-            pass of a network this machine has not compiled before. The maps are equal up to
+        compile: run the pass through torch.compile, see `Compiled`. The first pass of a network
+            that this machine has not compiled yet takes a minute or more. The maps are equal up to
             rounding.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
     Raises ConfigError for flags that build no network, CheckpointError for a file that does not
-    fit it, or is another than expected.
+    fit the network or has another digest.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class GuidedDiffusionBackbone(Backbone):
         blocks: Collection[int],
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
-        """See `Backbone.native_maps`; layers run in the order of the package's `UNetModel`."""
+        """See `Backbone.native_maps`. Layers run in the order of the package's `UNetModel`."""
         self.check_sides(images, self.blocks[0].input_stride)
         if self.diffusion.rescale_timesteps:
-            # As the package does around the network when it trains and samples.
+            # The package does the same around the network in training and sampling.
             timesteps = timesteps * (1000 / self.diffusion.num_timesteps)
         x_t = images.to(self.dtype, memory_format=torch.channels_last)
         return self._run(x_t, timesteps, frozenset(blocks), hook)
@@ -103,7 +103,7 @@ class GuidedDiffusionBackbone(Backbone):
     def _pass(
         self, x_t: Tensor, timesteps: Tensor, blocks: frozenset[int], hook: Hook
     ) -> dict[int, Tensor]:
-        """Maps of `blocks`; ends at the deepest of them."""
+        """Maps of `blocks`; stops at the last of them."""
         unet, deepest = self.unet, max(blocks)
         embedding = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
         h, skips, maps = x_t, [], {}

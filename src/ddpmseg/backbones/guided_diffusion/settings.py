@@ -16,8 +16,8 @@ class GuidedDiffusionConfig(WeightsConfig):
     checkpoint: str = MISSING
     """A .pt or .safetensors file with a bare state dict, 'bundled:NAME', or 'random'."""
     compile: bool = False
-    """Run the network through torch.compile: faster passes for a minute or more of compiling, once
-    per network and machine. Pays from about a thousand passes on a CPU."""
+    """Run the network through torch.compile: faster passes after compiling for a minute or more,
+    once per network and machine. Worthwhile from about a thousand passes on a CPU."""
     unet: UNetFlags = field(default_factory=UNetFlags)
 
     def unet_flags(self) -> UNetFlags:

@@ -1,4 +1,4 @@
-"""The settings of the control that reads colours."""
+"""The settings of the control whose feature is the image."""
 
 from dataclasses import dataclass
 

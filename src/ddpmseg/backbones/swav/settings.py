@@ -7,10 +7,10 @@ from ddpmseg.backbones.settings import WeightsConfig
 
 @dataclass
 class SwavConfig(WeightsConfig):
-    """A ResNet of bottlenecks; its file is one of SwAV, or a bare state dict."""
+    """A ResNet of bottlenecks, from a file of SwAV or a bare state dict."""
 
     _target_: str = "ddpmseg.backbones.swav.SwavBackbone"
     channels: int = 64
-    """Of the stem, to which all others are proportional: 64 for RN50, 128 for RN50w2."""
+    """Channels of the stem; those of all others are proportional: 64 for RN50, 128 for RN50w2."""
     stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
-    """Bottlenecks of each stage."""
+    """Number of bottlenecks in each stage."""

@@ -18,25 +18,25 @@ from ddpmseg.backbones.timm.models import (
 from ddpmseg.backbones.timm.weights import checkpoint_file, network_from_file
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.weights.keywords import RANDOM
 from ddpmseg.weights.read import PRECISIONS
-from ddpmseg.weights.words import RANDOM
 
 
 class TimmBackbone(Backbone):
     """A network of timm without its classifier; its blocks are its layers in forward order.
 
-    The image is normalised as the network was trained. There are no timesteps and no noise.
+    Images are normalised as in training. There are no timesteps and no noise.
 
     Args:
-        name: of the network in the library, with or without the tag of its weights.
+        name: name of the network in the library, with or without the tag of its weights.
         checkpoint: a .safetensors or .pth file, 'hub', or 'random'.
         image_size, input_size, layers, norm: see `TimmConfig`.
-        precision: in which the network runs, a key of `PRECISIONS`.
+        precision: precision of the network, a key of `PRECISIONS`.
         seed: draws the weights when `checkpoint` is 'random'.
-        sha256: of the weight file; None: as recorded where it was downloaded, else any.
+        sha256: expected digest of the weight file; None: the one recorded at its download, or any.
 
     Raises ConfigError for a network, a size or layers that do not exist, CheckpointError for a file
-    that does not fit, cannot be had, or is another than expected.
+    that does not fit the network, is not available, or has another digest.
     """
 
     hooks = ("output",)
@@ -55,25 +55,25 @@ class TimmBackbone(Backbone):
         sha256: str | None = None,
     ) -> None:
         super().__init__()
-        found = layers_of(name, image_size, input_size, norm)
+        spec = layers_of(name, image_size, input_size, norm)
         self.name, self.image_size, self.seed, self.norm = name, image_size, seed, norm
-        self.blocks, self.input_size = found.blocks, found.input_size
-        self._default_blocks = layer_numbers(len(found.blocks), layers, name)
+        self.blocks, self.input_size = spec.blocks, spec.input_size
+        self._default_blocks = layer_numbers(len(spec.blocks), layers, name)
         self.num_timesteps = None
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
         self.dtype = PRECISIONS["32" if precision == "auto" else precision]
         if checkpoint == RANDOM:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                self.network = build_network(name, found.input_size)
+                self.network = build_network(name, spec.input_size)
         else:
             path = checkpoint_file(name, checkpoint)
             self.checkpoint_sha256 = checked_sha256(path, sha256, CheckpointError)
-            self.network = network_from_file(name, found.input_size, path)
+            self.network = network_from_file(name, spec.input_size, path)
         self.network.to(self.dtype, memory_format=torch.channels_last)
         # From [-1, 1] to the values the network was trained on.
         half = torch.full((3, 1, 1), 0.5)
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (found.mean, found.std))
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (spec.mean, spec.std))
         self.scale: Tensor
         self.shift: Tensor
         self.register_buffer("scale", half / std, persistent=False)
@@ -102,14 +102,15 @@ class TimmBackbone(Backbone):
         blocks: Collection[int],
         hook: Hook = "output",
     ) -> dict[int, Float[Tensor, "n _ _ _"]]:
-        """See `Backbone.native_maps`; images are resized to `input_size` first (bicubic)."""
+        """See `Backbone.native_maps`. Images are first resized to `input_size` (bicubic)."""
         if hook not in self.hooks:
             raise ConfigError(f"backbone '{self.name}' is read at its layers' outputs, not inputs.")
-        seen = self.seen(images).to(self.dtype, memory_format=torch.channels_last)
-        wanted = sorted(set(blocks))
-        return dict(zip(wanted, intermediates(self.network, seen, wanted, self.norm), strict=True))
+        inputs = self.preprocess(images).to(self.dtype, memory_format=torch.channels_last)
+        indices = sorted(set(blocks))
+        maps = intermediates(self.network, inputs, indices, self.norm)
+        return dict(zip(indices, maps, strict=True))
 
-    def seen(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
-        """What the network sees of images in [-1, 1]: resized and normalised, float32."""
+    def preprocess(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
+        """Resize images in [-1, 1] to the network's input size, and normalise them. float32."""
         assert self.input_size is not None
         return self.resized(images, self.input_size) * self.scale + self.shift

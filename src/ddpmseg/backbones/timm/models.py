@@ -1,6 +1,6 @@
-"""Networks of the timm library: by name, at any input size, and which layers they have.
+"""Networks of the timm library, by name and input size, and their layers.
 
-The library is imported when the first network is asked for; it is an optional one.
+The library is optional and imported when the first network is built.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,9 @@ from ddpmseg.errors import ConfigError
 
 @dataclass(frozen=True)
 class Layers:
-    """What a network gives at one input size.
+    """The intermediate layers of a network at one input size, in the order of the forward pass.
 
-    blocks: its intermediate layers in the order of the forward pass. mean, std: of the images it
-    was made for, RGB in [0, 1].
+    mean, std: of the training images, RGB in [0, 1].
     """
 
     blocks: tuple[BlockSpec, ...]
@@ -31,7 +30,7 @@ class Layers:
 
 
 def library() -> Any:
-    """The module timm. Raises ConfigError where it is not installed."""
+    """The module timm. Raises ConfigError if it is not installed."""
     try:
         import timm
     except ImportError as error:
@@ -46,12 +45,12 @@ def library() -> Any:
 def layers_of(name: str, image_size: int, input_size: int | None, norm: bool) -> Layers:
     """The layers of network `name` for images of `image_size` pixels, without any weights.
 
-    The network sees `input_size` pixels; None: `image_size`, rounded up to the next multiple of its
-    patch or largest stride. Found by a pass on the meta device, which computes nothing, so that
-    what is promised is what comes.
+    Images are resized to `input_size` pixels; None: `image_size`, rounded up to the next multiple
+    of the network's patch or largest stride. A pass on the meta device, which computes nothing,
+    finds the shapes of the maps.
 
-    Raises ConfigError for an unknown name, a network whose layers cannot be read, a size it cannot
-    take, and layers that do not divide it.
+    Raises ConfigError for an unknown name, a network whose layers cannot be read, a size that it
+    cannot take, and maps whose side does not divide it.
     """
     with torch.device("meta"):
         network = build_network(name, None)
@@ -75,14 +74,14 @@ def layers_of(name: str, image_size: int, input_size: int | None, norm: bool) ->
             network = build_network(name, side)
             maps = intermediates(network, torch.zeros(1, 3, side, side), None, norm)
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        way_out = (
+        advice = (
             "Set `backbone.norm=false`."
             if "norm" in str(error)
             else "Choose another `backbone.input_size`."
         )
         raise ConfigError(
             f"`backbone.name={name}` cannot be read out on images of {side} pixels "
-            f"({_first_line(error)}). {way_out}"
+            f"({_first_line(error)}). {advice}"
         ) from error
     blocks = []
     for index, value in enumerate(maps):
@@ -102,21 +101,21 @@ def layers_of(name: str, image_size: int, input_size: int | None, norm: bool) ->
 def build_network(
     name: str, input_size: int | None, state: Mapping[str, Tensor] | None = None
 ) -> Any:
-    """The network without its classifier, initialised from torch's global generator or `state`.
+    """Build the network without its classifier, with random weights or those of `state`.
 
-    `input_size`: side of the images in pixels; None: the one it was made for. The library brings a
-    state dict into its own form, position embeddings of another size included, and then loads every
-    parameter; it raises errors of many types for one that does not fit. Raises ConfigError for an
-    unknown name.
+    `input_size`: side of the images in pixels; None: the network's own. The library converts a
+    state dict to its own format, resizes position embeddings, and loads every parameter; it raises
+    errors of many types for one that does not fit. Random weights come from torch's global
+    generator. Raises ConfigError for an unknown name.
     """
     timm = library()
     check_name(name)
     arguments: dict[str, Any] = {}
     if input_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
-        # It has position embeddings or windows, and is made for one size.
+        # A network with position embeddings or windows is built for one size.
         arguments["img_size"] = input_size
     if state is not None:
-        # As many classes as the network has: otherwise the library overlooks missing parameters.
+        # The network's number of classes: otherwise the library ignores missing parameters.
         overlay = {"state_dict": dict(state), "num_classes": 0}
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     network = timm.create_model(name, num_classes=0, **arguments).eval()
@@ -127,7 +126,7 @@ def build_network(
 def intermediates(
     network: Any, images: Tensor, indices: list[int] | None, norm: bool
 ) -> list[Tensor]:
-    """Maps (n, c, h, w) of the layers `indices`, ascending; None: of all. Ends at the last one."""
+    """Maps (n, c, h, w) of the layers `indices`, ascending, or of all. Stops at the last one."""
     return network.forward_intermediates(
         images,
         indices=indices,
@@ -139,14 +138,14 @@ def intermediates(
 
 
 def check_name(name: str) -> None:
-    """Raise ConfigError, with names that come near, unless the library has this network."""
+    """Raise ConfigError, with similar names, unless the library has this network."""
     timm = library()
     network, _, tag = name.partition(".")
     if not timm.is_model(network):
-        near = get_close_matches(network, timm.list_models(), n=4, cutoff=0.5)
-        meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        similar = get_close_matches(network, timm.list_models(), n=4, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
         raise ConfigError(
-            f"`backbone.name={name}`: timm {timm.__version__} has no such network.{meant} "
+            f"`backbone.name={name}`: timm {timm.__version__} has no such network.{hint} "
             "`timm.list_models('*dinov2*')` lists names."
         )
     tags = [full.partition(".")[2] for full in timm.list_models(f"{network}.*", pretrained=True)]
@@ -158,8 +157,10 @@ def check_name(name: str) -> None:
 
 
 def chosen_layers(name: str, layers: Sequence[int] | str | None) -> list[int]:
-    """The numbers that `backbone.layers` stands for, ascending; none for what `TimmBackbone`
-    refuses, which says why."""
+    """The layers that `backbone.layers` selects, ascending.
+
+    Empty for settings that `TimmBackbone` rejects, whose message says why.
+    """
     try:
         count = len(layers_of(name, 224, None, False).blocks)
         return list(layer_numbers(count, layers, name))
@@ -168,9 +169,9 @@ def chosen_layers(name: str, layers: Sequence[int] | str | None) -> list[int]:
 
 
 def layer_numbers(count: int, layers: object, name: str) -> tuple[int, ...]:
-    """Of `count` layers those that are meant: all (None), the last N ('lastN') or those listed.
+    """Select among `count` layers: all (None), the last N ('lastN') or those listed. Ascending.
 
-    Ascending. Raises ConfigError for layers that do not exist.
+    Raises ConfigError for layers that do not exist.
     """
     if layers is None:
         return tuple(range(count))
@@ -190,7 +191,7 @@ def layer_numbers(count: int, layers: object, name: str) -> tuple[int, ...]:
 
 
 def _feature_infos(network: Any) -> list[dict[str, Any]]:
-    """The library's own description of the layers: their names and approximate strides."""
+    """The library's description of the layers: their names and approximate strides."""
     infos = network.feature_info
     return infos if isinstance(infos, list) else infos.info
 

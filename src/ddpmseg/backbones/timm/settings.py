@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ddpmseg.backbones.settings import WeightsConfig
-from ddpmseg.weights.words import RANDOM
+from ddpmseg.weights.keywords import RANDOM
 
 
 def _layers(name: str, layers: Sequence[int] | str | None) -> list[int]:
@@ -17,7 +17,7 @@ def _layers(name: str, layers: Sequence[int] | str | None) -> list[int]:
 
 @dataclass
 class TimmConfig(WeightsConfig):
-    """Any network of timm; `name` is the library's, as in vit_small_patch14_dinov2.lvd142m."""
+    """Any network of timm; `name` is the library's, such as vit_small_patch14_dinov2.lvd142m."""
 
     resolvers: ClassVar[Mapping[str, Callable[..., Any]]] = {"timm_layers": _layers}
 
@@ -25,15 +25,15 @@ class TimmConfig(WeightsConfig):
     checkpoint: str = "hub"
     """A .safetensors or .pth file, 'hub' (the library's published file), or 'random'."""
     image_size: int = 64
-    """Side of the images that are given, in pixels."""
+    """Side of the dataset's images, in pixels."""
     input_size: int | None = None
-    """Side, in pixels, that they are resized to for the network, a multiple of its patch or largest
-    stride; null: `image_size` rounded up to the next one. Twice the side has four times the detail
-    in its maps, at four times the cost."""
+    """Side in pixels to which images are resized, a multiple of the network's patch or largest
+    stride; null: `image_size` rounded up to the next one. Twice the side gives maps four times the
+    pixels, at four times the cost."""
     layers: Any = None
-    """Which layers are meant where no blocks are chosen: a list, 'lastN', or null for all."""
+    """Layers that are read unless blocks are chosen: a list, 'lastN', or null for all."""
     norm: bool = True
-    """Pass the maps of a transformer through its final normalisation, as DINO's evaluations do."""
+    """Apply a transformer's final normalisation to its maps, as DINO's evaluations do."""
 
     def weight_file(self) -> Path | None:
         from ddpmseg.backbones.timm.weights import checkpoint_file

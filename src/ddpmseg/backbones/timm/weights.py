@@ -1,4 +1,4 @@
-"""Weights of timm's networks: from a file or from the hub, never by executing anything."""
+"""Loads weights of timm's networks from a file or the hub, executing nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -7,22 +7,22 @@ from torch import Tensor
 
 from ddpmseg.backbones.timm.models import build_network, check_name, library
 from ddpmseg.errors import CheckpointError
+from ddpmseg.weights.keywords import HUB
 from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
-from ddpmseg.weights.words import HUB
 
 NESTED = ("state_dict", "model", "teacher")
-"""Entries under which training programs keep a network's state dict; the first one found counts."""
+"""Entries of a network's state dict in files of training programs, in order of precedence."""
 PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
-"""What they leave at the beginning of every name."""
+"""Prefixes that training programs add to every name."""
 
 
 def network_from_file(name: str, input_size: int, path: Path) -> Any:
-    """The network `name` for images of `input_size` pixels with the weights of a file.
+    """Build the network `name` for images of `input_size` pixels with the weights of a file.
 
-    Read are the library's own files and those formats of the networks' authors that it knows, also
-    within what training programs wrap around them. Position embeddings made for another size are
-    resized, a classifier is left out. Raises CheckpointError for a file of another network, or one
-    that cannot be read.
+    The file has the library's format or a format of the network's authors that the library knows,
+    or is one of a training program that contains such a state dict. Position embeddings of another
+    size are resized, a classifier is ignored. Raises CheckpointError for a file of another network,
+    or one that cannot be read.
     """
     state = _without_prefixes(read_state_dict(path, nested=NESTED))
     for layer in _classifiers(name):
@@ -32,7 +32,7 @@ def network_from_file(name: str, input_size: int, path: Path) -> Any:
     try:
         return build_network(name, input_size, state)
     except Exception as error:
-        # A conversion meets foreign names with nearly any type of error: KeyError, ...
+        # A conversion raises nearly any type of error for unknown names: KeyError, ...
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network '{name}':{_what_differs(error)}\n"
             "Set `backbone.name` to the network the file was made for."
@@ -40,18 +40,18 @@ def network_from_file(name: str, input_size: int, path: Path) -> Any:
 
 
 def checkpoint_file(name: str, checkpoint: str) -> Path:
-    """The weight file that `backbone.checkpoint` means, fetched where it is the hub's.
+    """The weight file of `backbone.checkpoint`, fetched if it is the hub's.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError if there is none.
     """
     return hub_file(name) if checkpoint == HUB else resolve_checkpoint(checkpoint)
 
 
 def hub_file(name: str) -> Path:
-    """The published weight file of `name`: from the cache of the hub's client, or fetched.
+    """The published weight file of `name`, from the cache of the hub's client, or fetched.
 
-    Raises CheckpointError where none is published, or it can be had neither way; ConfigError for
-    an unknown name.
+    Raises CheckpointError if none is published, or it can neither be found nor fetched;
+    ConfigError for an unknown name.
     """
     from huggingface_hub import hf_hub_download
 
@@ -67,21 +67,21 @@ def hub_file(name: str) -> Path:
     try:
         return Path(hf_hub_download(repository, file))
     except Exception as error:
-        # The client and what it calls raise many types where there is no connection.
+        # Without a connection, the client and its libraries raise many types of errors.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"`backbone.checkpoint=hub`: '{file}' of '{repository}' is not in the hub's cache and "
-            f"cannot be fetched ({reason}). Where there is a connection, run "
+            f"cannot be fetched ({reason}). On a machine with a connection, run "
             f"`hf download {repository} {file}`, bring the file here, and set "
             f"`backbone.checkpoint` to its path."
         ) from error
 
 
 def _classifiers(name: str) -> tuple[str, ...]:
-    """Names of the layers that give the scores of classes."""
+    """Names of the layers that compute class scores."""
     check_name(name)
-    given = library().get_pretrained_cfg(name).classifier or ()
-    return (given,) if isinstance(given, str) else tuple(given)
+    names = library().get_pretrained_cfg(name).classifier or ()
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
