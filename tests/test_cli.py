@@ -151,7 +151,7 @@ def test_predict_needs_the_folder_of_a_finished_run(
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text((run / "config.yaml").read_text())
     assert predict(tmp_path / "begun", photo, out=tmp_path / "out") == 2
-    assert "head.safetensors' is not a head written by ddpmseg" in capsys.readouterr().err
+    assert "begun' is unfinished: there is no results.csv" in capsys.readouterr().err
 
 
 def test_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,7 +176,7 @@ def test_files_are_described(
     assert "  stages: [3, 4, 6, 3]" in lines
     assert lines[-1] == (
         f"use it with `backbone=swav backbone.checkpoint={swav_file} backbone.channels=2 "
-        "backbone.stages=[3,4,6,3]`"
+        "'backbone.stages=[3,4,6,3]'`"
     )
     assert main(["weights", "describe", str(mae_file), "--num-heads", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,5 +1,6 @@
 """`ddpmseg select` on a tiny sweep."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from tiny_run import SWEEP, composed
 
 from ddpmseg.__main__ import main
+from ddpmseg.composition.checks import typed_config
 from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.finished.open import open_sweep
 from ddpmseg.heads import ridge
 from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.sweeps.select import draw_sample, select
@@ -38,10 +41,16 @@ def test_the_proposal_is_within_the_budget_and_no_worse_than_the_rule(finished: 
     assert len(timesteps) <= 3
     assert len(timesteps) * sum(found.width[block] for block in blocks) <= 2 * (64 + 32 + 32)
     assert found.score >= found.rule_score
-    assert found.lines()[-1] == (
-        f"ddpmseg train features.blocks=[{','.join(map(str, blocks))}] "
-        f"features.timesteps=[{','.join(map(str, timesteps))}]"
-    )
+
+
+def test_the_command_of_the_proposal_can_be_pasted(finished: Path, tmp_path: Path) -> None:
+    found = select(finished)
+    program, name, *overrides = shlex.split(found.lines()[-1])
+    assert (program, name) == ("ddpmseg", "train")
+    run, swept = typed_config(composed(tmp_path, *overrides)), open_sweep(finished).config
+    assert (run.dataset, run.backbone, run.seed) == (swept.dataset, swept.backbone, swept.seed)
+    assert (run.features.hook, run.features.noise) == (swept.sweep.hook, swept.sweep.noise)
+    assert (tuple(run.features.blocks), tuple(run.features.timesteps)) == found.chosen
 
 
 def test_the_same_folder_gets_the_same_proposal(finished: Path) -> None:
@@ -68,7 +77,7 @@ def test_the_command_prints_the_override(
 ) -> None:
     assert main(["select", str(finished), "--passes", "1", "--channels", "64"]) == 0
     shown = capsys.readouterr().out
-    assert "ddpmseg train features.blocks=[" in shown
+    assert "ddpmseg train dataset=ponies backbone=random" in shown
     assert "paper's rule  blocks [1, 2, 3], t = [50, 250]" in shown
 
 

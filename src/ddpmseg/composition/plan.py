@@ -12,7 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpmseg import config as schemas
 from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import checked_config, planned_layout
-from ddpmseg.composition.estimate import describe, num_training_images, seconds_per_image
+from ddpmseg.composition.estimate import (
+    describe,
+    num_training_images,
+    other_work,
+    seconds_per_image,
+)
 from ddpmseg.config import TrainConfig
 from ddpmseg.config.search_path import packaged_folder
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -69,12 +74,13 @@ def estimate(config: TrainConfig) -> list[str]:
         notes.append(f"weights: timed with random ones. {error}")
         backbone = backbone.as_untrained()
     network = backbone.build(choose_device(config.trainer.accelerator))
+    others = other_work()  # before the measurement adds its own
     seconds = seconds_per_image(build_extractor(config, network))
     return [
         *notes,
         *describe(config, planned_layout(config), num_train, num_test),
         f"time: about {(num_train + num_test) * seconds:.0f} s of forward passes on "
-        f"{network.device} ({1000 * seconds:.0f} ms an image)",
+        f"{network.device} ({1000 * seconds:.0f} ms an image), measured just now{others}",
     ]
 
 

@@ -1,9 +1,9 @@
 """`data write`: a dataset of the configuration as a folder."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from ddpmseg.command_line import overrides
 from ddpmseg.config import DatasetConfig
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert.folder import CLASSES, write_set
@@ -34,8 +34,8 @@ def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> l
         "classes": str(output / CLASSES),
         "image_size": dataset.image_size,
     }
-    overrides = ["dataset=folder", *(f"dataset.{key}={value}" for key, value in settings.items())]
-    lines += [f"wrote {output}: use it with", f"  {shlex.join(overrides)}"]
+    chosen = {"dataset": "folder"} | {f"dataset.{key}": value for key, value in settings.items()}
+    lines += [f"wrote {output}: use it with", f"  {overrides(chosen)}"]
     if config is not None:
         comments = [f"Written by `ddpmseg data write {dataset.name}`."]
         write_choice(config, comments, "folder_schema", settings)

@@ -2,14 +2,19 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ddpmseg.command_line import command
 from ddpmseg.composition.build import as_training, build_extractor
+from ddpmseg.config import FeaturesConfig, SweepConfig
+from ddpmseg.config.groups import overrides_of
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.errors import ConfigError, DataError
@@ -43,8 +48,10 @@ class Selection:
     width: dict[int, int]
     evaluated: int
     seconds: float
-    timeless: bool = False
+    timeless: bool
     """A network without timesteps: the rule is to read all blocks."""
+    settings: Mapping[str, Any]
+    """Overrides of `ddpmseg train` that use the proposed set in place of the sweep's grid."""
 
     def lines(self) -> list[str]:
         def told(name: str, chosen: Chosen, score: float) -> str:
@@ -55,14 +62,12 @@ class Selection:
                 f"{channels(chosen, self.width)} channels, cross-validated mIoU {100 * score:.1f} %"
             )
 
-        blocks, timesteps = (",".join(map(str, axis)) for axis in self.chosen)
         return [
             told("proposed", self.chosen, self.score),
             told("all blocks" if self.timeless else "paper's rule", self.rule, self.rule_score),
             f"{self.evaluated} sets compared in {self.seconds:.0f} s on the labelled training "
-            "images; test images were not used. With the dataset and backbone of the sweep:",
-            f"ddpmseg train features.blocks=[{blocks}]"
-            + ("" if self.timeless else f" features.timesteps=[{timesteps}]"),
+            "images; test images were not used. This command trains a head on the proposed ones:",
+            command("train", settings=self.settings),
         ]
 
 
@@ -138,8 +143,24 @@ def select(
         width=width,
         evaluated=len(search.scores),
         timeless=timeless,
+        settings=_settings(config, chosen, timeless),
         seconds=time.perf_counter() - started,
     )
+
+
+def _settings(config: SweepConfig, chosen: Chosen, timeless: bool) -> dict[str, Any]:
+    """Overrides of `ddpmseg train` that read the chosen maps as the sweep read its own."""
+    settings = overrides_of(dataset=config.dataset, backbone=config.backbone)
+    usual = FeaturesConfig()
+    read = {"seed": config.seed or None} | {
+        f"features.{key}": value if value != getattr(usual, key) else None
+        for key, value in (("hook", config.sweep.hook), ("noise", config.sweep.noise))
+    }
+    settings |= {key: value for key, value in read.items() if value is not None}
+    settings["features.blocks"] = list(chosen[0])
+    if not timeless:
+        settings["features.timesteps"] = list(chosen[1])
+    return settings
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from ddpmseg.backbones.swav.backbone import SWAV
 from ddpmseg.backbones.vdvae.backbone import VDVAE, num_blocks
 from ddpmseg.backbones.vdvae.layout import read_layout
 from ddpmseg.backbones.vdvae.settings import VdvaeConfig
+from ddpmseg.command_line import overrides
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.io.files import file_sha256
@@ -133,9 +134,9 @@ def _describe_encoder(
     if encoder is VDVAE:
         lines += ["not in the file, but in the code that trained it:", *_untold_layout(shapes)]
     if output is None:
-        changes = [f"backbone.{key}={value}".replace(" ", "") for key, value in settings.items()]
-        use = [f"backbone={schema}", f"backbone.checkpoint={checkpoint}", *changes]
-        return [*lines, f"use it with `{' '.join(use)}`"]
+        chosen = {"backbone": schema, "backbone.checkpoint": checkpoint}
+        chosen |= {f"backbone.{key}": value for key, value in settings.items()}
+        return [*lines, f"use it with `{overrides(chosen)}`"]
     check_choice(output, "backbone", "--output")
     comments = [
         f"{Path(checkpoint).name}, sha256 {file_sha256(Path(checkpoint).expanduser())}",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ddpmseg.backbones.guided_diffusion.describe import describe
 from ddpmseg.backbones.guided_diffusion.unet import UNetModel
+from ddpmseg.command_line import overrides
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.weights.read import read_state_dict
 from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
@@ -38,14 +39,5 @@ def _advice(actual: Shapes, expected: Shapes, image_size: int, flags_key: str) -
             f"Set `{flags_key}` to the flags the checkpoint was trained with; they cannot be "
             f"inferred from the file: {error}."
         )
-    changes = " ".join(
-        f"{flags_key}.{flag}={_override(fitting[flag])}"
-        for flag in fitting
-        if fitting[flag] != current[flag]
-    )
-    return f"For images of {image_size} pixels the file fits with `{changes}`."
-
-
-def _override(value: object) -> str:
-    """A value in the syntax of Hydra's command line."""
-    return f"'{value}'" if isinstance(value, str) else str(value).lower()
+    changes = {f"{flags_key}.{flag}": v for flag, v in fitting.items() if v != current[flag]}
+    return f"For images of {image_size} pixels the file fits with `{overrides(changes)}`."
