@@ -1,6 +1,5 @@
 """The networks of guided_diffusion, held against the package's own."""
 
-import os
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from tiny_backbones import TINY, VARIANTS
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.backbones.guided_diffusion.backbone import PRECISIONS, GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.fast import _GroupNormFunction, scaled_norm
 from ddpmseg.backbones.guided_diffusion.unet import (
@@ -343,13 +341,3 @@ def test_without_a_compiler_the_plain_pass_is_run_and_told(
     told = [r.message for r in caplog.records if r.name == "ddpmseg.backbones.compiled"]
     assert len(told) == 1
     assert "not compiled, going on without (InvalidCxxCompiler" in told[0]
-
-
-def test_kernels_are_kept_where_the_user_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back afterwards")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    keep_kernels(tmp_path / "first")
-    keep_kernels(tmp_path / "second")
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "first")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpmseg.multiruns import gpus
-from ddpmseg.multiruns.gpus import least_used, take_gpu, visible_gpus
+from ddpmseg.runtime import gpus
+from ddpmseg.runtime.gpus import least_used, take_gpu, visible_gpus
 
 TAKE = """
 import sys
 from pathlib import Path
-from ddpmseg.multiruns.gpus import least_used
+from ddpmseg.runtime.gpus import least_used
 name, lock = least_used(["0", "1"], Path(sys.argv[1]))
 print(name, flush=True)
 sys.stdin.read()

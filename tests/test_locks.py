@@ -23,8 +23,8 @@ from ddpmseg.data.dataset_archive import unpack_folder
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.cache import MapCache
 from ddpmseg.io.locks import FolderLocks
-from ddpmseg.multiruns.gpus import least_used
 from ddpmseg.records.cells import CellStore
+from ddpmseg.runtime.gpus import least_used
 
 Warned = Callable[[], list[str]]
 NAMES = {"b": "the last is being used", "a": "the first is being used"}

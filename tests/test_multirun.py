@@ -23,7 +23,7 @@ from ddpmseg.errors import ConfigError
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns.gather import gather
 from ddpmseg.multiruns.job_records import Job, Plan, State, begin, read_jobs
-from ddpmseg.multiruns.jobs import Program, run, share_passes
+from ddpmseg.multiruns.jobs import Program, run, settings_of_job
 from ddpmseg.records.cells import CellStore
 from ddpmseg.runs.train import finished, train
 from ddpmseg.sweeps.sweep import sweep
@@ -267,9 +267,7 @@ def test_jobs_that_read_the_same_passes_keep_each_others_blocks(hydra_job, tmp_p
         (("features.cache_gb=2",), (2.0, None, [3, 5, 6])),
         (("features.cache_gb=2", "features.cache_blocks=[1]"), (2.0, None, [1])),
     ):
-        cfg = hydra_job(0, *given)
-        share_passes(cfg, job, tmp_path)
-        features = cfg.features
+        features = settings_of_job("train", hydra_job(0, *given), job, tmp_path).features
         assert (features.cache_gb, features.cache_dir, features.cache_blocks) == expected
 
 

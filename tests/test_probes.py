@@ -22,7 +22,6 @@ from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.metrics.functional import confusion, member_confusions
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.runs.train import train
-from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.sweeps.probe import Probed, probe_timestep
 from ddpmseg.training.head import HeadTraining
@@ -188,7 +187,6 @@ def probed(
     folder: Path, seeds: Sequence[int], blocks: list[int], *overrides: str, examples: int = 1
 ) -> list[Probed]:
     """The cells of t = 50 at tiny size, trained for 40 steps."""
-    quiet_libraries()
     given_ = ("sweep.head.max_steps=40", *overrides)
     config = checked_sweep(composed_sweep(folder, *given_))
     dataset = config.dataset.build()

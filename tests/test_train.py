@@ -27,6 +27,7 @@ from ddpmseg.runs import segment
 from ddpmseg.runs.predict import predict
 from ddpmseg.runs.train import finished as is_finished
 from ddpmseg.runs.train import train
+from ddpmseg.runtime.process_setup import process_setup
 from ddpmseg.training.callbacks import Checkpoint
 from ddpmseg.training.head import HeadTraining
 
@@ -402,5 +403,6 @@ def test_a_machine_with_slurm_is_not_warned_about(
         warnings.simplefilter("error")
         with pytest.raises(Warning, match="srun"):
             SLURMEnvironment.detect()
+        process_setup(str(tmp_path), "cpu", share_gpus=False)
         train(composed(tmp_path / "run", *SEGMENT))
     assert is_finished(composed(tmp_path / "run", *SEGMENT)) is not None

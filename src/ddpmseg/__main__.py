@@ -8,6 +8,7 @@ import sys
 from ddpmseg.cli import compare, completion, data, programs, runs, sweeps, weights
 from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
+from ddpmseg.runtime.logs import quiet_libraries
 
 COMMANDS = (
     programs.add,
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         completion.answer(commands)
     options = vars(commands.parse_args(arguments))
     run = options.pop("run_command")
+    quiet_libraries()
     if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:

@@ -1,9 +1,7 @@
 """torch.compile with a fallback to the plain function."""
 
 import logging
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,12 +33,3 @@ class Compiled:
             result, self._call = self._plain(*arguments), self._plain
         self._works = True
         return result
-
-
-def keep_kernels(folder: Path) -> None:
-    """Store compiled kernels in `folder` for later processes, unless the user set another one.
-
-    The default is the system's temporary folder. Source: torch's environment variable
-    TORCHINDUCTOR_CACHE_DIR.
-    """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -17,7 +17,6 @@ from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import Cell, CellGrid
 from ddpmseg.records.results import CONFUSION
 from ddpmseg.report.study import Study
-from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.sweeps.report import network_record, write_study
 from ddpmseg.sweeps.sweep import show
 from ddpmseg.sweeps.track import log_multirun, record_cells, sweep_run
@@ -34,7 +33,6 @@ def gather(folder: Path, command: str) -> int:
     """
     jobs = read_jobs(folder)
     tell(jobs, folder)
-    quiet_libraries()
     succeeded = [job for job in jobs if job.miou is not None]
     for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
         config = open_sweep(Path(sweep)).config

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ddpmseg.config import which_job
 from ddpmseg.errors import ConfigError, UserError
 from ddpmseg.io.locks import FolderLocks
-from ddpmseg.multiruns.gpus import take_gpu
 from ddpmseg.multiruns.job_records import Job, Plan, State, lock_of, stop, stopped_by
 from ddpmseg.runtime.logs import log_file
+from ddpmseg.runtime.process_setup import process_setup
 
 log = logging.getLogger(__name__)
 LOG = "job.log"
@@ -49,6 +49,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     if OmegaConf.is_missing(hydra.job, "num"):
         try:
             _refuse_dry_run(cfg)
+            process_setup(cfg.paths.cache_dir, cfg.trainer.accelerator, share_gpus=False)
             return program.run(cfg, False)
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
@@ -61,60 +62,48 @@ def run(program: Program, cfg: DictConfig) -> float | None:
         state=State.RUNNING,
         folder=str(OmegaConf.select(cfg, "paths.output_dir", throw_on_missing=False) or ""),
     )
-    started = time.perf_counter()
     with log_file(folder / LOG), FolderLocks(multirun).hold(_locks(job)):
         if Job.is_there(folder):
             job = replace(job, broke=Job.read(folder).has_failed)
         job.write(folder)
-        told = _attempt(program, cfg, job, multirun)
+        ended = _attempt(program, cfg, job, multirun, folder / LOG)
+        ended.write(folder)
+        if ended.state is State.FAILED and cfg.multirun.fail_fast:
+            stop(multirun, job.number)
+    return float("nan") if ended.state is State.FAILED else ended.miou
+
+
+def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, log_path: Path) -> Job:
+    """Run the job unless it is finished or shall be left out; returns what became of it.
+
+    Of a job that fails the log at `log_path` gets the traceback.
+    """
+    started = time.perf_counter()
+
+    def ended(state: State, miou: float | None = None, error: str = "") -> Job:
         seconds = round(time.perf_counter() - started, 1)
-        if told.state is State.FAILED:
-            with (folder / LOG).open("a") as file:
-                file.write(told.traceback)
-            if cfg.multirun.fail_fast:
-                stop(multirun, job.number)
-        replace(
-            job,
-            state=told.state,
-            miou=told.miou,
-            seconds=seconds,
-            error=told.error,
-            broke=job.broke and told.state is State.LEFT_OUT,
-        ).write(folder)
-    return float("nan") if told.state is State.FAILED else told.miou
+        broke = job.broke and state is State.LEFT_OUT
+        return replace(job, state=state, miou=miou, error=error, seconds=seconds, broke=broke)
 
-
-@dataclass(frozen=True)
-class _Told:
-    """What came of an attempt."""
-
-    state: State
-    miou: float | None = None
-    error: str = ""
-    traceback: str = ""
-
-
-def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path) -> _Told:
     try:
         # Before anything asks for a GPU: CUDA looks at its environment once.
-        take_gpu(cfg.trainer.accelerator)
-        if cfg.multirun.resume == "rerun":
-            cfg.paths.overwrite = True
+        process_setup(cfg.paths.cache_dir, cfg.trainer.accelerator, share_gpus=True)
+        cfg = settings_of_job(program.name, cfg, job, multirun)
         finished = program.finished(cfg)
         if finished is not None:
             log.info("finished before with miou %.4f: skipped", finished)
-            return _Told(State.SKIPPED, finished)
+            return ended(State.SKIPPED, finished)
         if reason := _left_out(cfg, job, multirun):
             log.info("left out: %s", reason)
-            return _Told(State.LEFT_OUT, error=reason)
-        if program.name == "train":
-            share_passes(cfg, job, multirun)
-        return _Told(State.DONE, program.run(cfg, True))
+            return ended(State.LEFT_OUT, error=reason)
+        return ended(State.DONE, program.run(cfg, True))
     except Exception as error:
         # Whatever it is, the next job deserves its chance; the exit status tells of this one.
         text = f"{type(error).__name__}: {error}"
         log.error("%s", text)
-        return _Told(State.FAILED, error=text, traceback=traceback.format_exc())
+        with log_path.open("a") as file:
+            file.write(traceback.format_exc())
+        return ended(State.FAILED, error=text)
 
 
 def _left_out(cfg: DictConfig, job: Job, multirun: Path) -> str:
@@ -126,14 +115,23 @@ def _left_out(cfg: DictConfig, job: Job, multirun: Path) -> str:
     return ""
 
 
-def share_passes(cfg: DictConfig, job: Job, multirun: Path) -> None:
-    """Let a job keep maps for the others of its multirun: those of all blocks they read."""
+def settings_of_job(program: str, cfg: DictConfig, job: Job, multirun: Path) -> DictConfig:
+    """What a job is run with: its own settings, and those that its multirun decides.
+
+    A job of `train` keeps maps for the others: those of all blocks they read.
+    """
+    cfg = cfg.copy()
     with open_dict(cfg):
+        if cfg.multirun.resume == "rerun":
+            cfg.paths.overwrite = True
+        if program != "train":
+            return cfg
         if not cfg.features.cache_gb and cfg.multirun.share_gb:
             cfg.features.cache_gb = cfg.multirun.share_gb
             cfg.features.cache_dir = str(multirun / "maps")
         if cfg.features.cache_gb and not cfg.features.cache_blocks:
             cfg.features.cache_blocks = Plan.read(multirun).blocks_beside(job.overrides)
+    return cfg
 
 
 def _locks(job: Job) -> dict[str, str]:

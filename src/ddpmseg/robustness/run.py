@@ -22,7 +22,6 @@ from ddpmseg.robustness.report import write_report
 from ddpmseg.robustness.scores import Robustness
 from ddpmseg.robustness.store import Outcome
 from ddpmseg.runtime.device import choose_device, trainer_arguments
-from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.runtime.progress import Progress, duration
 from ddpmseg.training.head import HeadTesting
 
@@ -49,7 +48,6 @@ def robustness(
     before anything is computed; for a type or severity that does not exist, or needs larger images;
     where the extra is missing, and where a folder cannot be written to.
     """
-    quiet_libraries()
     corruptions = tuple(choose(types, severities))
     libraries()  # the extra is there
     request = Request(corruptions, output, images, seed, cache_dir, accelerator)

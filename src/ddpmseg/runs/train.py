@@ -6,7 +6,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ddpmseg import ranks
-from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import cache_folder
 from ddpmseg.composition.checks import check_alone, checked_config
@@ -16,7 +15,7 @@ from ddpmseg.records.results import check_claim, claim_folder, finished_miou, ma
 from ddpmseg.runs.distill import run_distillation
 from ddpmseg.runs.pretrain import run_pretraining
 from ddpmseg.runs.segment import run_segmentation
-from ddpmseg.runtime.logs import log_file, quiet_libraries
+from ddpmseg.runtime.logs import log_file
 from ddpmseg.runtime.processes import processes
 from ddpmseg.tracking.loggers import Tracking, open_loggers
 
@@ -45,8 +44,6 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     if config.task != "pretrain":
         parts = [config.dataset, *([config.backbone] if config.task == "segment" else [])]
         fetch_missing(parts, cache_folder(config.paths, "downloads"))
-    quiet_libraries()
-    keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer), ExitStack() as until_done:
 
         def claim() -> Tracking:

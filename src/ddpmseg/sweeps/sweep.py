@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.backbones.compiled import keep_kernels
 from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import (
     cache_folder,
@@ -26,7 +25,7 @@ from ddpmseg.metrics.functional import miou
 from ddpmseg.records.cells import CellStore, told_when_full
 from ddpmseg.records.results import peak_rss_mb
 from ddpmseg.runtime.device import choose_device
-from ddpmseg.runtime.logs import log_file, quiet_libraries
+from ddpmseg.runtime.logs import log_file
 from ddpmseg.runtime.processes import processes
 from ddpmseg.runtime.progress import Progress
 from ddpmseg.sweeps.checks import CONTROLS, checked_sweep
@@ -75,8 +74,6 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
             log.info(line)
         return None
     fetch_missing((config.dataset, config.backbone), cache_folder(config.paths, "downloads"))
-    quiet_libraries()
-    keep_kernels(cache_folder(config.paths, "kernels"))
     with processes(config.trainer):
         if not ranks.is_first():
             return _follow(config)

@@ -1,0 +1,21 @@
+"""The state that belongs to a whole process: set once, before it computes anything."""
+
+import os
+from pathlib import Path
+
+from ddpmseg.runtime.gpus import take_gpu
+from ddpmseg.runtime.logs import quiet_libraries
+
+
+def process_setup(cache_dir: str, accelerator: str, share_gpus: bool) -> None:
+    """Set what holds until the process ends. For entry points: nothing else calls it.
+
+    Hints of libraries are silenced, compiled kernels kept in `kernels/` below `cache_dir`
+    (`paths.cache_dir`) unless TORCHINDUCTOR_CACHE_DIR says otherwise, and with `share_gpus` CUDA
+    sees one GPU, the least used one, where `accelerator` (`trainer.accelerator`) wants any.
+    """
+    quiet_libraries()
+    kernels = Path(cache_dir).expanduser() / "kernels"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels))
+    if share_gpus:
+        take_gpu(accelerator)
