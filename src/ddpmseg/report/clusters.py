@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, Integer, UInt8
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from ddpmseg.errors import ConfigError
@@ -129,6 +128,8 @@ def cluster_map(
     vectors: Float[Tensor, "h w c"], k: int, size: int, seed: int
 ) -> Int64[np.ndarray, "{size} {size}"]:
     """Labels 0..k-1 of one map at the size of the image, numbered as k-means happens to."""
+    from sklearn.cluster import KMeans  # here, for it takes seconds to import: pandas comes along
+
     points = vectors.flatten(0, 1)
     points = points - points.mean(0)
     fitted = _some(points, seed)
