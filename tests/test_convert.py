@@ -450,7 +450,7 @@ def test_a_folder_that_fills_meanwhile_is_left_alone(
 def test_without_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     message = refusal(ConfigError, tmp_path, save_coco(tmp_path / "in"))
-    assert "install the extra `annotations` of this package, or `pip install pyco" in message
+    assert "reading COCO needs pycocotools, which is not installed." in message
     convert(save_labelme(tmp_path / "labelme"), tmp_path / "out")
 
 

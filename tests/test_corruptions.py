@@ -235,7 +235,7 @@ def test_what_does_not_exist(types: list[str], severities: list[int], says: str)
 def test_the_missing_extra_is_named(scene: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     for use in (libraries, lambda: corrupt(scene, Corruption("fog", 1), 0, "x")):
-        with pytest.raises(ConfigError, match=r"pip install 'ddpmseg\[corruptions\]'"):
+        with pytest.raises(ConfigError, match=r"pip install -e '\.\[corruptions\]'"):
             use()
 
 

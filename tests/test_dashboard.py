@@ -74,5 +74,5 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    with pytest.raises(ConfigError, match=r"pip install 'ddpmseg\[dashboards\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[dashboards\]'"):
         dashboard.build("team", "project", "grid")

@@ -357,7 +357,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_model(tmp_path)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'ddpmseg\[networks\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[networks\]'"):
         DiffusersBackbone("x", str(model))
 
 

@@ -412,7 +412,7 @@ def test_settings_that_build_no_resnet(channels: int, layers: list[int]) -> None
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm.models.vision_transformer", None)
-    with pytest.raises(ConfigError, match=r"needs the library timm: `pip install 'ddpmseg\[netw"):
+    with pytest.raises(ConfigError, match=r"needs timm, .* `pip install -e '\.\[netw"):
         tiny_mae()
 
 

@@ -358,7 +358,7 @@ def test_images_that_are_too_small(command, tmp_path: Path, capsys) -> None:
 def test_without_the_extra(command, runs: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     assert command(runs / "pixels") == 2
-    assert "pip install 'ddpmseg[corruptions]'" in capsys.readouterr().err
+    assert "pip install -e '.[corruptions]'" in capsys.readouterr().err
 
 
 def test_folders_that_cannot_be_written_to(command, runs: Path, tmp_path: Path, capsys) -> None:

@@ -348,7 +348,7 @@ def test_a_network_whose_layers_cannot_be_read_is_refused(monkeypatch: pytest.Mo
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     layers_of.cache_clear()
-    with pytest.raises(ConfigError, match=r"`pip install 'ddpmseg\[networks\]'`"):
+    with pytest.raises(ConfigError, match=r"`pip install -e '\.\[networks\]'`"):
         TimmBackbone("test_vit", "random", 32)
 
 

@@ -9,6 +9,16 @@ class ConfigError(UserError):
     """A setting, or a combination of settings, that cannot work."""
 
 
+class MissingLibraryError(ConfigError):
+    """A library that `what` needs and that comes with an extra of this package."""
+
+    def __init__(self, what: str, library: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs {library}, which is not installed. In the clone of ddpmseg, "
+            f"`pip install -e '.[{extra}]'` brings it; the environment of `make setup` has it."
+        )
+
+
 class DataError(UserError):
     """An image, a mask or a folder that cannot be used."""
 

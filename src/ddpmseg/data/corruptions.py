@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from ddpmseg.errors import ConfigError
+from ddpmseg.errors import ConfigError, MissingLibraryError
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
@@ -144,10 +144,7 @@ def _package() -> Mapping[str, Callable[[Image.Image, int], ArrayLike]]:
         metadata.version(DISTRIBUTION)
         from imagecorruptions import corruption_dict
     except ImportError as error:
-        raise ConfigError(
-            f"corruptions need '{DISTRIBUTION}', which is not installed ({error}): "
-            "pip install 'ddpmseg[corruptions]'"
-        ) from error
+        raise MissingLibraryError("drawing corruptions", DISTRIBUTION, "corruptions") from error
     return corruption_dict
 
 

@@ -19,17 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg.command_line import called_command
 from ddpmseg.config import RESUMES, which_job
-from ddpmseg.errors import ConfigError, UserError
+from ddpmseg.errors import ConfigError, MissingLibraryError, UserError
 from ddpmseg.multiruns import job_table
 from ddpmseg.multiruns.job_records import Job, Plan, State, begin, read_jobs
 
 log = logging.getLogger(__name__)
 MAPS = "maps"
 """Folder of the maps that the jobs share, while the multirun lasts."""
-LAUNCHERS = {
-    "hydra_plugins.hydra_joblib_launcher": "pip install 'ddpmseg[launchers]'",
-    "hydra_plugins.hydra_submitit_launcher": "pip install 'ddpmseg[launchers]'",
-}
+LAUNCHERS = ("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher")
 
 
 class GatherJobs(Callback):
@@ -166,9 +163,9 @@ def _check(config: DictConfig) -> None:
 
         check_alone(config.trainer, in_multirun=True)
     target = config.hydra.launcher._target_
-    for module, remedy in LAUNCHERS.items():
+    for module in LAUNCHERS:
         if target.startswith(module) and not _is_installed(module):
-            raise ConfigError(f"`hydra/launcher` needs {module}, which is not installed: {remedy}.")
+            raise MissingLibraryError("`hydra/launcher`", module, "launchers")
 
 
 def _is_installed(module: str) -> bool:

@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ddpmseg.errors import ConfigError, TrackingError
+from ddpmseg.errors import MissingLibraryError, TrackingError
 from ddpmseg.sweeps.wandb_sweep import AXIS
 from ddpmseg.tracking.wandb_run import STEP
 
@@ -23,9 +23,7 @@ def build(entity: str, project: str, name: str) -> "Workspace":
     try:
         from wandb_workspaces import workspaces
     except ImportError as error:
-        raise ConfigError(
-            "a dashboard needs the package wandb-workspaces: `pip install 'ddpmseg[dashboards]'`."
-        ) from error
+        raise MissingLibraryError("a dashboard", "wandb-workspaces", "dashboards") from error
     return workspaces.Workspace(entity=entity, project=project, name=name, sections=_sections())
 
 

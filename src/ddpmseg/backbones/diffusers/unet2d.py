@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError, MissingLibraryError
 from ddpmseg.weights.model_folder import CONFIG
 from ddpmseg.weights.read import read_state_dict
 from ddpmseg.weights.shapes import differences, listed, shapes_of
@@ -40,9 +40,7 @@ def diffusers_library() -> ModuleType:
     try:
         import diffusers
     except ImportError as error:
-        raise ConfigError(
-            "a diffusers network needs the library diffusers: pip install 'ddpmseg[networks]'."
-        ) from error
+        raise MissingLibraryError("a diffusers network", "diffusers", "networks") from error
     return diffusers
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddpmseg.backbones.base import BlockSpec
 from ddpmseg.backbones.encoder import EncoderBackbone
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError, ConfigError, MissingLibraryError
 from ddpmseg.weights.encoder_files import EncoderFormat
 from ddpmseg.weights.shapes import Shapes
 
@@ -145,9 +145,7 @@ def build_transformer(
     try:
         from timm.models.vision_transformer import VisionTransformer
     except ImportError as error:
-        raise ConfigError(
-            "`backbone=mae` needs the library timm: `pip install 'ddpmseg[networks]'`."
-        ) from error
+        raise MissingLibraryError("`backbone=mae`", "timm", "networks") from error
     return VisionTransformer(
         img_size=image_size,
         patch_size=patch_size,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpmseg.backbones.base import BlockSpec
-from ddpmseg.errors import ConfigError
+from ddpmseg.errors import ConfigError, MissingLibraryError
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,7 @@ def library() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ConfigError(
-            "`backbone=timm` needs the library timm, which is not installed: "
-            "`pip install 'ddpmseg[networks]'`."
-        ) from error
+        raise MissingLibraryError("`backbone=timm`", "timm", "networks") from error
     return timm
 
 

@@ -22,7 +22,7 @@ from ddpmseg.data.convert.annotations import (
     image_size,
     read_json,
 )
-from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.errors import DataError, MissingLibraryError
 
 
 def read_coco(path: Path, image_folder: Path) -> AnnotatedSet:
@@ -101,10 +101,7 @@ def _mask_api() -> ModuleType:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise ConfigError(
-            "annotations of COCO are read with pycocotools, which is not installed: "
-            "install the extra `annotations` of this package, or `pip install pycocotools`."
-        ) from error
+        raise MissingLibraryError("reading COCO", "pycocotools", "annotations") from error
     return mask
 
 
