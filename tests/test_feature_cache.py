@@ -480,7 +480,7 @@ def test_two_processes_at_once_compute_each_pair_once(
         for number in range(2):
             wait_until((tmp_path / f"ready{number}").exists)
         (tmp_path / "go").touch()
-        told = [process.communicate(timeout=20)[0].split() for process in both]
+        told = [process.communicate(timeout=60)[0].split() for process in both]
     read, computed = zip(*((int(a), int(b)) for a, b in told), strict=True)
     assert sum(computed) == 16
     assert [a + b for a, b in zip(read, computed, strict=True)] == [16, 16]

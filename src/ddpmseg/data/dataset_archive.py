@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ddpmseg.data.digests import FileDigests, write_manifest
 from ddpmseg.errors import DataError
+from ddpmseg.io.files import folder_written_whole
 from ddpmseg.io.locks import FolderLocks
 
 
@@ -29,20 +30,16 @@ def unpack_folder(archive: Path, name: str, root: Path) -> None:
     the archive, a link or a device. Nothing is then unpacked.
     """
     root = root.expanduser().resolve()
-    unfinished = root.with_name(f".{root.name}.tmp")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with FolderLocks(root.parent).hold({root.name: f"'{root}' is being unpacked"}):
             if holds_something(root):
                 return
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            try:
+            for left in root.parent.glob(f".{root.name}.*.tmp"):
+                shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
+            with folder_written_whole(root) as unfinished:
                 _unpack(archive, name, unfinished)
                 write_manifest(root, FileDigests.of(unfinished))
-                unfinished.replace(root)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DataError(
             f"archive '{archive}' is damaged or no tar archive ({error}). Remove it and repeat the "
