@@ -427,7 +427,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("x")
     before = contents(tmp_path / "out")
-    with pytest.raises(DataError, match="is not an empty folder; nothing is ever written over it"):
+    with pytest.raises(DataError, match="is not an empty folder; it is never overwritten"):
         convert(source, tmp_path / "out")
     assert contents(tmp_path / "out") == before
     (tmp_path / "out" / "precious.txt").unlink()

@@ -310,7 +310,7 @@ def test_the_command_prints_a_table_and_succeeds(
     assert ["4", "part", "4", "0.000", "0"] in rows
     assert ["255", "(ignored)", "50.000", "2"] in rows
     assert "no test image holds 'part 0'" in out
-    assert "no digests are known of this set" in out
+    assert "no digests of this set are known" in out
     assert out.endswith("nothing found wrong\n")
 
 

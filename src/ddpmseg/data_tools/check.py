@@ -1,4 +1,4 @@
-"""`data check`: a folder of labelled images held against all that is known of it."""
+"""`data check`: inspects a folder of labelled images and prints what is wrong."""
 
 import sys
 
@@ -12,9 +12,9 @@ from ddpmseg.errors import ConfigError
 
 
 def check_dataset(config: DatasetConfig) -> bool:
-    """Print what every split holds, then what is wrong; returns whether nothing is.
+    """Print the content of every split and what is wrong; returns whether nothing is wrong.
 
-    Raises ConfigError for a dataset that lies in no folder, or a folder that is not there.
+    Raises ConfigError for a dataset without a folder, or a folder that does not exist.
     """
     dataset = config.on_disk()
     if dataset is None:
@@ -37,13 +37,13 @@ def check_dataset(config: DatasetConfig) -> bool:
         lines += ["", *_described(inspection, classes)]
     lines += ["", *_remarks(inspections, classes)]
     if not known and not single:
-        lines.append("no digests are known of this set: its content could not be compared")
+        lines.append("no digests of this set are known: its content could not be compared")
     problems = [problem for inspection in inspections for problem in inspection.problems]
     lines += [f"error: {problem}" for problem in problems]
     if problems:
         lines.append(f"{len(problems)} found wrong")
         if dataset.url:
-            lines.append(f"to fetch it anew, take the folder away: `{dataset.command('get')}`")
+            lines.append(f"to fetch it anew, remove the folder: `{dataset.command('get')}`")
     else:
         lines.append("nothing found wrong")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -51,7 +51,7 @@ def check_dataset(config: DatasetConfig) -> bool:
 
 
 def _described(inspection: SplitInspection, classes: ClassTable) -> list[str]:
-    """Counts, sizes and types in a line, then a table of the classes."""
+    """A line of counts, sizes and types, then a table of the classes."""
     if inspection.listing is None:
         return [f"{inspection.folders.images}: nothing to read"]
     pairs = len(inspection.listing.pairs)
@@ -78,13 +78,13 @@ def _described(inspection: SplitInspection, classes: ClassTable) -> list[str]:
 
 
 def _listed(counts: dict[str, int], kind: str) -> str:
-    """Such as '256x256', or '256x256 (29), 128x128 (1)'."""
+    """Text such as '256x256', or '256x256 (29), 128x128 (1)'."""
     if len(counts) < 2:
         return next(iter(counts), f"no readable {kind}")
     return ", ".join(f"{value} ({count})" for value, count in counts.items())
 
 
 def _remarks(inspections: list[SplitInspection], classes: ClassTable) -> list[str]:
-    """What is no damage, but worth knowing: classes that no image holds."""
+    """Notes about classes that no image holds, which is no damage."""
     train, test = (inspection.pixels[: classes.num_classes] for inspection in inspections[:2])
     return [f"note: {text}" for text in Survey("", train, test).warnings(classes)]

@@ -1,4 +1,4 @@
-"""Annotations of common tools become a folder for `dataset=folder`."""
+"""`data convert`: converts annotations of common tools to a folder for `dataset=folder`."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -85,16 +85,16 @@ def convert(
 
 
 def check_output(folder: Path) -> None:
-    """Raise DataError for an output folder that is there and not empty."""
+    """Raise DataError if the output exists and is not an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            f"'{folder}' exists and is not an empty folder; nothing is ever written over it. "
-            "Remove it, or name another."
+            f"'{folder}' exists and is not an empty folder; it is never overwritten. Remove it, or "
+            "name another."
         )
 
 
 def _read(source: Path, images: Path | None) -> AnnotatedSet:
-    """The annotations at `source`, in whichever of the formats they are."""
+    """Read the annotations at `source`, whose format is recognised by its content."""
     if images is not None and not images.is_dir():
         raise DataError(f"`--images {images}`: there is no such folder.")
     if source.is_dir():
@@ -110,19 +110,19 @@ def _read(source: Path, images: Path | None) -> AnnotatedSet:
         return read_labelme([source], images)
     if "annotations" in content:
         return read_coco(source, images or source.parent)
-    found = ", ".join(sorted(content)[:8]) or "nothing"
+    keys = ", ".join(sorted(content)[:8]) or "nothing"
     raise DataError(
-        f"'{source}' is in no format that can be converted: it holds {found}; COCO has "
+        f"'{source}' is in no format that can be converted: it holds {keys}; COCO has "
         "`annotations`, labelme has `shapes`."
     )
 
 
 def _class_list(path: Path) -> list[str]:
-    """Class names, one a line; the two that labelme's own lists begin with mean no class."""
+    """Read class names, one per line, without the two non-classes of labelme's own lists."""
     if not path.is_file():
         raise ConfigError(f"`--classes {path}`: there is no such file.")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
     names = [line for line in lines if line and line not in ("__ignore__", "_background_")]
     if len(set(names)) < len(names) or not names:
-        raise ConfigError(f"`--classes {path}`: give every class once, one a line.")
+        raise ConfigError(f"`--classes {path}`: give every class once, one per line.")
     return names

@@ -1,4 +1,4 @@
-"""`data unpack`: an archive of labelled synthetic images as the folder `task=distill` reads."""
+"""`data unpack`: unpacks labelled synthetic images to the folder that `task=distill` reads."""
 
 import logging
 import sys
@@ -17,11 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def unpack_samples(archive: Path, output: Path, classes: str, num: int | None = None) -> list[str]:
-    """Write the first `num` images (None: all) as `sample` leaves its own; returns lines to print.
+    """Write the first `num` images (None: all) in the format of `sample`; returns lines to print.
 
-    The same command goes on where it was stopped. Raises ConfigError for a folder that holds
-    something else and a number that cannot be, DataError for a damaged archive and labels that are
-    no classes.
+    The same command resumes an interrupted one. Raises ConfigError for a folder with other content
+    and a `num` out of range, DataError for a damaged archive and labels that are no classes.
     """
     if not archive.is_file():
         raise ConfigError(f"there is no archive '{archive}'.")
@@ -32,11 +31,11 @@ def unpack_samples(archive: Path, output: Path, classes: str, num: int | None = 
     source = {"archive_sha256": file_sha256(archive)}
     folder = SampleFolder(output)
     folder.claim(source, source)
-    lacking = set(folder.lacking(num))  # an image is written after its mask
+    missing = set(folder.missing(num))  # an image is written after its mask
     uncertainties = samples.uncertainties()
     with tqdm(total=num, desc="unpacked", disable=not sys.stderr.isatty()) as bar:
         for index, (image, mask) in zip(range(num), samples, strict=False):
-            if index in lacking:
+            if index in missing:
                 table.check_mask(mask, f"{archive}, image {index}")
                 folder.write_mask(index, mask, table)
                 folder.write_image(index, torch.from_numpy(image.copy()).permute(2, 0, 1))

@@ -1,4 +1,4 @@
-"""`data write`: a dataset of the configuration as a folder."""
+"""`data write`: writes a configured dataset as a folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +15,9 @@ from ddpmseg.io.files import folder_written_whole
 def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> list[str]:
     """Write both splits of a dataset and its class table to `output`; returns lines to print.
 
-    The folder appears complete or not at all. Masks hold tiny annotations too: whoever reads them
-    applies `dataset.tiny_annotations` as ever. `config` becomes a choice `dataset=NAME` for the
-    folder. Raises ConfigError and DataError as the dataset does, DataError for an output folder
-    that is not empty.
+    The folder is written atomically. Masks include tiny annotations: reading the folder applies
+    `dataset.tiny_annotations` as usual. `config` becomes a choice `dataset=NAME` for the folder.
+    Raises ConfigError and DataError as the dataset, DataError for an output that is not empty.
     """
     check_output(output)
     if config is not None:

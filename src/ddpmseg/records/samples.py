@@ -72,7 +72,7 @@ class SampleFolder:
         names = [path.stem for path in self._images()]
         return 1 + max((int(name) for name in names), default=-1)
 
-    def lacking(self, num: int) -> list[int]:
+    def missing(self, num: int) -> list[int]:
         """Which of the first `num` images are not there."""
         there = {path.stem for path in self._images()}
         return [index for index in range(num) if name_of(index) not in there]

@@ -77,7 +77,7 @@ def sample(
 
 
 def _draw(folder: SampleFolder, sampler: Sampler, num: int, seed: int, batch_size: int) -> None:
-    lacking = folder.lacking(num)
+    lacking = folder.missing(num)
     log.info("%d of %d images are there already", num - len(lacking), num)
     started = time.perf_counter()
     with tqdm(total=len(lacking), desc="drawn", disable=not sys.stderr.isatty()) as bar:

@@ -1,4 +1,4 @@
-"""The promises of a backbone, tried on the one a configuration describes."""
+"""`check-backbone`: tests whether a configured backbone keeps the contract of backbones."""
 
 import logging
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def check_backbone(config: TrainConfig) -> bool:
-    """Log which rules the network keeps at `dataset.image_size`; whether it keeps all.
+    """Log which rules the network keeps at `dataset.image_size`; returns whether it keeps all.
 
     Raises as `BackboneConfig.build`.
     """
@@ -25,11 +25,11 @@ def check_backbone(config: TrainConfig) -> bool:
         size,
         max(block.channels for block in backbone.blocks),
     )
-    found = breaches(backbone, size)
+    all_breaches = breaches(backbone, size)
     for rule, check in RULES.items():
-        broken = [breach.what for breach in found if breach.rule == rule]
+        broken = [breach.what for breach in all_breaches if breach.rule == rule]
         lines = (check.__doc__ or "").split("\n")
         log.info("%s %-14s %s", "BROKEN" if broken else "kept  ", rule, lines[0])
         for what in broken:
             log.info("       %s", what)
-    return not found
+    return not all_breaches

@@ -1,4 +1,4 @@
-"""What a weight file is, and the backbone YAML that uses it."""
+"""Describes the network in a weight file, and writes the backbone YAML that uses it."""
 
 from dataclasses import asdict, dataclass
 from math import prod
@@ -34,7 +34,7 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class Known:
-    """What a state dict does not tell; None: not known, or the package's default."""
+    """Flags that a state dict does not determine; None: unknown, or the package's default."""
 
     image_size: int | None = None
     num_heads: int | None = None
@@ -52,17 +52,17 @@ class Known:
             missing.append("--num-head-channels N (or --num-heads N)")
         return missing
 
-    def given(self) -> dict[str, Any]:
-        """As `Description.flags` takes them, without the image size."""
+    def flags(self) -> dict[str, Any]:
+        """The known arguments of `Description.flags`, without the image size."""
         return {key: v for key, v in asdict(self).items() if key != "image_size" and v is not None}
 
 
 def describe_weights(checkpoint: str, known: Known, output: Path | None = None) -> list[str]:
-    """Lines about the network in a weight file; with `output` also writes its backbone YAML.
+    """Describe the network in a weight file, in lines; with `output`, write its backbone YAML.
 
-    Raises CheckpointError for a file that is no unconditional UNet of guided_diffusion, nor one of
-    `ENCODERS`, ConfigError for what such a network cannot have, for an `output` that is there
-    already, or that asks for more than is known.
+    Raises CheckpointError for a file that is neither an unconditional UNet of guided_diffusion nor
+    one of `ENCODERS`; ConfigError for flags that such a network cannot have, for an `output` that
+    exists already, and if a flag that it needs is unknown.
     """
     path = resolve_checkpoint(checkpoint)
     pretrained = read_pretrained(path)
@@ -71,12 +71,12 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
             shapes = shapes_of(encoder.part_of(pretrained)[0])
             return _describe_encoder(checkpoint, schema, encoder, shapes, known, output)
     try:
-        # Of a UNet, other than of an encoder, a file must hold nothing else.
+        # A UNet's file must hold nothing else, unlike an encoder's.
         shapes = shapes_of(read_state_dict(path, mapped=True))
-        found = describe(shapes)
+        description = describe(shapes)
     except ValueError as error:
         raise CheckpointError(
-            f"'{path}' is not a network that can be used as a backbone: {error}. Needed is an "
+            f"'{path}' is not a network that can be used as a backbone: {error}. Use an "
             "unconditional UNet of openai/guided-diffusion, trained on RGB images."
         ) from error
     if output is not None:
@@ -88,13 +88,13 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
             )
     flags = None
     if known.image_size is not None:
-        flags = found.flags(known.image_size, **known.given())
-        # Raises for what the diffusion process rejects.
+        flags = description.flags(known.image_size, **known.flags())
+        # Raises ConfigError for flags that the diffusion process rejects.
         assert not differences(shapes, network_shapes(flags))
     lines = [
-        f"{path}: UNet of guided_diffusion, {found.num_parameters:,} parameters",
-        *_told(found, flags),
-        *_not_told(found, known),
+        f"{path}: UNet of guided_diffusion, {description.num_parameters:,} parameters",
+        *_inferred_flags(description, flags),
+        *_other_flags(description, known),
     ]
     if output is None or flags is None:
         return lines
@@ -110,7 +110,7 @@ def _describe_encoder(
     known: Known,
     output: Path | None,
 ) -> list[str]:
-    """As `describe_weights`, for the encoder's part of a file."""
+    """`describe_weights` for the encoder's part of a file."""
     try:
         settings = encoder.settings(shapes)
     except ValueError as error:
@@ -127,12 +127,12 @@ def _describe_encoder(
     if encoder is MAE:
         channels = known.num_head_channels or 64
         heads = known.num_heads or settings["embed_dim"] // channels
-        given = known.num_heads or known.num_head_channels
-        assumed = "" if given else f"  (assumed: {channels} channels a head; else --num-heads)"
+        is_known = known.num_heads or known.num_head_channels
+        assumed = "" if is_known else f"  (assumed: {channels} channels a head; else --num-heads)"
         lines += ["not in the file:", f"  num_heads: {heads}{assumed}"]
         settings["num_heads"] = heads
     if encoder is VDVAE:
-        lines += ["not in the file, but in the code that trained it:", *_untold_layout(shapes)]
+        lines += ["not in the file, but in the code that trained it:", *_layout_lines(shapes)]
     if output is None:
         chosen = {"backbone": schema, "backbone.checkpoint": checkpoint}
         chosen |= {f"backbone.{key}": value for key, value in settings.items()}
@@ -146,8 +146,8 @@ def _describe_encoder(
     return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
 
 
-def _untold_layout(shapes: Shapes) -> list[str]:
-    """What the file of a very deep VAE does not tell, and whether the defaults may be its own."""
+def _layout_lines(shapes: Shapes) -> list[str]:
+    """Settings that a very deep VAE's file does not determine, and whether the defaults may fit."""
     usual, (encoder, decoder) = VdvaeConfig(), num_blocks(shapes)
     layout = read_layout(usual.enc_blocks, usual.dec_blocks)
     if (encoder, decoder) == (len(layout.encoder), len(layout.decoder)):
@@ -162,41 +162,42 @@ def _untold_layout(shapes: Shapes) -> list[str]:
 
 
 def write_backbone(output: Path, checkpoint: str, sha256: str, flags: UNetFlags) -> None:
-    """Write a file like those of `conf/backbone`; the backbone has the file's name."""
+    """Write a file like those of `conf/backbone`; its name is that of the backbone."""
     comments = [
         f"{Path(checkpoint).name}, sha256 {sha256}",
         "Flags by `ddpmseg weights describe`: a network built from them has just the",
         "parameters of the file. No file tells image_size, num_heads, num_head_channels,",
         "use_new_attention_order, diffusion_steps, noise_schedule and rescale_timesteps.",
     ]
-    # Dropout is off wherever the network is read.
+    # Dropout is off when features are read.
     unet = {key: value for key, value in asdict(flags).items() if key != "dropout"}
     settings = {"checkpoint": checkpoint, "unet": unet}
     write_choice(output, comments, "guided_diffusion_schema", settings)
 
 
-def _told(found: Description, flags: UNetFlags | None) -> list[str]:
-    multipliers = ",".join(f"{mult:g}" for mult in found.channel_mult)
-    levels = ", ".join(f"1/{stride}" for stride in found.attention_strides) or "none"
-    sides = f' ("{flags.attention_resolutions}")' if flags and found.attention_strides else ""
+def _inferred_flags(description: Description, flags: UNetFlags | None) -> list[str]:
+    multipliers = ",".join(f"{mult:g}" for mult in description.channel_mult)
+    levels = ", ".join(f"1/{stride}" for stride in description.attention_strides) or "none"
+    has_attention = bool(description.attention_strides)
+    sides = f' ("{flags.attention_resolutions}")' if flags and has_attention else ""
     return [
         "in the file:",
-        f"  num_channels: {found.num_channels}",
+        f"  num_channels: {description.num_channels}",
         f'  channel_mult: "{multipliers}"',
-        f"  num_res_blocks: {found.num_res_blocks}",
+        f"  num_res_blocks: {description.num_res_blocks}",
         f"  attention_resolutions: {levels} of the image's side{sides}",
         *(
-            f"  {flag}: {str(getattr(found, flag)).lower()}"
+            f"  {flag}: {str(getattr(description, flag)).lower()}"
             for flag in ("use_scale_shift_norm", "resblock_updown", "learn_sigma")
         ),
     ]
 
 
-def _not_told(found: Description, known: Known) -> list[str]:
-    """The other flags: as given or assumed, or how to find them out."""
-    usual = found.usual_image_size
+def _other_flags(description: Description, known: Known) -> list[str]:
+    """The other flags, as known or assumed, or how to find them out."""
+    usual = description.usual_image_size
     hint = f"; the multipliers are the usual ones for {usual}" if usual else ""
-    channels = ", ".join(map(str, found.attention_channels))
+    channels = ", ".join(map(str, description.attention_channels))
     heads = known.num_heads if known.num_head_channels is None else known.num_head_channels
     name = "num_heads" if known.num_head_channels is None else "num_head_channels"
     lines = ["not in the file, but in the command that trained it or on the model's page:"]
@@ -204,7 +205,8 @@ def _not_told(found: Description, known: Known) -> list[str]:
         lines.append(f"  image_size: {known.image_size}")
     else:
         lines.append(
-            f"  --image-size N: side of the training images, a multiple of {found.stride}{hint}"
+            "  --image-size N: side of the training images, a multiple of "
+            f"{description.stride}{hint}"
         )
     if heads is not None:
         lines.append(f"  {name}: {heads}")

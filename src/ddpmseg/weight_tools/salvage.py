@@ -1,4 +1,4 @@
-"""A weight file that cannot be read as plain tensors becomes one of tensors only."""
+"""Converts a weight file that holds more than tensors to one of tensors only."""
 
 import json
 import subprocess
@@ -14,10 +14,10 @@ from ddpmseg.weights.read import resolve_checkpoint
 
 
 def convert_weights(source: str, output: Path, entry: str | None = None) -> list[str]:
-    """Take the tensors of a torch file out in a process of its own; returns lines to print.
+    """Extract the tensors of a torch file in a separate process; returns lines to print.
 
     Nothing in the file is executed, see `ddpmseg.weights.pickled`. Raises CheckpointError for a
-    file that gives none, ConfigError for an `output` that is there already or is no .safetensors.
+    file without tensors, ConfigError for an `output` that exists already or is no .safetensors.
     """
     path = resolve_checkpoint(source)
     if output.suffix != ".safetensors":
@@ -28,31 +28,31 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(output) as unfinished:
-            ended = subprocess.run(
+            process = subprocess.run(
                 [*command, str(unfinished), *([] if entry is None else [entry])],
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            told = _told(path, ended)
+            result = _read_result(path, process)
     except OSError as error:
         raise ConfigError(f"'{output}' cannot be written ({error.strerror or error}).") from error
-    within = f" of '{told.entry}'" if told.entry is not None else ""
-    lines = [f"{output}: {told.tensors} tensors, {told.parameters:,} numbers{within} in {path}"]
-    if told.left_out:
-        others = ", ".join(f"{key} ({kind})" for key, kind in told.left_out.items())
+    within = f" of '{result.entry}'" if result.entry is not None else ""
+    lines = [f"{output}: {result.tensors} tensors, {result.parameters:,} numbers{within} in {path}"]
+    if result.left_out:
+        others = ", ".join(f"{key} ({kind})" for key, kind in result.left_out.items())
         lines.append(f"left out: {others}")
     return [*lines, f"use it with `{override('backbone.checkpoint', output)}`"]
 
 
-def _told(path: Path, ended: "subprocess.CompletedProcess[str]") -> Salvaged:
-    """What the process said; CheckpointError where it failed."""
-    told: dict[str, Any]
+def _read_result(path: Path, process: "subprocess.CompletedProcess[str]") -> Salvaged:
+    """The output of the process. Raises CheckpointError if it failed."""
+    result: dict[str, Any]
     try:
-        told = json.loads(ended.stdout)
+        result = json.loads(process.stdout)
     except ValueError:
-        last = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-        told = {"error": f"could not be read ({last})"}
-    if "error" in told:
-        raise CheckpointError(f"checkpoint '{path}' {told['error']}. Nothing was written.")
-    return Salvaged(**told)
+        last = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        result = {"error": f"could not be read ({last})"}
+    if "error" in result:
+        raise CheckpointError(f"checkpoint '{path}' {result['error']}. Nothing was written.")
+    return Salvaged(**result)

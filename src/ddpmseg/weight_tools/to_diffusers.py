@@ -1,7 +1,7 @@
-"""Weights of guided_diffusion as a model of the diffusers library.
+"""Converts weights of guided_diffusion to a model of the diffusers library.
 
-The model is read again and compared with the original before it gets its name: both networks get
-the same random image, and every decoder block, and the predicted noise, must agree.
+Before the model gets its name, it is loaded and compared with the original on a random image: all
+decoder blocks and the predicted noise must agree.
 """
 
 import json
@@ -34,11 +34,14 @@ from ddpmseg.weights.shapes import differences, shapes_of
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
-"""Largest difference of a map as a share of its largest value: rounding of the order of sums."""
+"""Allowed difference of a map, relative to its largest value: rounding in sums of another order."""
 
 
 def flags_from(config_dir: Path | None, overrides: list[str]) -> UNetFlags:
-    """`backbone.unet` of the overrides of train; ConfigError for a backbone without such flags."""
+    """Compose `backbone.unet` from overrides of train.
+
+    Raises ConfigError for a backbone without such flags.
+    """
 
     def check(cfg: DictConfig) -> TrainConfig:
         if "unet" not in cfg.backbone:
@@ -46,7 +49,7 @@ def flags_from(config_dir: Path | None, overrides: list[str]) -> UNetFlags:
                 f"`backbone={cfg.backbone.name}` has no flags of guided_diffusion: choose one such "
                 "as backbone=guided_diffusion_256, and set `backbone.unet.*`."
             )
-        cfg.backbone.checkpoint = RANDOM  # which file is meant, the command has been told
+        cfg.backbone.checkpoint = RANDOM  # the file is an argument of the command
         return typed_config(cfg)
 
     flags = compose(config_dir, overrides, check).backbone.unet_flags()
@@ -57,8 +60,8 @@ def flags_from(config_dir: Path | None, overrides: list[str]) -> UNetFlags:
 def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> None:
     """Write a guided_diffusion checkpoint as the folder of a diffusers DDPMPipeline.
 
-    Raises CheckpointError for a file that cannot be read or does not fit the flags, and where the
-    two networks disagree, ConfigError for flags that have no equal and an output that is there.
+    Raises CheckpointError for a file that cannot be read or does not fit the flags, and if the two
+    networks disagree; ConfigError for flags without an equal in diffusers and an existing output.
     """
     library = diffusers_library()
     _check_new(output)
@@ -97,24 +100,24 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 @torch.inference_mode()
 def _check_agreement(state: dict[str, Tensor], flags: UNetFlags, folder: Path) -> None:
-    """Raise CheckpointError unless the two networks compute the same from a random image.
+    """Raise CheckpointError unless both networks compute the same from a random image.
 
-    `state` are the parameters of guided_diffusion, `folder` holds the model of diffusers.
+    `state` has the parameters of guided_diffusion, `folder` holds the model of diffusers.
     """
     with torch.device("meta"):
         guided = GuidedDiffusionBackbone("guided_diffusion", flags, RANDOM)
     guided.unet.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
-    # Both are given x_t itself: any schedule will do.
+    # Both take x_t itself, so the schedule does not matter.
     other = DiffusersBackbone("diffusers", str(folder), noise_schedule="linear")
     side = min(flags.image_size, 2 * guided.blocks[0].input_stride)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     timesteps = torch.tensor([0, flags.diffusion_steps * 3 // 4])
-    every = range(len(guided.blocks))
-    wanted = guided.native_maps(images, timesteps, every)
-    found = other.native_maps(images, timesteps, every)
-    wanted[-1] = guided.unet(images, timesteps)
-    found[-1] = other.unet(images, timesteps).sample  # by the library itself
-    errors = {block: _relative_error(found[block], wanted[block]) for block in wanted}
+    blocks = range(len(guided.blocks))
+    expected = guided.native_maps(images, timesteps, blocks)
+    actual = other.native_maps(images, timesteps, blocks)
+    expected[-1] = guided.unet(images, timesteps)
+    actual[-1] = other.unet(images, timesteps).sample  # by the library itself
+    errors = {block: _relative_error(actual[block], expected[block]) for block in expected}
     worst = max(errors, key=lambda block: errors[block])
     where = "the predicted noise" if worst == -1 else f"block {worst}"
     if not errors[worst] <= TOLERANCE:  # NaN is not
@@ -125,11 +128,11 @@ def _check_agreement(state: dict[str, Tensor], flags: UNetFlags, folder: Path) -
     log.info(
         "checked on a random image of %d pixels: %d blocks and the predicted noise agree, at most "
         "%.1e apart (%s)",
-        *(side, len(every), errors[worst], where),
+        *(side, len(blocks), errors[worst], where),
     )
 
 
-def _relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference as a share of the largest magnitude."""
-    largest = wanted.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return ((found - wanted).abs().max() / largest).item()
+def _relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference relative to the largest magnitude."""
+    largest = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return ((actual - expected).abs().max() / largest).item()
