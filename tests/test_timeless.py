@@ -232,10 +232,10 @@ def test_sentences_of_a_diffusion_model_stay_as_they_were() -> None:
 
 
 def test_numbering_tells_places() -> None:
-    assert Numbering().place(3, 50) == "block 3, t = 50"
-    assert Numbering(names={3: "up"}).place(3, 50, " at ") == "block 3 at t = 50"
-    assert TIMELESS.place(5, 0) == "block 5 (layer1)"
-    assert TIMELESS.place(9, 0) == "block 9"
+    assert Numbering().cell(3, 50) == "block 3, t = 50"
+    assert Numbering(names={3: "up"}).cell(3, 50, " at ") == "block 3 at t = 50"
+    assert TIMELESS.cell(5, 0) == "block 5 (layer1)"
+    assert TIMELESS.cell(9, 0) == "block 9"
     assert (TIMELESS.short(5, 0), Numbering().short(5, 50)) == ("b5", "b5, t50")
     assert Numbering.read(None) == Numbering()
     whole = Numbering("in forward order", True, {0: "a", 1: "b"})

@@ -57,7 +57,7 @@ class Scores:
         row, column = best_cell(self.mean)
         spread = self.spread[row, column]
         margin = "" if np.isnan(spread) else f" ± {spread:.1f}"
-        place = self.grid.numbering.place(self.grid.blocks[row], self.grid.timesteps[column])
+        place = self.grid.numbering.cell(self.grid.blocks[row], self.grid.timesteps[column])
         return f"best: {place} ({self.mean[row, column]:.1f}{margin})"
 
     def describe_seeds(self) -> str:

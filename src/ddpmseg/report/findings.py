@@ -43,7 +43,7 @@ def _best_cell(grid: CellGrid) -> str:
     miou = grid.metric("miou")
     best = _best(grid, miou)
     what = "block" if grid.numbering.timeless else "cell"
-    place = grid.numbering.place(best.block, best.timestep, " at ")
+    place = grid.numbering.cell(best.block, best.timestep, " at ")
     sentence = f"Best {what}: {place} with {_percent(best.mean)} mIoU"
     if best.seeds < 2:
         return f"{sentence} (one seed)."
@@ -267,7 +267,7 @@ def _best(grid: CellGrid, values: Float64[np.ndarray, "b t s"] | None = None) ->
         float(mean[row, column]),
         float(seed_spread(values)[row, column]),
         int((~np.isnan(values[row, column])).sum()),
-        grid.numbering.place(grid.blocks[row], grid.timesteps[column]),
+        grid.numbering.cell(grid.blocks[row], grid.timesteps[column]),
     )
 
 
