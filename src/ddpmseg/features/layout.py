@@ -58,11 +58,11 @@ class FeatureLayout:
         }
 
     def only(self, index: int) -> "FeatureLayout":
-        """The layout of map `index` by itself."""
+        """The layout of the single map `index`."""
         return replace(self, maps=self.maps[index : index + 1])
 
     def columns(self, size: int) -> Int[Tensor, " c"]:
-        """Columns of a pixel vector that the group of `size` fills, in the group's order. int64."""
+        """Columns of a pixel vector that the group of `size` fills, in group order. int64."""
         return torch.cat(
             [torch.arange(self.slices[i].start, self.slices[i].stop) for i in self.groups[size]]
         )

@@ -19,14 +19,14 @@ from ddpmseg.training.steps import step_loader
 from ddpmseg.training.testing import SegmentationTesting
 
 STANDARDISED_OVER = 8192
-"""Training pixels over which features are scaled to mean 0 and deviation 1."""
+"""Number of training pixels from which features are standardised to mean 0 and deviation 1."""
 
 
 class HeadTraining(pl.LightningModule):
     """Trains all members at once on pixels of the labelled images.
 
-    The maps stay where they are and only the vectors of a batch move to the module's device. A
-    member that stops early keeps the weights it had then, whatever the others go on to do.
+    Maps stay on their device; only the vectors of a batch move to the module's. A member that stops
+    early keeps its weights of that step, while the other members continue.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class HeadTraining(pl.LightningModule):
         return step_loader(self.batch, self.num_steps, lambda: self.trainer.global_step)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions and labels of a step, as the head wants them."""
+        """Positions and labels of a step, in the form that the head takes."""
         return self.head.batch(step, self.pixels, self.protocol, self.seed)
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
@@ -64,7 +64,7 @@ class HeadTraining(pl.LightningModule):
             )
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if (self.global_step + 1) % every == 0:
-            # A tenth of a step's time goes into logging, so it is done where the value is shown.
+            # Logging takes a tenth of a step's time, so it is done only when the value is shown.
             self.log("train/loss", losses.detach().mean(), prog_bar=True)
         self._losses = losses.detach().cpu()
         return losses.sum()
@@ -75,9 +75,10 @@ class HeadTraining(pl.LightningModule):
             self.head.standardise(self._vectors(sample).float())
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Stop members by their last loss, after the step it was part of, as the reference does.
+        """Stop members by their last loss, after the step it belongs to, as the reference does.
 
-        Not at the end of the batch: there a checkpoint is written before the module is called.
+        The end of the batch would be too late: there the checkpoint is written before the module is
+        called.
         """
         super().optimizer_step(*arguments, **options)
         if not self.protocol.stop_early:
@@ -93,18 +94,18 @@ class HeadTraining(pl.LightningModule):
 
     def _member_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
         members, pixels, _ = scores.shape
-        # One set of labels may serve several members in a row: (p,) all, (s, p) every s-th.
+        # Members may share labels: labels (p,) belong to all, a row of (s, p) to every s-th member.
         labels = labels.to(scores.device).view(-1, pixels)
         labels = labels.repeat(members // len(labels), 1)
-        # As they lie in memory: on a CPU, several times faster than with classes last.
+        # Classes second, as in memory: on a CPU several times faster than classes last.
         by_class = scores.transpose(1, 2)
         return F.cross_entropy(by_class, labels, reduction="none").mean(dim=1)
 
     def on_train_end(self) -> None:
         for member, state in self.finished.items():
             self.head.load_member(member, state)
-        # Lightning's modules and trainers refer to each other, and so keep what they hold until
-        # Python looks for such circles.
+        # Modules and trainers of Lightning refer to each other, so their memory would be freed only
+        # when Python collects such cycles.
         del self._vectors_at
 
     def configure_optimizers(self) -> Any:

@@ -13,11 +13,11 @@ from ddpmseg.metrics.functional import member_confusions
 
 
 class ProbeTesting(pl.LightningModule):
-    """Segments test images as a stream and counts what every probe gets right.
+    """Segments test images batch by batch and accumulates the confusion of every probe.
 
-    `counts` holds the confusion of each probe (m, k + 1, k) over all images seen, `masks` what the
-    probes made of the first `num_examples` of them (m, n, s, s). On several devices each rank
-    segments its share, and at the end both are those of all ranks.
+    `counts` holds the confusion of each probe (m, k + 1, k) over all images, `masks` the probes'
+    masks of the first `num_examples` images (m, n, s, s). On several devices every rank segments
+    its share, and at the end all ranks have the counts and masks of all images.
     """
 
     counts: Tensor
@@ -40,10 +40,10 @@ class ProbeTesting(pl.LightningModule):
         images, truths, names = batch
         labels = self._reader(self._extractor[0](images, names))
         self.counts += member_confusions(labels, truths, self.probes.num_classes, self.ignore_label)
-        lacking = self.num_examples - sum(part.shape[1] for part in self._examples)
-        # An empty part, too: it gives the masks their shape where no examples are wanted.
-        if lacking > 0 or not self._examples:
-            self._examples.append(labels[:, :lacking].cpu())
+        missing = self.num_examples - sum(part.shape[1] for part in self._examples)
+        # The first part is appended even if empty: it gives the masks their shape.
+        if missing > 0 or not self._examples:
+            self._examples.append(labels[:, :missing].cpu())
 
     def on_test_epoch_end(self) -> None:
         self.counts = ranks.total(self.counts)
