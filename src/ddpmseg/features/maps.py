@@ -65,7 +65,7 @@ class NativeMaps:
         return self.groups[size][..., start : start + self.layout.maps[index].channels]
 
     def only(self, index: int) -> "NativeMaps":
-        """The single map `index` of `layout.maps`, copied."""
+        """The single map `index` of `layout.maps`, contiguous."""
         size = self.layout.maps[index].size
         return NativeMaps(self.layout.only(index), {size: self.map(index).contiguous()})
 
