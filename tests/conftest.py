@@ -13,8 +13,6 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from ddpmseg.runtime.logs import quiet_libraries
-
 CHECKED = ("features", "heads", "metrics")
 """Packages whose every call is checked against its annotations, shapes included."""
 ALSO_CHECKED = (
