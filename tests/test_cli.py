@@ -74,10 +74,11 @@ def test_estimate_needs_neither_images_nor_weights(
 ) -> None:
     """Image counts: paper, table 1."""
     small = [*UNET, "dataset.image_size=16", "features.blocks=[1,2]", "backbone.precision='32'"]
-    given = [f"experiment={dataset}_ddpm{suffix}", *small, "trainer.accelerator=cpu"]
+    given = [f"experiment=ddpm{suffix}", f"dataset={dataset}", *small, "trainer.accelerator=cpu"]
     given += ["dataset.root=/nowhere", "backbone.checkpoint=/nowhere.pt"]
     assert main(["estimate", *HERE, *given]) == 0
     out = capsys.readouterr().out
+    assert out.startswith("published: DDPM on ")
     assert "images: '/nowhere' is not there; as the class table counts" in out
     assert "weights: timed with random ones. checkpoint '/nowhere.pt' does not exist" in out
     passes = f"{(train + test) * timesteps} ({train} training + {test} test images"

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -142,6 +143,9 @@ def test_help_is_written_for_people(program: str, tmp_path: Path) -> None:
     assert "backbone: alae," in groups
     assert "hydra/launcher: basic, joblib" in groups
     assert ("experiment: sweep/demo" in groups) == (program == "sweep")
+    published = re.search(r"^ *ddpm +(.*)$", text, re.M)
+    scores = "49.4     59.1    53.7      65.0       59.9            34.6"
+    assert (published and published[1]) == (scores if program == "train" else None)
     examples = text.split("Examples\n")[1].split("\n\n")[0]
     assert examples.count(f"ddpmseg {program}") == 5
     for line in examples.replace("\\\n", " ").splitlines():

@@ -1,6 +1,7 @@
 """Every file of `conf/` composes and fits its schema, and builds what is there."""
 
 import inspect
+import json
 import re
 from collections import Counter
 from dataclasses import fields, is_dataclass
@@ -19,8 +20,10 @@ from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.registry import BACKBONES
 from ddpmseg.backbones.settings import DEFAULT_FEATURES
 from ddpmseg.composition.checks import planned_layout
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import TrainConfig, run_key, run_request, sweep_key
+from ddpmseg.config.store import DOMAINS
 from ddpmseg.data.registry import DATASETS
+from ddpmseg.records.published import load_published
 from ddpmseg.sweeps.checks import checked_sweep
 
 GROUPS = {
@@ -52,11 +55,11 @@ MUST_BE_GIVEN = {
 """Values that only the user knows, for the options that ask for them."""
 
 
-DOMAINS = ("", "_lsun_bedroom", "_ffhq", "_lsun_cat", "_lsun_horse")
+ENDS = ("", *{f"_{domain}" for domain in DOMAINS.values()})
 DIMENSIONS = {
-    **{f"swav{domain}": 6720 for domain in DOMAINS},
-    **{f"swav_w2{domain}": 13440 for domain in DOMAINS},
-    **{f"mae{domain}": 12288 for domain in DOMAINS},
+    **{f"swav{end}": 6720 for end in ENDS},
+    **{f"swav_w2{end}": 13440 for end in ENDS},
+    **{f"mae{end}": 12288 for end in ENDS},
     "gan_encoder": 5824,
     "gan_inversion": 5376,
     "gan_inversion_ffhq": 5568,
@@ -79,7 +82,7 @@ def test_the_files_are_found() -> None:
         "backbone": 43, "dataset": 8, "features": 4, "logger": 4, "head": 2,
         "multirun": 1, "paths": 1, "pretrain": 1, "segmenter": 1, "trainer": 1,
     }  # fmt: skip
-    assert (len(EXPERIMENTS), len(SWEEPS), len(GRIDS)) == (60, 1, 2)
+    assert (len(EXPERIMENTS), len(SWEEPS), len(GRIDS)) == (18, 1, 2)
 
 
 def test_every_backbone_fits_its_schema_and_has_the_blocks_that_it_reads_by_default(
@@ -149,12 +152,49 @@ def test_every_experiment_composes_and_says_how_to_run_it(
     for path in EXPERIMENTS:
         name = str(path.relative_to(CONF / "experiment").with_suffix(""))
         with subtests.test(name):
+            command = rf"(make \w+|ddpmseg train experiment={name}\b(?: (dataset=\w+))?)"
+            found = re.search(rf"^# Run: +{command}", path.read_text(), re.M)
+            assert found
             if path in SWEEPS:
                 checked_sweep(composed(tmp_path, f"experiment={name}", root="sweep"))
             else:
-                typed(tmp_path, f"experiment={name}")
-            command = rf"(make \w+|python \w+\.py .*experiment={name}\b)"
-            assert re.search(rf"^# Run: +{command}", path.read_text(), re.M)
+                dataset = [found[2]] if found[2] else []
+                typed(tmp_path, f"experiment={name}", *dataset)
+
+
+KEYS = json.loads((ROOT / "tests" / "golden" / "run_keys.json").read_text())
+
+
+def test_runs_of_the_paper_keep_their_keys(subtests: pytest.Subtests) -> None:
+    """A file for each method and dataset decided the same settings in version 0.1."""
+    for name, by_dataset in KEYS["experiments"].items():
+        for dataset, key in by_dataset.items():
+            with subtests.test(f"{name} {dataset}"):
+                config = composed(None, f"experiment={name}", f"dataset={dataset}")
+                assert run_key(config) == key
+                assert config.paths.output_dir.endswith(key)
+
+
+def test_runs_and_sweeps_of_every_backbone_keep_their_keys(subtests: pytest.Subtests) -> None:
+    for kind, root, key_of in (("backbones", "train", run_key), ("sweeps", "sweep", sweep_key)):
+        for name, key in KEYS[kind].items():
+            choice = f"backbone={name}"
+            with subtests.test(f"{root} {choice}"):
+                given = MUST_BE_GIVEN.get(choice, ())
+                assert key_of(composed(None, choice, *given, root=root)) == key
+
+
+def test_every_published_number_belongs_to_an_experiment(subtests: pytest.Subtests) -> None:
+    published = load_published()
+    assert set(published.datasets) == set(DOMAINS)
+    for method in published.methods:
+        if method.experiment:
+            assert method.published.keys() == KEYS["experiments"][method.experiment].keys()
+            for dataset, score in method.published.items():
+                with subtests.test(f"{method.name} {dataset}"):
+                    chosen = (f"experiment={method.experiment}", f"dataset={dataset}")
+                    found = published.score_of(run_request(composed(None, *chosen)))
+                    assert found == (method.name, score)
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)

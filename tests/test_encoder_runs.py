@@ -119,16 +119,19 @@ def test_blocks_are_listed_at_the_hook(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("experiment", "side", "dim", "counts"),
-    [("horse_21_swav", 64, 6720, "30 training + 30"), ("celeba_19_mae", 16, 96, "20 training + 5")],
+    ("method", "dataset", "side", "dim", "counts"),
+    [
+        ("swav", "horse_21", 64, 6720, "30 training + 30"),
+        ("mae", "celeba_19", 16, 96, "20 training + 5"),
+    ],
 )
 def test_estimate_needs_neither_images_nor_weights(
-    experiment: str, side: int, dim: int, counts: str, capsys: pytest.CaptureFixture[str]
+    method: str, dataset: str, side: int, dim: int, counts: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = [f"dataset.image_size={side}", "trainer.accelerator=cpu", "backbone.precision='32'"]
-    if "mae" in experiment:
+    if method == "mae":
         small += mae_overrides(Path("x"))  # the paper's would take seconds to draw
-    given = [f"experiment={experiment}", *small, "dataset.root=/nowhere"]
+    given = [f"experiment={method}", f"dataset={dataset}", *small, "dataset.root=/nowhere"]
     given += ["backbone.checkpoint=/nowhere.pth"]
     assert main(["estimate", *HERE, *given]) == 0
     out = capsys.readouterr().out

@@ -52,9 +52,9 @@ def test_a_sweep_takes_the_default_blocks_and_an_untrained_control(
     assert blocks_done(tmp_path, "random", "pixels") == [[3, 9], [3, 9], [0]]
 
 
-@pytest.mark.parametrize("experiment", ["ffhq_34_vdvae", "celeba_19_vdvae"])
-def test_the_experiments_read_ten_blocks(experiment: str, tmp_path: Path) -> None:
-    config = OmegaConf.to_object(composed(tmp_path, f"experiment={experiment}"))
+@pytest.mark.parametrize("dataset", ["ffhq_34", "celeba_19"])
+def test_the_experiment_reads_ten_blocks(dataset: str, tmp_path: Path) -> None:
+    config = OmegaConf.to_object(composed(tmp_path, "experiment=vdvae", f"dataset={dataset}"))
     assert isinstance(config, TrainConfig)
     layout = planned_layout(config)
     assert layout.dim == 5120
@@ -80,7 +80,12 @@ def test_blocks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_estimate_needs_neither_images_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["experiment=ffhq_34_vdvae", *overrides("/nowhere.th"), "dataset.root=/nowhere"]
+    given = [
+        "experiment=vdvae",
+        "dataset=ffhq_34",
+        *overrides("/nowhere.th"),
+        "dataset.root=/nowhere",
+    ]
     given += ["features.blocks=[3,9]", "dataset.image_size=16", "trainer.accelerator=cpu"]
     assert main(["estimate", *HERE, *given]) == 0
     assert "features: 16 per pixel" in capsys.readouterr().out

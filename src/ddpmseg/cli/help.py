@@ -4,6 +4,7 @@ import textwrap
 from pathlib import Path
 
 from ddpmseg.config.groups import groups_of
+from ddpmseg.records.published import published_lines
 
 TRAIN = r"""
 ddpmseg train [group=choice] [group.key=value] ...
@@ -14,7 +15,7 @@ a small head on a few labelled images, segments the test images and reports mIoU
 Examples
   ddpmseg train                                              # the bundled model on ponies
   ddpmseg train features.blocks='[6]' features.timesteps='[50]' head.members=1
-  ddpmseg train experiment=horse_21_ddpm head.protocol=paper # the paper's run, its training
+  ddpmseg train experiment=ddpm dataset=horse_21             # the paper's method and dataset
   ddpmseg train dataset=folder dataset.root=PATH dataset.classes=PATH/classes.yaml \
       backbone=guided_diffusion_64 backbone.checkpoint=PATH/model.pt
   ddpmseg train -m features.blocks='[3],[5],[6]' features.timesteps='[50],[250]' head.members=1 \
@@ -24,6 +25,9 @@ Before a run
   ddpmseg train ... --cfg job --resolve       every setting with its value; runs nothing
   ddpmseg estimate ...                        memory, forward passes, time
   ddpmseg train -m ... multirun.dry_run=true  the jobs of a multirun and their states
+"""
+PAPER = """
+The paper's methods and datasets (experiment=NAME dataset=NAME), with the published mIoU in percent
 """
 SWEEP = r"""
 ddpmseg sweep [group=choice] [group.key=value] ...
@@ -57,7 +61,10 @@ Every setting is explained in docs/, every command by its --help. Hydra's own fl
 def program_help(program: str, config_dir: Path | None = None) -> str:
     """The help of 'train' or 'sweep'."""
     text = {"train": TRAIN, "sweep": SWEEP}[program].strip()
-    return "\n\n".join([text, _groups(program, config_dir), END.strip()])
+    parts = [text, _groups(program, config_dir), END.strip()]
+    if program == "train":
+        parts.insert(1, "\n  ".join([PAPER.strip(), *published_lines()]))
+    return "\n\n".join(parts)
 
 
 def _groups(program: str, config_dir: Path | None) -> str:

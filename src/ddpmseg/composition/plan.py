@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg import config as schemas
@@ -18,9 +18,10 @@ from ddpmseg.composition.estimate import (
     other_work,
     seconds_per_image,
 )
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import TrainConfig, run_request
 from ddpmseg.config.search_path import packaged_folder
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.records.published import SOURCE, load_published
 from ddpmseg.runtime.device import choose_device
 
 
@@ -52,7 +53,7 @@ def compose(
 
 
 def estimate(config: TrainConfig) -> list[str]:
-    """Memory, forward passes, and time measured on one batch, as lines of text.
+    """The published score, memory, forward passes, and time measured on one batch: lines of text.
 
     Images that are not there yet are counted as the class table says, and weights that are not
     there are replaced by random ones, which take as long.
@@ -77,11 +78,23 @@ def estimate(config: TrainConfig) -> list[str]:
     others = other_work()  # before the measurement adds its own
     seconds = seconds_per_image(build_extractor(config, network))
     return [
+        *_published(config),
         *notes,
         *describe(config, planned_layout(config), num_train, num_test),
         f"time: about {(num_train + num_test) * seconds:.0f} s of forward passes on "
         f"{network.device} ({1000 * seconds:.0f} ms an image), measured just now{others}",
     ]
+
+
+def _published(config: TrainConfig) -> list[str]:
+    """What the paper reports for this method on this dataset, as a line of text or none."""
+    published = load_published()
+    found = published.score_of(run_request(OmegaConf.structured(config)))
+    if found is None:
+        return []
+    method, score = found
+    dataset = published.datasets[config.dataset.name]
+    return [f"published: {method} on {dataset} has mIoU {score} ({SOURCE})"]
 
 
 def blocks(config: TrainConfig) -> list[str]:

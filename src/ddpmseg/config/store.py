@@ -29,6 +29,20 @@ from ddpmseg.heads.settings import MlpConfig
 
 PARTS = (DATASETS, BACKBONES)
 """Config groups that other packages can add to."""
+DOMAINS = {
+    "bedroom_28": "lsun_bedroom",
+    "ffhq_34": "ffhq",
+    "cat_15": "lsun_cat",
+    "horse_21": "lsun_horse",
+    "celeba_19": "ffhq",
+    "ade_bedroom_30": "lsun_bedroom",
+}
+"""For a dataset of the paper, what its networks were trained on: the end of a backbone's name."""
+
+
+def _domain(dataset: str) -> str:
+    """See `DOMAINS`; the name of any other dataset itself, for backbones that are named by it."""
+    return DOMAINS.get(dataset, dataset)
 
 
 def _ensemble_sha256(folder: str | None) -> str | None:
@@ -46,6 +60,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
     OmegaConf.register_new_resolver("network_name", network_name, replace=True)
     OmegaConf.register_new_resolver("sweep_key", sweep_key, replace=True)
+    OmegaConf.register_new_resolver("domain", _domain, replace=True)
     # Cached, so that jobs composed in another process inherit the folder of their multirun.
     OmegaConf.register_new_resolver("multirun_key", multirun_key, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("multirun_name", multirun_name, replace=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from ddpmseg.records.runs import BACKBONE, SEGMENTER, Summary
+from ddpmseg.records.runs import BACKBONE, DASH, DATASET, SEGMENTER, Summary
 
+SOURCE = "Baranchuk et al. 2022, arXiv 2112.03126"
 Quoted = Mapping[str, Summary]
 """Numbers by dataset; datasets without one are left out."""
 
@@ -19,6 +20,7 @@ Quoted = Mapping[str, Summary]
 class Method:
     """A row of the paper's table.
 
+    experiment: the choice of `conf/experiment/` that repeats it; None where there is none.
     backbones: patterns of the names of backbones whose runs belong to it. segmenters: of networks
     trained on images that an ensemble labelled. features: what a run must read besides. reproduced:
     what others got, by who they are.
@@ -26,6 +28,7 @@ class Method:
 
     name: str
     published: Quoted
+    experiment: str | None = None
     backbones: tuple[str, ...] = ()
     segmenters: tuple[str, ...] = ()
     features: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -52,10 +55,35 @@ class Published:
 
         An untrained network belongs to none.
         """
+        method = self._fitting(settings)
+        return _network_of(settings) if method is None else method.name
+
+    def score_of(self, settings: Mapping[str, Any]) -> tuple[str, Summary] | None:
+        """The method a run belongs to and what was published for it; None where nothing was."""
+        method = self._fitting(settings)
+        score = method and method.published.get(settings[DATASET])
+        return (method.name, score) if method and score else None
+
+    def _fitting(self, settings: Mapping[str, Any]) -> Method | None:
         best = max(self.methods, key=lambda method: method.fit(settings))
         given = (settings.get(f"{part}.checkpoint") for part in ("backbone", "segmenter"))
-        other = "random" in given or not best.fit(settings)[1]
-        return _network_of(settings) if other else best.name
+        return None if "random" in given or not best.fit(settings)[1] else best
+
+
+def published_lines() -> list[str]:
+    """The experiments that repeat the paper, and the published mIoU on each dataset in percent."""
+    published = load_published()
+    rows = [["", *published.datasets]]
+    for method in published.methods:
+        if method.experiment:
+            scores = map(method.published.get, published.datasets)
+            means = (DASH if score is None else f"{score.mean:.1f}" for score in scores)
+            rows.append([method.experiment, *means])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for name, *cells in rows
+    ]
 
 
 def _network_of(settings: Mapping[str, Any]) -> str:
@@ -77,6 +105,7 @@ def load_published() -> Published:
         Method(
             entry["name"],
             quoted(entry["published"]),
+            entry.get("experiment"),
             tuple(entry.get("backbones", ())),
             tuple(entry.get("segmenters", ())),
             tuple((key, tuple(value)) for key, value in entry.get("features", {}).items()),
