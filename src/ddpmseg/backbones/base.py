@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ddpmseg.errors import ConfigError
+from ddpmseg.settings import PartConfig
 
 Hook = Literal["output", "input"]
 
@@ -68,6 +69,8 @@ class Backbone(nn.Module, ABC):
     resampling: str = "bicubic"
     checkpoint_sha256: str = ""
     """SHA-256 of the weight file; empty without one."""
+    settings: PartConfig | None = None
+    """What `ddpmseg.load_backbone` built it from; None for an object that was made otherwise."""
 
     def __init__(self) -> None:
         super().__init__()

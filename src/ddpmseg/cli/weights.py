@@ -62,7 +62,8 @@ def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
 
 
 def _describe(checkpoint: str, output: Path | None, **known: Any) -> int:
-    from ddpmseg.weight_tools.describe import Known, describe_weights
+    from ddpmseg.weight_tools.describe import describe_weights
+    from ddpmseg.weight_tools.recognise import Known
 
     return show(describe_weights(checkpoint, Known(**known), output))
 

@@ -81,13 +81,18 @@ def _npy_labels(path: Path) -> np.ndarray:
 
 def _png_labels(path: Path, shown_as: str) -> np.ndarray:
     with Image.open(path) as image:
-        if image.mode not in ("1", "L", "P", "I", "I;16"):
-            raise DataError(
-                f"mask '{shown_as}' is a picture in colours (mode {image.mode}); a .png mask must "
-                "be indexed or greyscale, with the label as the pixel's value. Save it so, or as "
-                ".npy."
-            )
-        labels = np.asarray(image)
+        return mask_labels(image, shown_as)
+
+
+def mask_labels(image: Image.Image, shown_as: str) -> Integer[np.ndarray, "h w"]:
+    """The labels of an indexed or greyscale picture; DataError for one in colours."""
+    if image.mode not in ("1", "L", "P", "I", "I;16"):
+        raise DataError(
+            f"mask '{shown_as}' is a picture in colours (mode {image.mode}); a .png mask must "
+            "be indexed or greyscale, with the label as the pixel's value. Save it so, or as "
+            ".npy."
+        )
+    labels = np.asarray(image)
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 

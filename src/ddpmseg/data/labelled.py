@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -195,20 +196,48 @@ class LabelledFiles(LabelledSplit):
         self.center_crop, self.tiny_annotations = center_crop, tiny_annotations
 
     def _sample(self, index: int) -> Sample:
-        pair, size = self.pairs[index], self.image_size
-        image, mask = read_image(pair.image, str(pair.image)), read_mask(pair.mask, str(pair.mask))
-        height, width = mask.shape
-        if (width, height) != image.size:
-            raise DataError(
-                f"mask '{pair.mask}' is {width}x{height}, but image '{pair.image}' is "
-                f"{image.width}x{image.height}. Give the mask one label per pixel of its image."
-            )
-        self.classes.check_mask(mask, str(pair.mask))
-        labels = drop_tiny_annotations(
-            fit_mask(mask, size), self.classes.ignore_label, self.tiny_annotations, size
+        pair = self.pairs[index]
+        return labelled_sample(
+            read_image(pair.image, str(pair.image)),
+            read_mask(pair.mask, str(pair.mask)),
+            self.classes,
+            self.image_size,
+            center_crop=self.center_crop,
+            tiny_annotations=self.tiny_annotations,
+            name=self.names[index],
+            shown_as=(str(pair.image), str(pair.mask)),
         )
-        fitted = fit_image(image, size, self.center_crop, str(pair.image))
-        return Sample(fitted, torch.from_numpy(labels), self.names[index])
+
+
+def labelled_sample(
+    image: Image.Image,
+    mask: Integer[np.ndarray, "h w"],
+    classes: ClassTable,
+    image_size: int,
+    *,
+    center_crop: bool,
+    tiny_annotations: str,
+    name: str,
+    shown_as: tuple[str, str],
+) -> Sample:
+    """An RGB image and its labels at `image_size` pixels; messages call the two `shown_as`.
+
+    `center_crop`, `tiny_annotations`: as of `LabelledFolder`. Raises DataError for a mask of
+    another size or with labels of no class, and for an image that would have to be cropped.
+    """
+    image_name, mask_name = shown_as
+    height, width = mask.shape
+    if (width, height) != image.size:
+        raise DataError(
+            f"mask '{mask_name}' is {width}x{height}, but image '{image_name}' is "
+            f"{image.width}x{image.height}. Give the mask one label per pixel of its image."
+        )
+    classes.check_mask(mask, mask_name)
+    labels = drop_tiny_annotations(
+        fit_mask(mask, image_size), classes.ignore_label, tiny_annotations, image_size
+    )
+    fitted = fit_image(image, image_size, center_crop, image_name)
+    return Sample(fitted, torch.from_numpy(labels), name)
 
 
 class _Scenes(LabelledSplit):

@@ -9,6 +9,7 @@ DATASETS = Registry(
     {
         "folder": "ddpmseg.data.settings:FolderDatasetConfig",
         "ponies": "ddpmseg.data.settings:PoniesConfig",
+        "arrays": "ddpmseg.data.settings:ArraysConfig",
     },
 )
 """Files in `conf/dataset/` refer to the family NAME by the schema `NAME_schema`."""

@@ -2,9 +2,9 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -13,6 +13,7 @@ from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.settings import PartConfig, at_least, one_of
 
 if TYPE_CHECKING:
+    from ddpmseg.data.arrays import LabelledArrays
     from ddpmseg.data.class_table import ClassTable
     from ddpmseg.data.labelled import LabelledSet
 
@@ -159,3 +160,38 @@ class PoniesConfig(DatasetConfig):
 
     _target_: str = "ddpmseg.data.labelled.Ponies"
     seed: int = 0
+
+
+@dataclass
+class ArraysConfig(DatasetConfig):
+    """Images that a Python program held in memory: what is recorded of them."""
+
+    _target_: str = "ddpmseg.data.arrays.LabelledArrays"
+    content_sha256: str = MISSING
+    """Digest of all images and masks, at `image_size`."""
+    table: dict[str, Any] = field(default_factory=dict)
+    """The classes, as in a class table's file."""
+
+    @classmethod
+    def of(cls, dataset: "LabelledArrays", sha256: str, tiny_annotations: str) -> "ArraysConfig":
+        return cls(
+            name=dataset.name,
+            classes=dataset.classes.name,
+            image_size=dataset.image_size,
+            num_labelled=len(dataset.train) or None,
+            num_test=len(dataset.test) or None,
+            tiny_annotations=tiny_annotations,
+            content_sha256=sha256,
+            table=dataset.classes.record(),
+        )
+
+    def construct(self, **changes: Any) -> Any:
+        raise ConfigError(
+            f"`dataset={self.name}`: its images were given to a Python program and are on no disk. "
+            "Give them again there, or make a folder of them and use `dataset=folder`."
+        )
+
+    def class_table(self) -> "ClassTable":
+        from ddpmseg.data.class_table import read_class_table
+
+        return read_class_table(self.table, f"dataset '{self.name}'")

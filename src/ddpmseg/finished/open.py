@@ -18,11 +18,13 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.finished.config_file import read_config
 from ddpmseg.heads.base import Head
 from ddpmseg.heads.export import HEAD, load_head
+from ddpmseg.heads.segmenter import HeadSegmenter, ImageSegmenter
 from ddpmseg.io.record_file import read_record
 from ddpmseg.records.cells import IDENTITY, CellStore
 from ddpmseg.records.results import RECORD, RESULTS, read_results
 from ddpmseg.segmenters.deeplab import DeepLab
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
+from ddpmseg.segmenters.segment import NetworkSegmenter
 
 MULTIRUN = "multirun.json"
 UNET = "unet.json"
@@ -105,6 +107,13 @@ class FinishedRun:
                 "`paths.overwrite=true`."
             )
         return extractor
+
+    def image_segmenter(self, device: torch.device) -> ImageSegmenter:
+        """What it has trained, on `device`; raises as `extractor`."""
+        if self.config.task == "distill":
+            return NetworkSegmenter(self.segmenter, device)
+        vote = self.config.head.vote
+        return HeadSegmenter(self.head, self.extractor(device), vote)  # pyright: ignore
 
     def _check_weights(self, backbone: Backbone) -> None:
         found, expected = backbone.checkpoint_sha256, self.results["checkpoint_sha256"]

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -73,6 +74,10 @@ def _scores(row: Mapping[str, str]) -> dict[str, float]:
         raise DataError(
             f"damaged: {RESULTS} lacks one of the numbers {', '.join(METRICS)}"
         ) from error
-    if not all(0 <= score <= 1 for score in scores.values()):  # NaN is not
+    if any(map(isnan, scores.values())):
+        raise DataError(
+            "it has no scores yet: a Python program saved it before `score` gave it test images"
+        )
+    if not all(0 <= score <= 1 for score in scores.values()):
         raise DataError(f"damaged: a score in {RESULTS} is not within 0..1")
     return scores

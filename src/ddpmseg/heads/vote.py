@@ -26,10 +26,12 @@ def hard_vote(logits: Float[Tensor, "m k *pixels"]) -> Int64[Tensor, "*pixels"]:
 
 def soft_vote(logits: Float[Tensor, "m k *pixels"]) -> Int64[Tensor, "*pixels"]:
     """The label with the highest mean probability; a tie goes to the smallest label."""
-    total = _probability(logits[0])
-    for member in logits[1:]:
-        total += _probability(member)
-    return total.max(dim=0).indices
+    return _total_probability(logits).max(dim=0).indices
+
+
+def mean_probability(logits: Float[Tensor, "m k *pixels"]) -> Float[Tensor, "k *pixels"]:
+    """Class probabilities, averaged over the members; float32, or float64 for float64 scores."""
+    return _total_probability(logits).div_(len(logits))
 
 
 def member_disagreement(logits: Float[Tensor, "m k *pixels"]) -> Float[Tensor, "*pixels"]:
@@ -61,6 +63,14 @@ def image_uncertainty(js: Float[Tensor, "*images h w"]) -> Float[Tensor, "*image
     pixels = js.flatten(-2)
     num_pixels = pixels.shape[-1]
     return pixels.topk(num_pixels // 10 or num_pixels, sorted=False).values.mean(-1)
+
+
+def _total_probability(logits: Float[Tensor, "m k *pixels"]) -> Float[Tensor, "k *pixels"]:
+    """Sum over the members."""
+    total = _probability(logits[0])
+    for member in logits[1:]:
+        total += _probability(member)
+    return total
 
 
 def _probability(member: Float[Tensor, "k *pixels"]) -> Float[Tensor, "k *pixels"]:

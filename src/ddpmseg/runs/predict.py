@@ -1,18 +1,15 @@
 """Segment any photograph with what a finished run has trained."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
-from ddpmseg.finished.open import FinishedRun, open_run
-from ddpmseg.heads.segment import Segmentation, segment
+from ddpmseg.finished.open import open_run
 from ddpmseg.io.files import written_whole
 from ddpmseg.records.pictures import overlay, write_mask
 from ddpmseg.runtime.device import choose_device
@@ -33,13 +30,13 @@ def predict(
         raise DataError("two images have the same name without its suffix; rename one of them.")
     opened = open_run(run, ("segment", "distill"))
     classes, size = opened.classes, opened.config.dataset.image_size
-    segmented = _segmenter(opened, choose_device(accelerator))
+    segmenter = opened.image_segmenter(choose_device(accelerator))
     written = []
     for path in images:
         if not path.is_file():
             raise DataError(f"image '{path}' does not exist.")
         photo = fit_image(read_image(path, str(path)), size, True, str(path))
-        result = segmented(photo[None], f"predict/{path.stem}")
+        result = segmenter.segment(photo[None], [f"predict/{path.stem}"])
         mask = result.masks[0].cpu().numpy().astype(np.uint8)
         write_mask(output_dir / path.stem, mask, classes)
         picture = overlay(photo.permute(1, 2, 0).numpy(), mask, classes)
@@ -49,14 +46,3 @@ def predict(
         log.info("%s: uncertainty %.3f, %s", path, float(result.uncertainty[0]), found)
         written.append(output_dir / f"{path.stem}.npy")
     return written
-
-
-def _segmenter(run: FinishedRun, device: torch.device) -> Callable[[Tensor, str], Segmentation]:
-    """Segments a photograph (1, 3, s, s) of a name: with a head, or with a network of its own."""
-    if run.config.task == "distill":
-        network = run.segmenter.to(device)
-        return lambda photo, _: network.segment(photo.to(device))
-    extractor = run.extractor(device)
-    reader = run.head.to(device).reader(extractor.layout, extractor.backbone.dtype)
-    vote = run.config.head.vote
-    return lambda photo, name: segment(reader, extractor(photo, [name]), vote)  # pyright: ignore

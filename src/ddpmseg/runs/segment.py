@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -11,7 +10,6 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
-from ddpmseg.backbones.base import Backbone
 from ddpmseg.composition.build import (
     build_cache,
     build_extractor,
@@ -19,26 +17,25 @@ from ddpmseg.composition.build import (
 )
 from ddpmseg.composition.checks import check_shares, planned_layout
 from ddpmseg.composition.estimate import describe, forecast, num_training_images
-from ddpmseg.config import CACHE, TrainConfig
+from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import survey
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
-from ddpmseg.heads.base import Head, TrainedHead
-from ddpmseg.heads.export import save_head
+from ddpmseg.heads.base import Head
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.metrics.segmentation import Scores
-from ddpmseg.numbering import NO_TIMESTEP
 from ddpmseg.records.pictures import PredictionWriter
-from ddpmseg.records.results import peak_rss_mb, score_columns, write_per_class, write_results
+from ddpmseg.records.results import peak_rss_mb, write_per_class, write_results
+from ddpmseg.runs.record import Tested, described, write_head
 from ddpmseg.runtime.device import choose_device, trainer_arguments
 from ddpmseg.runtime.processes import alone
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
 from ddpmseg.training.extraction import extract_training_set
-from ddpmseg.training.head import HeadTesting, HeadTraining
+from ddpmseg.training.head import HeadTesting, gradient_descent
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +74,7 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
             fit_head(config, head, *training_set, dataset, folder, tracking.loggers)
     del training_set
     if ranks.is_first():
-        features = {k: v for k, v in asdict(config.features).items() if k not in CACHE}
-        facts = {"class_names": dataset.classes.names, "features": features}
-        save_head(head, folder / "head.safetensors", facts)
+        write_head(folder, head, dataset.classes, config.features)
     ranks.share_state(head)
     seconds["seconds_train"] = time.perf_counter() - started
 
@@ -91,7 +86,10 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     pairs = {name: sum(ranks.gathered(count)) for name, count in counted}
     if ranks.is_first():
         write_per_class(folder, dataset.classes, testing.scores)
-        row = _result_row(config, backbone, dataset, head, testing, seconds)
+        tested = Tested(testing.scores, testing.uncertainties, len(dataset.test))
+        row = described(config, backbone, head, len(dataset.train)) | tested.columns()
+        row |= {key: f"{value:.2f}" for key, value in seconds.items()}
+        row["peak_rss_mb"] = f"{peak_rss_mb():.0f}"
         write_results(folder, row | pairs)
         if tracking.run:
             log_results(tracking.run, folder, row)
@@ -140,19 +138,15 @@ def fit_head(
 ) -> None:
     """Fit a fresh head to the labelled pixels; one that is trained goes on from `last.ckpt`."""
     checkpoint = folder / "last.ckpt"
-
-    def train(head: TrainedHead, maps: NativeMaps, pixels: LabelledPixels, seed: int) -> None:
-        module = HeadTraining(head, maps, pixels, config.head.build_protocol(), seed)
-        trainer = pl.Trainer(
-            **trainer_arguments(config, folder, loggers, "fit"),
-            max_steps=module.num_steps,
-            callbacks=[Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
-        )
-        resumed = checkpoint if config.trainer.resume and checkpoint.is_file() else None
-        if resumed:
-            log.info("going on from %s", resumed)
-        trainer.fit(module, ckpt_path=resumed, weights_only=True)
-
+    resumed = checkpoint if config.trainer.resume and checkpoint.is_file() else None
+    if resumed:
+        log.info("going on from %s", resumed)
+    train = gradient_descent(
+        config.head.build_protocol(),
+        trainer_arguments(config, folder, loggers, "fit"),
+        [Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
+        resumed,
+    )
     head.fit_to(maps, LabelledPixels(masks, dataset.classes.ignore_label), config.seed, train)
 
 
@@ -175,33 +169,3 @@ def test_head(
     trainer = pl.Trainer(**arguments, callbacks=writers)
     trainer.test(testing, images, verbose=False)
     return testing
-
-
-def _result_row(
-    config: TrainConfig,
-    backbone: Backbone,
-    dataset: LabelledSet,
-    head: Head,
-    testing: HeadTesting,
-    seconds: dict[str, float],
-) -> dict[str, object]:
-    scores = testing.scores
-    assert scores is not None
-    timeless = backbone.num_timesteps is None
-    timesteps = [NO_TIMESTEP] if timeless else config.features.timesteps
-    return {
-        "dataset": config.dataset.name,
-        "backbone": config.backbone.name,
-        "checkpoint_sha256": backbone.checkpoint_sha256,
-        "blocks": " ".join(map(str, config.features.blocks)),
-        "timesteps": " ".join(map(str, timesteps)),
-        "head": head.label,
-        **config.head.record(),
-        "members": head.members,
-        "seed": config.seed,
-        "num_labelled": "" if config.head.comes_fitted else len(dataset.train),
-        "num_test": len(dataset.test),
-        **score_columns(scores, testing.uncertainties),
-        **{key: f"{value:.2f}" for key, value in seconds.items()},
-        "peak_rss_mb": f"{peak_rss_mb():.0f}",
-    }

@@ -41,7 +41,10 @@ def trainer_precision(config: TrainConfig, device: torch.device) -> str:
 
 
 def trainer_arguments(
-    config: TrainConfig, folder: Path, loggers: Sequence[Logger], stage: Literal["fit", "test"]
+    config: TrainConfig,
+    folder: Path | None,
+    loggers: Sequence[Logger],
+    stage: Literal["fit", "test"],
 ) -> dict[str, Any]:
     """What every Trainer is given that a rank uses by itself, besides its steps and callbacks.
 

@@ -18,7 +18,6 @@ from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import ConfigError
 from ddpmseg.finished.open import FinishedRun, listed, open_run
 from ddpmseg.heads.export import HEAD
-from ddpmseg.heads.segment import segment
 from ddpmseg.io.files import file_sha256, written_whole
 from ddpmseg.records.pictures import contact_sheet, overlay
 from ddpmseg.records.samples import SampleFolder, name_of
@@ -85,22 +84,17 @@ def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator
     indices = folder.unlabelled(num)
     if not indices:
         return
-    device, vote = choose_device(accelerator), labeller.run.config.head.vote
-    extractor = labeller.run.extractor(device)
-    head = labeller.run.head.to(device)
-    reader = head.reader(extractor.layout, extractor.backbone.dtype)
+    segmenter = labeller.run.image_segmenter(choose_device(accelerator))
+    image_size = labeller.run.config.dataset.image_size
     started, known = time.perf_counter(), folder.uncertainties()
     for first in tqdm(
         range(0, len(indices), RECORD_EVERY), "labelled", disable=not sys.stderr.isatty()
     ):
         some = indices[first : first + RECORD_EVERY]
-        for start in range(0, len(some), extractor.images_per_pass):
-            batch = some[start : start + extractor.images_per_pass]
-            images = torch.stack(
-                [_read(folder, index, extractor.layout.image_size) for index in batch]
-            )
-            maps = extractor(images, [f"sample/{name_of(index)}" for index in batch])
-            found = segment(reader, maps, vote)  # pyright: ignore[reportArgumentType]
+        for start in range(0, len(some), segmenter.images_per_pass):
+            batch = some[start : start + segmenter.images_per_pass]
+            images = torch.stack([_read(folder, index, image_size) for index in batch])
+            found = segmenter.segment(images, [f"sample/{name_of(index)}" for index in batch])
             masks = found.masks.cpu().numpy().astype(np.uint8)
             for row, index in enumerate(batch):
                 folder.write_mask(index, masks[row], labeller.classes)

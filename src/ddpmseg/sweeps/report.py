@@ -81,11 +81,11 @@ def read_study(store: CellStore) -> Study:
 def write_study(folder: Path, study: Study) -> None:
     """Write cells.csv, controls.csv, figures/, findings.txt and report.html into `folder`."""
     started = time.perf_counter()
-    write_table(folder / "cells.csv", COLUMNS, list(_rows(study.grid, study)))
+    write_table(folder / "cells.csv", COLUMNS, list(cell_rows(study.grid, study)))
     controls = [
         {"control": name, **row}
         for name, grid in study.controls.items()
-        for row in _rows(grid, study)
+        for row in cell_rows(grid, study)
     ]
     write_table(folder / "controls.csv", ("control", *COLUMNS), controls)
     sentences = findings(study)
@@ -98,7 +98,7 @@ def write_study(folder: Path, study: Study) -> None:
     log.info("report in %.1f s: %s", time.perf_counter() - started, folder / "report.html")
 
 
-def _rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
+def cell_rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
     """A row for every cell, by block, timestep, seed; a group of no classes has no mean."""
     values = {name: grid.metric(name) for name in METRICS}
     for name, labels in (("miou_small", study.groups.small), ("miou_large", study.groups.large)):

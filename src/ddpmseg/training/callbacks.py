@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from tqdm.auto import tqdm
 
 from ddpmseg.io.files import written_whole
 
@@ -46,6 +47,22 @@ class Checkpoint(Callback):
             return
         with written_whole(self.path) as unfinished:
             trainer.save_checkpoint(unfinished)
+
+
+class StepBar(Callback):
+    """A bar over the steps of a training, in a terminal or a notebook."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
+        self.bar = tqdm(total=trainer.max_steps, desc=self.title, unit="step")
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.bar.update()
+
+    def on_train_end(self, *_: object) -> None:
+        self.bar.close()
 
 
 class _ProgressLines(Callback):

@@ -1,5 +1,7 @@
 """Extracts the features of the labelled images, divided over the devices."""
 
+from collections.abc import Callable
+
 import torch
 
 from ddpmseg import ranks
@@ -9,12 +11,15 @@ from ddpmseg.features.maps import NativeMaps
 
 
 def extract_training_set(
-    extractor: FeatureExtractor, images: LabelledImages
+    extractor: FeatureExtractor,
+    images: LabelledImages,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> tuple[NativeMaps, torch.Tensor]:
     """Native maps and masks (n, s, s) of the labelled images.
 
     Every rank extracts its share. Rank 0 returns all maps, the other ranks their own. Maps are on
-    the GPU if they take less than half of its free memory, else on the CPU.
+    the GPU if they take less than half of its free memory, else on the CPU. Calls `advance` with
+    the number of images after each batch.
     """
     masks = []
 
@@ -22,6 +27,7 @@ def extract_training_set(
         for pictures, truth, names in images.train_dataloader():
             masks.append(truth)
             yield pictures, names
+            advance(len(names))
 
     count = len(images.dataset.train)
     parts = ranks.shares(count, images.batch_size)

@@ -1,20 +1,23 @@
 """Training and testing of a head with Lightning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from ddpmseg.errors import TrainingError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
-from ddpmseg.heads.base import Head, TrainedHead
+from ddpmseg.heads.base import Head, Train, TrainedHead
 from ddpmseg.heads.pixels import LabelledPixels, PixelVectors
 from ddpmseg.heads.protocols import BatchLossStopping, Protocol
-from ddpmseg.heads.segment import Segmentation, Vote, segment
+from ddpmseg.heads.segment import Segmentation, Vote
+from ddpmseg.heads.segmenter import HeadSegmenter
 from ddpmseg.training.steps import step_loader
 from ddpmseg.training.testing import SegmentationTesting
 
@@ -128,6 +131,25 @@ class HeadTraining(pl.LightningModule):
         self.finished = checkpoint["finished"]
 
 
+def gradient_descent(
+    protocol: Protocol,
+    arguments: Mapping[str, Any],
+    callbacks: Sequence[Callback] = (),
+    resumed: Path | None = None,
+) -> Train:
+    """Trains a head by this protocol, with a Trainer of these arguments.
+
+    resumed: a checkpoint of the same training to go on from.
+    """
+
+    def train(head: TrainedHead, maps: NativeMaps, pixels: LabelledPixels, seed: int) -> None:
+        module = HeadTraining(head, maps, pixels, protocol, seed)
+        trainer = pl.Trainer(**arguments, max_steps=module.num_steps, callbacks=list(callbacks))
+        trainer.fit(module, ckpt_path=resumed, weights_only=True)
+
+    return train
+
+
 class HeadTesting(SegmentationTesting):
     """Tests a head on the features of a frozen network."""
 
@@ -141,8 +163,7 @@ class HeadTesting(SegmentationTesting):
         self._extractor = (extractor,)
 
     def on_test_start(self) -> None:
-        extractor = self._extractor[0]
-        self._reader = self.head.reader(extractor.layout, extractor.backbone.dtype)
+        self._segmenter = HeadSegmenter(self.head, self._extractor[0], self.vote)
 
     def segmentation(self, images: Tensor, names: Sequence[str]) -> Segmentation:
-        return segment(self._reader, self._extractor[0](images, names), self.vote)
+        return self._segmenter.segment(images, names)

@@ -1,100 +1,47 @@
 """Describes the network in a weight file, and writes the backbone YAML that uses it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any
 
-from ddpmseg.backbones.alae.backbone import ALAE
-from ddpmseg.backbones.gan.inversion import GAN_INVERSION
-from ddpmseg.backbones.guided_diffusion.describe import Description, describe, network_shapes
+from ddpmseg.backbones.guided_diffusion.describe import Description
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.backbones.mae.backbone import MAE
-from ddpmseg.backbones.swav.backbone import SWAV
 from ddpmseg.backbones.vdvae.backbone import VDVAE, num_blocks
 from ddpmseg.backbones.vdvae.layout import read_layout
 from ddpmseg.backbones.vdvae.settings import VdvaeConfig
 from ddpmseg.command_line import overrides
 from ddpmseg.config.choice import check_choice, write_choice
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import file_sha256
-from ddpmseg.weights.encoder_files import KINDS, EncoderFormat, read_pretrained
-from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
-from ddpmseg.weights.shapes import Shapes, differences, shapes_of
-
-ENCODERS = {
-    "swav": SWAV,
-    "mae": MAE,
-    "alae": ALAE,
-    "vdvae": VDVAE,
-    "gan_inversion": GAN_INVERSION,
-}
-"""By the name of their schema."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """Flags that a state dict does not determine; None: unknown, or the package's default."""
-
-    image_size: int | None = None
-    num_heads: int | None = None
-    num_head_channels: int | None = None
-    use_new_attention_order: bool = False
-    noise_schedule: str = "linear"
-    diffusion_steps: int = 1000
-    rescale_timesteps: bool = False
-
-    @property
-    def missing(self) -> list[str]:
-        """The options without which the network cannot be built as it was trained."""
-        missing = [] if self.image_size is not None else ["--image-size N"]
-        if self.num_heads is None and self.num_head_channels is None:
-            missing.append("--num-head-channels N (or --num-heads N)")
-        return missing
-
-    def flags(self) -> dict[str, Any]:
-        """The known arguments of `Description.flags`, without the image size."""
-        return {key: v for key, v in asdict(self).items() if key != "image_size" and v is not None}
+from ddpmseg.weight_tools.recognise import CHANNELS_OF_A_HEAD, HEADS, Known, Network, recognise
+from ddpmseg.weights.encoder_files import KINDS
+from ddpmseg.weights.read import resolve_checkpoint
+from ddpmseg.weights.shapes import Shapes
 
 
 def describe_weights(checkpoint: str, known: Known, output: Path | None = None) -> list[str]:
     """Describe the network in a weight file, in lines; with `output`, write its backbone YAML.
 
-    Raises CheckpointError for a file that is neither an unconditional UNet of guided_diffusion nor
-    one of `ENCODERS`; ConfigError for flags that such a network cannot have, for an `output` that
-    exists already, and if a flag that it needs is unknown.
+    Raises CheckpointError for a file that is no unconditional UNet of guided_diffusion, nor one of
+    `recognise.ENCODERS`, ConfigError for what such a network cannot have, for an `output` that is
+    there already, or that asks for more than is known.
     """
-    path = resolve_checkpoint(checkpoint)
-    pretrained = read_pretrained(path)
-    for schema, encoder in ENCODERS.items():
-        if encoder.marker in pretrained:
-            shapes = shapes_of(encoder.part_of(pretrained)[0])
-            return _describe_encoder(checkpoint, schema, encoder, shapes, known, output)
-    try:
-        # A UNet's file must hold nothing else, unlike an encoder's.
-        shapes = shapes_of(read_state_dict(path, mapped=True))
-        description = describe(shapes)
-    except ValueError as error:
-        raise CheckpointError(
-            f"'{path}' is not a network that can be used as a backbone: {error}. Use an "
-            "unconditional UNet of openai/guided-diffusion, trained on RGB images."
-        ) from error
+    network, path = recognise(checkpoint), resolve_checkpoint(checkpoint)
+    if network.unet is None:
+        return _describe_encoder(checkpoint, network, known, output)
     if output is not None:
         check_choice(output, "backbone", "--output")
-        if known.missing:
+        if not known.complete:
             raise ConfigError(
                 f"`--output {output}` needs what no weight file tells: "
-                f"{', '.join(known.missing)}. Without --output the command says how to find it out."
+                f"{', '.join(_missing(known))}. Without --output the command says how to find it "
+                "out."
             )
-    flags = None
-    if known.image_size is not None:
-        flags = description.flags(known.image_size, **known.flags())
-        # Raises ConfigError for flags that the diffusion process rejects.
-        assert not differences(shapes, network_shapes(flags))
+    flags = None if known.image_size is None else network.unet_flags(known)
     lines = [
-        f"{path}: UNet of guided_diffusion, {description.num_parameters:,} parameters",
-        *_inferred_flags(description, flags),
-        *_other_flags(description, known),
+        f"{path}: UNet of guided_diffusion, {network.unet.num_parameters:,} parameters",
+        *_inferred_flags(network.unet, flags),
+        *_other_flags(network.unet, known),
     ]
     if output is None or flags is None:
         return lines
@@ -102,39 +49,37 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
     return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
 
 
+def _missing(known: Known) -> list[str]:
+    """The options without which the network cannot be built as it was trained."""
+    missing = [] if known.image_size is not None else ["--image-size N"]
+    if known.num_heads is None and known.num_head_channels is None:
+        missing.append("--num-head-channels N (or --num-heads N)")
+    return missing
+
+
 def _describe_encoder(
-    checkpoint: str,
-    schema: str,
-    encoder: EncoderFormat,
-    shapes: Shapes,
-    known: Known,
-    output: Path | None,
+    checkpoint: str, network: Network, known: Known, output: Path | None
 ) -> list[str]:
-    """`describe_weights` for the encoder's part of a file."""
-    try:
-        settings = encoder.settings(shapes)
-    except ValueError as error:
-        raise CheckpointError(
-            f"'{checkpoint}' is {KINDS[encoder.marker][0]}, but none that can be used as a "
-            f"backbone: {error}."
-        ) from error
+    """As `describe_weights`, for the encoder's part of a file."""
+    encoder, shapes = network.encoder, network.shapes
+    assert encoder is not None
+    settings = network.encoder_settings(known, checkpoint)
     count = sum(prod(shape) for shape in shapes.values())
     lines = [
         f"{checkpoint}: {KINDS[encoder.marker][0]}, {count:,} parameters that are read",
         "in the file:",
-        *(f"  {key}: {value}" for key, value in settings.items()),
+        *(f"  {key}: {value}" for key, value in settings.items() if key != HEADS),
     ]
-    if encoder is MAE:
-        channels = known.num_head_channels or 64
-        heads = known.num_heads or settings["embed_dim"] // channels
-        is_known = known.num_heads or known.num_head_channels
-        assumed = "" if is_known else f"  (assumed: {channels} channels a head; else --num-heads)"
-        lines += ["not in the file:", f"  num_heads: {heads}{assumed}"]
-        settings["num_heads"] = heads
+    if HEADS in settings:
+        given = known.num_heads or known.num_head_channels
+        assumed = (
+            "" if given else f"  (assumed: {CHANNELS_OF_A_HEAD} channels a head; else --num-heads)"
+        )
+        lines += ["not in the file:", f"  {HEADS}: {settings[HEADS]}{assumed}"]
     if encoder is VDVAE:
         lines += ["not in the file, but in the code that trained it:", *_layout_lines(shapes)]
     if output is None:
-        chosen = {"backbone": schema, "backbone.checkpoint": checkpoint}
+        chosen: dict[str, object] = {"backbone": network.family, "backbone.checkpoint": checkpoint}
         chosen |= {f"backbone.{key}": value for key, value in settings.items()}
         return [*lines, f"use it with `{overrides(chosen)}`"]
     check_choice(output, "backbone", "--output")
@@ -142,7 +87,9 @@ def _describe_encoder(
         f"{Path(checkpoint).name}, sha256 {file_sha256(Path(checkpoint).expanduser())}",
         "Settings by `ddpmseg weights describe`.",
     ]
-    write_choice(output, comments, f"{schema}_schema", {"checkpoint": checkpoint} | settings)
+    write_choice(
+        output, comments, f"{network.family}_schema", {"checkpoint": checkpoint} | settings
+    )
     return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
 
 
