@@ -5,17 +5,14 @@ from typing import get_args
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddpmseg.api.images import Pictures, fitted_images
 from ddpmseg.api.messages import python_names
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.backbones.settings import BackboneConfig
-from ddpmseg.composition.plan import compose
+from ddpmseg.backbones.settings import BackboneConfig, DefaultFeatures
 from ddpmseg.config import FeaturesConfig
-from ddpmseg.config.groups import groups_of
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
@@ -196,18 +193,9 @@ def settings_of(backbone: Backbone) -> BackboneConfig | None:
     return settings
 
 
-def usual_features(backbone: Backbone) -> FeaturesConfig:
-    """What the package reads of a network that it knows; of another all blocks."""
+def usual_features(backbone: Backbone) -> DefaultFeatures:
+    """What the settings of a network say; of one without settings all blocks."""
     settings = settings_of(backbone)
-    with groups_of("train") as known:
-        listed = settings is not None and settings.name in known.choices("backbone")
-    if settings is not None and listed:
-        return compose(None, [f"backbone={settings.name}"], _features)
-    timesteps = [50, 150, 250] if backbone.num_timesteps else [0]
-    return FeaturesConfig(blocks=list(backbone.default_blocks), timesteps=timesteps)
-
-
-def _features(cfg: DictConfig) -> FeaturesConfig:
-    found = OmegaConf.to_object(cfg.features)
-    assert isinstance(found, FeaturesConfig)
-    return found
+    if settings is not None:
+        return settings.default_features
+    return DefaultFeatures(blocks=list(backbone.default_blocks))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -25,14 +24,12 @@ from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.records.published import SOURCE, load_published
 from ddpmseg.runtime.device import choose_device
 
-Checked = TypeVar("Checked")
-
 
 def compose(
     config_dir: Path | None,
     overrides: list[str],
-    check: Callable[[DictConfig], Checked] = checked_config,
-) -> Checked:
+    check: Callable[[DictConfig], TrainConfig] = checked_config,
+) -> TrainConfig:
     """The configuration of `ddpmseg train` with these overrides, as `check` leaves it.
 
     Files in `config_dir`, where it is given, hide those of the same name in the usual folders (see
