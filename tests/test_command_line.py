@@ -22,7 +22,10 @@ from tiny_run import CONF, ROOT
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main, parser
 from ddpmseg.cli.completion import completed
-from ddpmseg.command_line import called_command, command, override
+from ddpmseg.command_line import called_command, command, hydra_override, override
+from ddpmseg.composition import plan
+from ddpmseg.composition.checks import typed_config
+from ddpmseg.config.groups import overrides_of
 from ddpmseg.config.identity import LAUNCHING
 from ddpmseg.multiruns.multirun import planned_jobs
 
@@ -276,3 +279,31 @@ def test_plain_values_are_printed_plainly() -> None:
     assert command("train", "experiment=demo", settings=settings) == (
         "ddpmseg train experiment=demo dataset.root=data/horses seed=3 'features.blocks=[5,6]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "printed"),
+    [
+        (["backbone=random", "seed=3"], "ddpmseg train dataset=ponies backbone=random"),
+        (
+            ["dataset=horse_21", "dataset.num_test=3", "backbone=swav_lsun_horse"],
+            "ddpmseg train dataset=horse_21 backbone=swav_lsun_horse dataset.num_test=3",
+        ),
+        (
+            ["dataset=folder", "dataset.root='a (1)'", "dataset.classes=ponies"],
+            "ddpmseg train dataset=folder backbone=ddpm_ponies dataset.classes=ponies "
+            "'dataset.root=\"a (1)\"'",
+        ),
+        (
+            ["backbone=guided_diffusion_256", "backbone.name=mine", "backbone.checkpoint=a.pt"],
+            "ddpmseg train dataset=ponies backbone=guided_diffusion_256 backbone.name=mine "
+            "backbone.checkpoint=a.pt",
+        ),
+    ],
+)
+def test_parts_are_printed_as_few_overrides_that_give_them(given: list[str], printed: str) -> None:
+    config = plan.compose(None, given, typed_config)
+    settings = overrides_of(dataset=config.dataset, backbone=config.backbone)
+    assert command("train", settings=settings) == printed
+    again = plan.compose(None, [hydra_override(*item) for item in settings.items()], typed_config)
+    assert (again.dataset, again.backbone) == (config.dataset, config.backbone)
