@@ -13,6 +13,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from ddpmseg.runtime.logs import NOISE, quiet_libraries
+
 CHECKED = ("features", "heads", "metrics")
 """Packages whose every call is checked against its annotations, shapes included."""
 ALSO_CHECKED = (
@@ -51,9 +53,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Install the type checks, which must come before the first import of what they check."""
+    """Install the type checks, which must come before the first import of what they check.
+
+    And silence the hints that every command silences as it begins.
+    """
     checked = CHECKED + (ALSO_CHECKED if config.getoption("check_all_types") else ())
     jaxtyping.install_import_hook([f"ddpmseg.{name}" for name in checked], "typecheck.checked")
+    quiet_libraries()
+    for message in NOISE:  # pytest resets the filters for each test
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
 @pytest.hookimpl(wrapper=True)
