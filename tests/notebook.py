@@ -1,6 +1,6 @@
 """Runs the cells of docs/notebook.ipynb and keeps what they print and draw in it.
 
-    python tests/notebook.py
+python tests/notebook.py
 """
 
 import base64

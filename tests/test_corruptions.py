@@ -244,7 +244,7 @@ def test_the_package_of_the_same_module_is_no_substitute(monkeypatch: pytest.Mon
         raise corruptions.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(corruptions.metadata, "version", gone)
-    with pytest.raises(ConfigError, match="need 'imagecorruptions-imaug', which is not installed"):
+    with pytest.raises(ConfigError, match="needs imagecorruptions-imaug, which is not installed"):
         libraries()
 
 
