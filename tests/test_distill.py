@@ -349,10 +349,10 @@ def test_a_multirun_draws_no_curves_of_them(finished: Path, tmp_path: Path) -> N
 def test_what_needs_a_head_says_so(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"task=distill, which trains no head"):
+    with pytest.raises(ConfigError, match=r"is a run of task=distill\. Name a run of task=segment"):
         load_labeller(finished, 16, tmp_path)
     assert main(["export", str(finished), str(tmp_path / "out")]) == 2
-    assert "task=distill, which trains no head" in capsys.readouterr().err
+    assert "is a run of task=distill" in capsys.readouterr().err
     assert main(["robustness", str(finished), "--output", str(tmp_path / "r")]) == 2
     assert "task=distill, which has no head" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="only what task=segment takes is estimated"):

@@ -429,7 +429,7 @@ def test_what_is_left_out_is_told(
         "unfinished": "unfinished: there is no results.csv",
         "short": "is damaged: it lacks a row with a number for miou",
         "words": "damaged: results.csv lacks one of the numbers",
-        "nan": "damaged: a score in results.csv is not within 0..1",
+        "nan": "it has no scores yet",
         "no_config": "there is no '",
         "sweep": "is not the configuration of a ddpmseg run",
         "pretrained": "a run of task=pretrain",
