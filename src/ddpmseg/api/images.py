@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpmseg.data.class_table import ClassTable
+from ddpmseg.data.decode import rgb_pixels
 from ddpmseg.data.images import fit_image, mask_labels, read_image, read_mask
 from ddpmseg.data.labelled import Sample, labelled_sample
 from ddpmseg.errors import DataError
@@ -114,7 +115,7 @@ def _image(one: Picture, name: str) -> Image.Image:
     if isinstance(one, str | PathLike):
         return read_image(_existing(one, "image"), name)
     if isinstance(one, Image.Image):
-        return one.convert("RGB")
+        return rgb_pixels(one, name)
     if isinstance(one, np.ndarray):
         if one.ndim != 3 or one.shape[2] != 3 or one.dtype != np.uint8:
             hint = ""

@@ -12,25 +12,21 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ddpmseg.data.decode import opened_picture, rgb_pixels, stored_labels
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def read_image(file: Path | io.BytesIO, shown_as: str) -> Image.Image:
-    """Decode an image file completely, as RGB. Messages call it `shown_as`.
+def read_image(file: Path | io.BytesIO, shown_as: str, upright: bool = True) -> Image.Image:
+    """Decode an image file completely, see `rgb_pixels`. Messages call it `shown_as`.
 
-    Raises DataError when the file is truncated or no image.
+    Raises DataError when the file is missing, truncated or no image, too large, or its pixels have
+    no known white.
     """
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"image '{shown_as}' cannot be decoded: it is truncated or no image ({error}). "
-            "Replace or remove the file."
-        ) from error
+    with opened_picture(file, "image", shown_as) as image:
+        return rgb_pixels(image, shown_as, upright)
 
 
 def fit_image(
@@ -57,15 +53,14 @@ def fit_image(
 def read_mask(path: Path, shown_as: str) -> Integer[np.ndarray, "h w"]:
     """Read labels from a .npy file, or from an indexed or greyscale .png, in the stored dtype.
 
-    Raises DataError when the file is damaged, holds colours, or is no (H, W) array of integers.
+    A .png is turned as its EXIF orientation says. Raises DataError when the file is missing or
+    damaged, holds colours, or is no (H, W) array of integers.
     """
-    try:
-        mask = _png_labels(path, shown_as) if path.suffix.lower() == ".png" else _npy_labels(path)
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"mask '{shown_as}' cannot be read: it is truncated, or no array of numbers ({error}). "
-            "Replace the file."
-        ) from error
+    if path.suffix.lower() == ".png":
+        with opened_picture(path, "mask", shown_as) as image:
+            mask = mask_labels(image, shown_as)
+    else:
+        mask = _npy_labels(path, shown_as)
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise DataError(
             f"mask '{shown_as}' is an array of shape {mask.shape} and type {mask.dtype}; a mask "
@@ -74,26 +69,28 @@ def read_mask(path: Path, shown_as: str) -> Integer[np.ndarray, "h w"]:
     return mask
 
 
-def _npy_labels(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _png_labels(path: Path, shown_as: str) -> np.ndarray:
-    with Image.open(path) as image:
-        return mask_labels(image, shown_as)
+def _npy_labels(path: Path, shown_as: str) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"mask '{shown_as}' does not exist.") from error
+    except (OSError, EOFError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"mask '{shown_as}' cannot be read: it is truncated, or no array of numbers ({error}). "
+            "Replace the file."
+        ) from error
 
 
 def mask_labels(image: Image.Image, shown_as: str) -> Integer[np.ndarray, "h w"]:
-    """The labels of an indexed or greyscale picture; DataError for one in colours."""
+    """The labels of an indexed or greyscale picture, upright; DataError for one in colours."""
     if image.mode not in ("1", "L", "P", "I", "I;16"):
         raise DataError(
             f"mask '{shown_as}' is a picture in colours (mode {image.mode}); a .png mask must "
             "be indexed or greyscale, with the label as the pixel's value. Save it so, or as "
             ".npy."
         )
-    labels = np.asarray(image)
-    return labels.astype(np.uint8) if labels.dtype == bool else labels
+    return stored_labels(image)
 
 
 def fit_mask(mask: Integer[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray, "size size"]:

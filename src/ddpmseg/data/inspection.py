@@ -12,8 +12,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ddpmseg.data.class_table import ClassTable
+from ddpmseg.data.decode import TURNED
 from ddpmseg.data.digests import FileDigests, SplitDigest, split_digest
 from ddpmseg.data.images import read_image, read_mask
+from ddpmseg.data.labelled import other_size
 from ddpmseg.data.pairs import Listing, Pair, list_pairs
 from ddpmseg.errors import DataError
 from ddpmseg.io.files import file_sha256
@@ -44,6 +46,8 @@ class SplitInspection:
     dtypes: Counter[str] = field(default_factory=Counter)
     pixels: Int64[Tensor, "256"] = field(default_factory=lambda: torch.zeros(256).long())
     images_with: Int64[Tensor, "256"] = field(default_factory=lambda: torch.zeros(256).long())
+    turned: int = 0
+    """Images that are stored turned, and read upright."""
     verified: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     content: dict[str, Path] = field(default_factory=dict)
@@ -101,23 +105,23 @@ def _inspect_pair(
     inspection: SplitInspection, pair: Pair, classes: ClassTable, center_crop: bool
 ) -> None:
     """Count the labels of a usable mask; add what is wrong with either file to the problems."""
-    size, shape = None, None
+    image, mask = None, None
     try:
         image = read_image(pair.image, str(pair.image))
     except DataError as error:
         inspection.problems.append(str(error))
     else:
-        size = image.size
-        inspection.sizes[f"{size[0]}x{size[1]}"] += 1
+        width, height = image.size
+        inspection.sizes[f"{width}x{height}"] += 1
+        inspection.turned += image.info[TURNED]
         inspection.content.setdefault(hashlib.sha256(image.tobytes()).hexdigest(), pair.image)
-        if size[0] != size[1] and not center_crop:
+        if width != height and not center_crop:
             inspection.problems.append(
-                f"image '{pair.image}' is {size[0]}x{size[1]}; images must be square, or "
+                f"image '{pair.image}' is {width}x{height}; images must be square, or "
                 "`dataset.center_crop=true`."
             )
     try:
         mask = read_mask(pair.mask, str(pair.mask))
-        shape = mask.shape
         inspection.dtypes[str(mask.dtype)] += 1
         classes.check_mask(mask, str(pair.mask))
     except DataError as error:
@@ -126,11 +130,8 @@ def _inspect_pair(
         counts = torch.from_numpy(np.bincount(mask.ravel().astype(np.int64), minlength=256))
         inspection.pixels += counts
         inspection.images_with += counts > 0
-    if size and shape and (shape[1], shape[0]) != size:
-        inspection.problems.append(
-            f"mask '{pair.mask}' is {shape[1]}x{shape[0]}, but image '{pair.image}' is "
-            f"{size[0]}x{size[1]}."
-        )
+    if image is not None and mask is not None and mask.shape[::-1] != image.size:
+        inspection.problems.append(other_size(mask, str(pair.mask), image, str(pair.image)))
 
 
 def _inspect_dtypes(inspection: SplitInspection) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddpmseg.data.class_table import ClassTable, load_class_table
+from ddpmseg.data.decode import TURNED
 from ddpmseg.data.images import fit_image, fit_mask, read_image, read_mask
 from ddpmseg.data.pairs import Pair, find_pairs
 from ddpmseg.data.ponies import CLASS_NAMES, draw_pony
@@ -228,16 +229,30 @@ def labelled_sample(
     image_name, mask_name = shown_as
     height, width = mask.shape
     if (width, height) != image.size:
-        raise DataError(
-            f"mask '{mask_name}' is {width}x{height}, but image '{image_name}' is "
-            f"{image.width}x{image.height}. Give the mask one label per pixel of its image."
-        )
+        raise DataError(other_size(mask, mask_name, image, image_name))
     classes.check_mask(mask, mask_name)
     labels = drop_tiny_annotations(
         fit_mask(mask, image_size), classes.ignore_label, tiny_annotations, image_size
     )
     fitted = fit_image(image, image_size, center_crop, image_name)
     return Sample(fitted, torch.from_numpy(labels), name)
+
+
+def other_size(
+    mask: Integer[np.ndarray, "h w"], mask_name: str, image: Image.Image, image_name: str
+) -> str:
+    """The sentence for a mask that has not the size of its image."""
+    height, width = mask.shape
+    upright = ""
+    if image.info.get(TURNED):
+        upright = (
+            ", read upright: the file stores it turned, with a note (EXIF orientation) that "
+            "viewers follow"
+        )
+    return (
+        f"mask '{mask_name}' is {width}x{height}, but image '{image_name}' is "
+        f"{image.width}x{image.height}{upright}. Give the mask one label per pixel of its image."
+    )
 
 
 class _Scenes(LabelledSplit):

@@ -85,6 +85,12 @@ def _listed(counts: dict[str, int], kind: str) -> str:
 
 
 def _remarks(inspections: list[SplitInspection], classes: ClassTable) -> list[str]:
-    """Notes about classes that no image holds, which is no damage."""
+    """Notes about what is no damage: images stored turned, classes that no image holds."""
+    notes = [
+        f"note: {each.turned} images of '{each.folders.images}' are stored turned, with a note "
+        "(EXIF orientation) that viewers follow; they are read upright, as their masks must be"
+        for each in inspections
+        if each.turned
+    ]
     train, test = (inspection.pixels[: classes.num_classes] for inspection in inspections[:2])
-    return [f"note: {text}" for text in Survey("", train, test).warnings(classes)]
+    return notes + [f"note: {text}" for text in Survey("", train, test).warnings(classes)]

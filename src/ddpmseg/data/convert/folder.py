@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ddpmseg.data.class_table import ClassTable, generated_colour
 from ddpmseg.data.convert.annotations import IGNORED, AnnotatedImage, AnnotatedSet, OnTop, paint
+from ddpmseg.data.decode import TURNED
 from ddpmseg.data.images import IMAGE_SUFFIXES, read_image
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
 from ddpmseg.errors import DataError
@@ -24,8 +25,6 @@ CLASSES = "classes.yaml"
 IGNORE_LABEL = 255
 BACKGROUND = "background"
 BACKGROUND_RGB = (235, 235, 240)
-ORIENTATION = 0x0112
-"""The EXIF tag that says how a camera was held."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,9 @@ def write_split(
     """Write every photograph to `folder` and its mask, an indexed PNG, to the folder beside it.
 
     A photograph is copied as it is, unless its suffix is none of `IMAGE_SUFFIXES`, or the camera
-    stored it rotated and it was annotated upright: then it becomes an upright .png. Raises
-    DataError for a photograph that is missing, damaged, or not of the size that was annotated.
+    stored it turned: then it becomes a .png, upright or, where it was annotated so, as stored.
+    Raises DataError for a photograph that is missing, damaged, or not of the size that was
+    annotated.
     """
     masks = folder.with_name(folder.name + MASKS)
     folder.mkdir(parents=True)
@@ -183,25 +183,24 @@ def _photograph(image: AnnotatedImage) -> tuple[bytes, str, tuple[int, int]]:
             "with --images."
         )
     content = image.photo.read_bytes() if isinstance(image.photo, Path) else image.photo
-    stored = read_image(io.BytesIO(content), image.shown_as)
-    upright = ImageOps.exif_transpose(stored)
-    rotated = stored.getexif().get(ORIENTATION, 1) != 1
-    if rotated and image.size in (None, upright.size):
-        return _png(upright), ".png", upright.size
-    if image.size not in (None, stored.size):
+    photo = read_image(io.BytesIO(content), image.shown_as)
+    turned = photo.info[TURNED]
+    if turned and image.size not in (None, photo.size):
+        # A tool that knows nothing of EXIF showed it, and the outlines drawn on it, as stored.
+        photo = read_image(io.BytesIO(content), image.shown_as, upright=False)
+    if image.size not in (None, photo.size):
         raise DataError(
-            f"image '{image.shown_as}' is {stored.width}x{stored.height}, but was annotated at "
+            f"image '{image.shown_as}' is {photo.width}x{photo.height}, but was annotated at "
             f"{image.size[0]}x{image.size[1]}. Restore the image that was annotated."
         )
-    if image.suffix.lower() not in IMAGE_SUFFIXES:
-        return _png(stored), ".png", stored.size
-    return content, image.suffix, stored.size
+    if turned or image.suffix.lower() not in IMAGE_SUFFIXES:
+        return _png(photo), ".png", photo.size
+    return content, image.suffix, photo.size
 
 
 def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    # Pixels only: the orientation tag would make readers rotate the image once more.
-    Image.fromarray(np.asarray(image)).save(file, format="png")
+    image.save(file, format="png")
     return file.getvalue()
 
 
