@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.segment import Segmentation, segment
 from ddpmseg.runtime.device import trainer_arguments
-from ddpmseg.training.head import HeadTraining
+from ddpmseg.training.head import gradient_descent
 
 STAGES = ("extract", "train", "test")
 HIDDEN = [128, 32]
@@ -154,10 +153,10 @@ def measure(config: TrainConfig, point: Point, repeats: int) -> Measured:
 def _trained(config: TrainConfig, maps: NativeMaps, masks: Tensor, point: Point) -> StackedMLP:
     head = StackedMLP(maps.layout.dim, point.classes, point.members, HIDDEN, config.seed)
     pixels = LabelledPixels(masks, ignore_label=255)
-    module = HeadTraining(head, maps, pixels, config.head.build_protocol(), config.seed)
     arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
     arguments["enable_progress_bar"] = False
-    pl.Trainer(**arguments, max_steps=module.num_steps).fit(module)
+    train = gradient_descent(config.head.build_protocol(), arguments)
+    train(head, maps, pixels, config.seed)
     return head.eval()
 
 

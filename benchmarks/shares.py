@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from ddpmseg.heads.probes import ProbeReader
 from ddpmseg.heads.segment import segment
 from ddpmseg.metrics.functional import member_confusions
 from ddpmseg.runtime.device import trainer_arguments
-from ddpmseg.training.head import HeadTraining
+from ddpmseg.training.head import gradient_descent
 
 MATRIX = {"tiny": 256, "small": 4096, "full": 4096}
 """Side of the matrices whose product sets the rate of the floor."""
@@ -149,8 +148,8 @@ def _trained_probes(
 ) -> ProbeReader:
     probes = mlp(config).build_probes(maps.layout, dataset.classes.num_classes, [config.seed])
     pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-    training = HeadTraining(probes, maps, pixels, config.head.build_protocol(), config.seed)
     arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
     arguments["enable_progress_bar"] = False
-    pl.Trainer(**arguments, max_steps=training.num_steps).fit(training)
+    train = gradient_descent(config.head.build_protocol(), arguments)
+    train(probes, maps, pixels, config.seed)
     return ProbeReader(probes.eval(), maps.dtype)

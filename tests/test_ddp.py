@@ -117,7 +117,6 @@ def test_pretraining_goes_on_with_another_number_of_processes(
         patch.setattr(DiffusionPretraining, "training_step", cut)
         with pytest.raises(_PowerCutError):
             train(composed(folder, *given))
-    lines_before = len(metrics(folder))
     first_checkpoint = (folder / "last.ckpt").rename(tmp_path / "step4.ckpt")
     shutil.copy(first_checkpoint, folder / "last.ckpt")
     done = launched("train.py", folder, *given)
@@ -134,14 +133,13 @@ def test_pretraining_goes_on_with_another_number_of_processes(
         assert apart < 2e-3 * moved
 
     lines, whole = metrics(folder), metrics(tmp_path / "whole")
-    assert [line["step"] for line in lines[lines_before:]] == [5, 6, 7, 8, 9, 10]
-    for line, other in zip(lines[lines_before:], whole[4:], strict=True):
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    for line, other in zip(lines, whole, strict=True):
         assert line["pretrain/loss"] == pytest.approx(other["pretrain/loss"], rel=1e-4)
 
     (folder / "unet.json").unlink()
     train(composed(folder, *given))
-    steps = [line["step"] for line in metrics(folder)]
-    assert steps[-2:] == [9, 10]
+    assert [line["step"] for line in metrics(folder)] == list(range(1, 11))
     weights = [load_file(path / "unet.safetensors") for path in (tmp_path / "whole", folder)]
     torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-3)
 

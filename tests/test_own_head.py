@@ -420,6 +420,7 @@ def test_a_head_needs_no_more_than_a_forward_pass(protocol: str) -> None:
         enable_model_summary=False,
     )
     trainer.fit(module)
+    module.finish()
     assert (trainer.global_step == 1000) == (protocol == "fast")
     with torch.no_grad():
         found = [module.head(v)[0].argmax(1) == labels for v, labels in pixels.vectors(maps)]

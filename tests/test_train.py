@@ -296,7 +296,7 @@ class _PowerCutError(Exception):
 
 @pytest.fixture
 def checkpoints_every_3_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "Checkpoint", lambda path, every: Checkpoint(path, 3))
+    monkeypatch.setattr(segment, "Checkpoint", lambda path, *every: Checkpoint(path, 3))
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ def test_interrupted_training_goes_on_to_the_same_weights(
     power_cut.extend(range(saved))
     with caplog.at_level("INFO", logger="ddpmseg"):
         train(composed(tmp_path / "cut", *SEGMENT, *protocol))
-    assert "going on from" in caplog.text
+    assert "resuming from" in caplog.text
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
     assert not (tmp_path / "cut" / "last.ckpt").exists()

@@ -25,7 +25,7 @@ from ddpmseg.segmenters.deeplab import DeepLab, find_weights, load_body
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
-from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
+from ddpmseg.training.callbacks import Checkpoint, checkpoint_to_resume, progress_callbacks
 from ddpmseg.training.distill import SegmenterTesting, SegmenterTraining
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def run_distillation(config: TrainConfig, claim: Claim) -> Scores:
     network, weights_sha256 = build_segmenter(config, dataset.classes.num_classes)
     tracking = claim()
     started = time.perf_counter()
-    best = train_segmenter(config, network, samples, dataset, folder, tracking)
-    seconds = {"seconds_train": time.perf_counter() - started}
+    best, earlier = train_segmenter(config, network, samples, dataset, folder, tracking)
+    seconds = {"seconds_train": earlier + time.perf_counter() - started}
     with written_whole(folder / SEGMENTER) as unfinished:
         shutil.copyfile(best, unfinished)
 
@@ -108,27 +108,26 @@ def train_segmenter(
     dataset: LabelledSet,
     folder: Path,
     tracking: Tracking,
-) -> Path:
-    """Train from the start or from `last.ckpt`; returns the weights of the best epoch."""
-    settings, checkpoint = config.segmenter, folder / "last.ckpt"
+) -> tuple[Path, float]:
+    """Train from the start or from `last.ckpt`.
+
+    Returns the weights of the best epoch, and the seconds of an earlier process that the training
+    went on from.
+    """
+    settings = config.segmenter
     module = SegmenterTraining(network, samples, dataset.classes, settings, config.seed)
     photographs = LabelledImages(dataset, settings.batch_size)
     facts = {"class_names": dataset.classes.names, "image_size": dataset.image_size}
     epochs = EpochScores(folder, photographs.train_dataloader, dataset.classes, facts)
+    every = (settings.checkpoint_every, module.steps_per_epoch)
+    checkpoint = Checkpoint(folder / "last.ckpt", *every)
     trainer = pl.Trainer(
         **trainer_arguments(config, folder, tracking.loggers, "fit"),
         max_steps=module.num_steps,
-        callbacks=[
-            epochs,
-            Checkpoint(checkpoint, settings.checkpoint_every),
-            Checkpoint(checkpoint, module.steps_per_epoch),
-            *progress_callbacks(folder),
-        ],
+        callbacks=[epochs, *progress_callbacks(folder), checkpoint],
     )
-    resumed = checkpoint if config.trainer.resume and checkpoint.is_file() else None
-    if resumed:
-        log.info("going on from %s", resumed)
-    else:
+    resumed = checkpoint_to_resume(checkpoint.path, config.trainer.resume)
+    if not resumed:
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)
     log.info(
         "training: %d epochs of %d steps of %d images; the best on %d photographs is tested",
@@ -137,7 +136,7 @@ def train_segmenter(
     trainer.fit(module, ckpt_path=resumed, weights_only=True)
     score = epochs.rows[epochs.best - 1]["miou"]
     log.info("best: epoch %d, miou %.4f on the photographs it is chosen by", epochs.best, score)
-    return epochs.path_of_best
+    return epochs.path_of_best, checkpoint.earlier_seconds
 
 
 def test_segmenter(

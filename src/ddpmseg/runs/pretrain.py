@@ -22,7 +22,7 @@ from ddpmseg.runtime.device import choose_device, trainer_precision
 from ddpmseg.runtime.processes import StopAtOnce
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import log_model, log_picture
-from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
+from ddpmseg.training.callbacks import Checkpoint, checkpoint_to_resume, progress_callbacks
 from ddpmseg.training.pretrain import AveragedWeights, DiffusionPretraining
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
     module = DiffusionPretraining(flags, settings, source, config.seed)
     device = choose_device(config.trainer.accelerator)
     averaging = AveragedWeights(settings.ema_decay)
-    checkpoint = folder / "last.ckpt"
+    checkpoint = Checkpoint(folder / "last.ckpt", settings.checkpoint_every)
     first = ranks.is_first()
     samples = _Samples(folder, averaging, tracking)
     trainer = pl.Trainer(
@@ -60,19 +60,18 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
         callbacks=[
             *([StopAtOnce()] if config.trainer.devices > 1 else []),
             averaging,
-            Checkpoint(checkpoint, settings.checkpoint_every),
             *([samples, *progress_callbacks(folder)] if first else []),
+            checkpoint,
         ],
         enable_checkpointing=False,
         enable_progress_bar=first and sys.stderr.isatty(),
         enable_model_summary=False,
     )
-    resume = checkpoint if config.trainer.resume and checkpoint.is_file() else None
-    if resume:
-        log.info("resuming from %s", resume)
-    trainer.fit(module, ckpt_path=resume, weights_only=True)
+    resumed = checkpoint_to_resume(checkpoint.path, config.trainer.resume)
+    trainer.fit(module, ckpt_path=resumed, weights_only=True)
     if first:
-        card = _export(module, trainer, folder, config, command)
+        with averaging.swapped_in(module):
+            card = _export(module, trainer.global_step, folder, config, command)
         if tracking.run and config.logger.artifacts:
             log_model(tracking.run, "unet", folder / "unet.safetensors", card)
 
@@ -115,13 +114,9 @@ class _Samples(Callback):
 
 
 def _export(
-    module: DiffusionPretraining,
-    trainer: pl.Trainer,
-    folder: Path,
-    config: TrainConfig,
-    command: str,
+    module: DiffusionPretraining, num_steps: int, folder: Path, config: TrainConfig, command: str
 ) -> dict[str, Any]:
-    """Write the averaged weights in fp16, and a card that says what they are; returns the card."""
+    """Write the weights of the module in fp16, and a card that says what they are; returns it."""
     path = folder / "unet.safetensors"
     state = module.unet.state_dict()
     with written_whole(path) as unfinished:
@@ -132,8 +127,8 @@ def _export(
         "parameters": sum(value.numel() for value in state.values()),
         "data": config.pretrain.images or f"{config.pretrain.num_images} scenes of ponies",
         "seed": config.seed,
-        "steps": trainer.global_step,
-        "loss": sum(module.recent_losses) / max(1, len(module.recent_losses)),
+        "steps": num_steps,
+        "loss": module.recent_loss,
         "unet": asdict(module.flags),
         "pretrain": asdict(config.pretrain),
         "torch": torch.__version__,

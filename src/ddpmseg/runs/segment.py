@@ -33,7 +33,7 @@ from ddpmseg.runtime.device import choose_device, trainer_arguments
 from ddpmseg.runtime.processes import alone
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
-from ddpmseg.training.callbacks import Checkpoint, progress_callbacks
+from ddpmseg.training.callbacks import Checkpoint, checkpoint_to_resume, progress_callbacks
 from ddpmseg.training.extraction import extract_training_set
 from ddpmseg.training.head import HeadTesting, gradient_descent
 
@@ -71,7 +71,7 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     head = build_head(config, extractor.layout.dim, dataset.classes)
     if training_set is not None and ranks.is_first():
         with alone():
-            fit_head(config, head, *training_set, dataset, folder, tracking.loggers)
+            started -= fit_head(config, head, *training_set, dataset, folder, tracking.loggers)
     del training_set
     if ranks.is_first():
         write_head(folder, head, dataset.classes, config.features)
@@ -135,19 +135,20 @@ def fit_head(
     dataset: LabelledSet,
     folder: Path,
     loggers: Sequence[Logger] = (),
-) -> None:
-    """Fit a fresh head to the labelled pixels; one that is trained goes on from `last.ckpt`."""
-    checkpoint = folder / "last.ckpt"
-    resumed = checkpoint if config.trainer.resume and checkpoint.is_file() else None
-    if resumed:
-        log.info("going on from %s", resumed)
+) -> float:
+    """Fit a fresh head to the labelled pixels; one that is trained goes on from `last.ckpt`.
+
+    Returns the seconds of an earlier process that this training goes on from.
+    """
+    checkpoint = Checkpoint(folder / "last.ckpt", 2000)
     train = gradient_descent(
         config.head.build_protocol(),
         trainer_arguments(config, folder, loggers, "fit"),
-        [Checkpoint(checkpoint, every=2000), *progress_callbacks(folder)],
-        resumed,
+        [*progress_callbacks(folder), checkpoint],
+        checkpoint_to_resume(checkpoint.path, config.trainer.resume),
     )
     head.fit_to(maps, LabelledPixels(masks, dataset.classes.ignore_label), config.seed, train)
+    return checkpoint.earlier_seconds
 
 
 def test_head(

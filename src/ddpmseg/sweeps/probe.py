@@ -16,14 +16,12 @@ from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.features.maps import NativeMaps
-from ddpmseg.heads.base import TrainedHead
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.runtime.device import trainer_arguments
 from ddpmseg.runtime.processes import alone
 from ddpmseg.training.extraction import extract_training_set
-from ddpmseg.training.head import HeadTraining
+from ddpmseg.training.head import gradient_descent
 from ddpmseg.training.probes import ProbeTesting
 
 Advance = Callable[[str, float], None]
@@ -63,14 +61,10 @@ def probe_timestep(
     fit["enable_progress_bar"] = test["enable_progress_bar"] = False
     if ranks.is_first():
         pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-
-        def train(head: TrainedHead, maps: NativeMaps, pixels: LabelledPixels, seed: int) -> None:
-            module = HeadTraining(head, maps, pixels, config.head.build_protocol(), seed)
-            told = _Told(advance, "train", module.num_steps * probes.num_fits)
-            pl.Trainer(**fit, max_steps=module.num_steps, callbacks=[told]).fit(module)
-
+        protocol = config.head.build_protocol()
+        told = _Told(advance, "train", protocol.steps_for(len(pixels)) * probes.num_fits)
         with alone():
-            probes.fit(maps, pixels, config.seed, train)
+            probes.fit(maps, pixels, config.seed, gradient_descent(protocol, fit, [told]))
     del maps
     ranks.share_state(probes)
 

@@ -1,11 +1,12 @@
-"""Progress of a training: a bar on a terminal, log lines elsewhere, and always a file."""
+"""Checkpoints and progress: a bar on a terminal, log lines elsewhere, and always a file."""
 
 import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
@@ -23,14 +24,35 @@ def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback
     return [*shown, MetricsFile(folder / METRICS)]
 
 
-class Checkpoint(Callback):
-    """Saves a checkpoint every `every` steps; it replaces the earlier one when it is complete.
+def checkpoint_to_resume(path: Path, resume: bool) -> Path | None:
+    """The checkpoint, if there is one and `resume` is set, else None."""
+    if not resume or not path.is_file():
+        return None
+    log.info("resuming from %s", path)
+    return path
 
-    All ranks of a training together write one file.
+
+class Checkpoint(Callback):
+    """Saves a checkpoint after each multiple of one of `every`, numbers of steps.
+
+    It replaces the earlier one when it is complete. All ranks of a training together write one
+    file. Must come after the callbacks that keep or write something about a step: a training that
+    goes on from the checkpoint of this step does not repeat it.
+
+    Attributes:
+        earlier_seconds: how long the training took until the checkpoint from which it went on.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
+    def __init__(self, path: Path, *every: int) -> None:
         self.path, self.every = path, every
+        self.earlier_seconds = 0.0
+        self._started = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.earlier_seconds + time.perf_counter() - self._started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.earlier_seconds = state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.is_global_zero:
@@ -39,7 +61,7 @@ class Checkpoint(Callback):
                 unfinished.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        if trainer.global_step % self.every:
+        if all(trainer.global_step % every for every in self.every):
             return
         if not trainer.is_global_zero:
             # Only rank 0 writes, but Lightning requires the call on every rank.
@@ -88,10 +110,29 @@ class _ProgressLines(Callback):
 
 
 class MetricsFile(Callback):
-    """Appends a JSON line per report to `metrics.jsonl`: the step and all logged values."""
+    """Appends a JSON line per report to `metrics.jsonl`: the step and all logged values.
+
+    The lines of a test have step 0. Lines of an earlier process that a training or test repeats are
+    dropped when it begins.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._resumed = False
+        if stage == "test":
+            keep_metrics(self.path, lambda step: step > 0)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._resumed = True
+        keep_metrics(self.path, lambda step: 0 < step <= checkpoint["global_step"])
+
+    def on_fit_start(self, *_: object) -> None:
+        if not self._resumed:
+            keep_metrics(self.path, lambda step: False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
@@ -110,3 +151,25 @@ class MetricsFile(Callback):
 def append_metrics(path: Path, step: int, values: Mapping[str, float]) -> None:
     with path.open("a") as file:
         file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def keep_metrics(path: Path, kept: Callable[[int], bool]) -> None:
+    """Drop the lines of the steps that are not to be kept, and what is no line of `append_metrics`.
+
+    A process that was killed or met a full disk may have left half a line.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    found = [line for line in lines if (step := _step_of(line)) is not None and kept(step)]
+    if found != lines:
+        with written_whole(path) as unfinished:
+            unfinished.write_text("".join(found), encoding="utf-8")
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        step = json.loads(line)["step"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return step if isinstance(step, int) and line.endswith("\n") else None

@@ -73,6 +73,8 @@ class HeadTraining(pl.LightningModule):
         return losses.sum()
 
     def on_train_start(self) -> None:
+        # A training that goes on from a checkpoint may have stopped already.
+        self.trainer.should_stop = bool(self.stopping.stopped.all())
         if self.protocol.standardise and self.global_step == 0:
             sample = self.pixels.sample(STANDARDISED_OVER, self.seed)
             self.head.standardise(self._vectors(sample).float())
@@ -104,7 +106,12 @@ class HeadTraining(pl.LightningModule):
         by_class = scores.transpose(1, 2)
         return F.cross_entropy(by_class, labels, reduction="none").mean(dim=1)
 
-    def on_train_end(self) -> None:
+    def finish(self) -> None:
+        """Give every member the weights that it stopped with. To be called after the last step.
+
+        Not a hook of Lightning: those of the end of a training are not called for one that goes on
+        from a checkpoint of its last step.
+        """
         for member, state in self.finished.items():
             self.head.load_member(member, state)
         # Modules and trainers of Lightning refer to each other, so their memory would be freed only
@@ -146,6 +153,7 @@ def gradient_descent(
         module = HeadTraining(head, maps, pixels, protocol, seed)
         trainer = pl.Trainer(**arguments, max_steps=module.num_steps, callbacks=list(callbacks))
         trainer.fit(module, ckpt_path=resumed, weights_only=True)
+        module.finish()
 
     return train
 

@@ -48,6 +48,17 @@ class DiffusionPretraining(pl.LightningModule):
         self.recent_losses: deque[float] = deque(maxlen=100)
         self.network = torch.compile(self.unet) if config.compile else self.unet
 
+    @property
+    def recent_loss(self) -> float:
+        """Mean over the last hundred steps, 0 before the first."""
+        return sum(self.recent_losses) / max(1, len(self.recent_losses))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["recent_losses"] = list(self.recent_losses)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.recent_losses.extend(checkpoint.get("recent_losses", []))
+
     def train_dataloader(self):
         return step_loader(
             self._images_of_step,
@@ -116,7 +127,7 @@ class AveragedWeights(WeightAveraging):
     """Exponential moving average of the weights with a warm-up.
 
     The decay after n updates is min(decay, (1 + n) / (10 + n)), so that a short training forgets
-    the initial weights.
+    the initial weights. The module keeps its own weights, also after the training.
     """
 
     def __init__(self, decay: float) -> None:
@@ -127,6 +138,9 @@ class AveragedWeights(WeightAveraging):
             torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage]
 
         super().__init__(use_buffers=False, multi_avg_fn=update)
+
+    def on_train_end(self, *_: object) -> None:
+        """Copy nothing: Lightning would, but only if a step was left to train."""
 
     @contextmanager
     def swapped_in(self, module: pl.LightningModule) -> Iterator[None]:
