@@ -210,5 +210,26 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.yaml' is not valid YAML: .*\n.*line 1"):
         load_class_table(write_table(tmp_path, "classes: [sky\n"))
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"mine\.yaml' is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml' is damaged: it begins as UTF-16"):
         load_class_table(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_table(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nignore_label: 255\nclasses: [{name: 马}]\n", encoding=encoding)
+    assert load_class_table(str(path)).names == ("马",)
+
+
+def test_a_table_in_the_encoding_of_a_system_is_told_from_damage(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("name: mine\nignore_label: 255\nclasses: [{name: 马}]\n".encode("gb18030"))
+    with pytest.raises(ConfigError, match=r"mine\.yaml' is not in UTF-8 .*`iconv -f gb18030"):
+        load_class_table(str(path))
+
+
+def test_classes_that_read_alike_are_one_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nignore_label: 255\nclasses: [{name: é}, {name: e\u0301}]\n")
+    with pytest.raises(ConfigError, match="class 'é' is listed more than once"):
+        load_class_table(str(path))

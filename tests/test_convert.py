@@ -4,6 +4,7 @@ import base64
 import json
 import shlex
 import sys
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from functools import reduce
@@ -223,6 +224,173 @@ def test_photographs_a_camera_stored_turned(annotated: str, tmp_path: Path) -> N
     assert bright == ((0, SIZE - 1) if annotated == "upright" else (0, 0))
 
 
+def test_masks_of_photographs_stored_turned_fit_where_they_are_read(tmp_path: Path) -> None:
+    """Annotated as stored, by a tool that knows nothing of EXIF; the photographs are not square."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for grey, name in enumerate(("a", "b")):
+        Image.new("L", (20, SIZE), grey).save(tmp_path / f"{name}.jpg", exif=exif)
+        content = labelme(f"{name}.jpg", imageWidth=20, imageHeight=SIZE)
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    convert(tmp_path, tmp_path / "out")
+    given = ["data", "check", "folder", f"dataset.root={tmp_path / 'out'}"]
+    given += [f"dataset.classes={tmp_path / 'out' / 'classes.yaml'}", "dataset.center_crop=true"]
+    given += ["dataset.train_masks=real/train_masks", "dataset.test_masks=real/test_masks"]
+    assert main(given) == 0
+    assert loaded(tmp_path / "out", center_crop=True).train[0].mask.any()
+
+
+def coco_below(folder: Path, named: Callable[[str], str]) -> Path:
+    """COCO whose photographs lie in 'images', under names as another system writes them."""
+    content = coco()
+    path = save_coco(folder / "images", content)
+    for image in content["images"]:
+        image["file_name"] = named(image["file_name"])
+    path.unlink()
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder / "a.json"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "images/{}".format,
+        "images\\{}".format,
+        ".\\images\\{}".format,
+    ],
+)
+def test_photographs_named_on_another_system_are_found(
+    named: Callable[[str], str], tmp_path: Path
+) -> None:
+    convert(coco_below(tmp_path / "in", named), tmp_path / "out")
+    assert sorted(masks(tmp_path / "out")) == [f"photo_{index}" for index in range(4)]
+
+
+@pytest.mark.parametrize(
+    "named", ["images\\{}".format, "C:\\work\\all\\{}".format, "/home/other/{}".format]
+)
+def test_naming_the_folder_of_the_photographs_helps(
+    named: Callable[[str], str], tmp_path: Path
+) -> None:
+    source = coco_below(tmp_path / "in", named)
+    convert(source, tmp_path / "out", images=tmp_path / "in" / "images")
+    assert sorted(masks(tmp_path / "out")) == [f"photo_{index}" for index in range(4)]
+
+
+def test_naming_the_folder_helps_labelme_too(tmp_path: Path) -> None:
+    save_labelme(tmp_path / "photos")
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "photos").glob("*.json"):
+        content = json.loads(path.read_text())
+        content["imagePath"] = f"D:\\horses\\{content['imagePath']}"
+        (tmp_path / "in" / path.name).write_text(json.dumps(content))
+        path.unlink()
+    assert ".png' is missing. Put it there" in refusal(DataError, tmp_path, tmp_path / "in")
+    convert(tmp_path / "in", tmp_path / "out", images=tmp_path / "photos")
+    assert sorted(masks(tmp_path / "out")) == [f"photo_{index}" for index in range(4)]
+
+
+COMPOSED = "Kühe/é"
+DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
+
+
+@pytest.mark.parametrize(("on_disk", "named"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_photographs_are_found_whatever_the_unicode_form(
+    on_disk: str, named: str, tmp_path: Path
+) -> None:
+    content = coco()
+    for image in content["images"]:
+        image["file_name"] = f"{on_disk}{image['file_name']}"
+    path = save_coco(tmp_path / "in", content)
+    for image in content["images"]:
+        image["file_name"] = image["file_name"].replace(on_disk, named)
+    path.write_text(json.dumps(content))
+    (tmp_path / "train.txt").write_text(f"{on_disk[5:]}photo_1.png\n")
+    convert(path, tmp_path / "out", train=str(tmp_path / "train.txt"))
+    assert len(masks(tmp_path / "out")) == 4
+    assert len(list((tmp_path / "out" / "real" / "train").iterdir())) == 1
+
+
+def test_classes_that_read_alike_are_one(tmp_path: Path) -> None:
+    folder = save_labelme(tmp_path / "in", 2)
+    for path, name in zip(sorted(folder.glob("*.json")), ("é", "e\u0301"), strict=True):
+        content = json.loads(path.read_text())
+        content["shapes"][0]["label"] = name
+        path.write_text(json.dumps(content))
+    (tmp_path / "classes.txt").write_text("body\ne\u0301\n")
+    for index, listed in enumerate((None, tmp_path / "classes.txt")):
+        out = tmp_path / f"out{index}"
+        convert(folder, out, classes=listed)
+        assert set(load_class_table(str(out / "classes.yaml")).names) == {"background", "body", "é"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_and_annotations_may_begin_with_a_byte_order_mark(
+    encoding: str, tmp_path: Path
+) -> None:
+    folder = save_labelme(tmp_path / "in")
+    for path in folder.glob("*.json"):
+        path.write_text(path.read_text(), encoding=encoding)
+    (tmp_path / "classes.txt").write_text("eye\r\nbody\r\n", encoding=encoding)
+    (tmp_path / "train.txt").write_text("photo_0\r\nphoto_3.png\r\n", encoding=encoding)
+    train, classes = tmp_path / "train.txt", tmp_path / "classes.txt"
+    convert(folder, tmp_path / "out", train=str(train), classes=classes)
+    assert load_class_table(str(tmp_path / "out" / "classes.yaml")).names[1:] == ("eye", "body")
+    assert loaded(tmp_path / "out").train.names == ("photo_0", "photo_3")
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "cp932"])
+def test_files_in_the_encoding_of_a_system_are_told_from_damage(
+    encoding: str, tmp_path: Path
+) -> None:
+    folder = save_labelme(tmp_path / "in")
+    text = (folder / "photo_0.json").read_text().replace("eye", "馬")
+    (folder / "photo_0.json").write_bytes(text.encode(encoding))
+    says = "is not in UTF-8 ("
+    message = refusal(DataError, tmp_path, folder)
+    assert message.startswith(f"annotation file 'TMP/in/photo_0.json' {says}")
+    assert "`iconv -f gb18030 -t utf-8 TMP/in/photo_0.json > NEW`" in message
+    (folder / "photo_0.json").write_text(text)
+    (tmp_path / "list.txt").write_bytes("馬\n".encode(encoding))
+    for options in ({"train": str(tmp_path / "list.txt")}, {"classes": tmp_path / "list.txt"}):
+        assert says in refusal(ConfigError, tmp_path, folder, **options)
+
+
+CORNERS = [[4, 4], [11, 4], [11, 11], [4, 11]]
+
+
+@pytest.mark.parametrize("kind", ["rectangle", "rotation", "quadrilateral"])
+@pytest.mark.parametrize("first", range(4))
+def test_rectangles_of_four_corners(kind: str, first: int, tmp_path: Path) -> None:
+    """As X-AnyLabeling writes them."""
+    folder = save_labelme(tmp_path / "in", 2)
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text())
+        corners = CORNERS[first:] + CORNERS[:first]
+        content["shapes"][1] |= {"shape_type": kind, "points": corners}
+        path.write_text(json.dumps(content))
+    convert(folder, tmp_path / "out")
+    for mask in masks(tmp_path / "out").values():
+        assert np.array_equal(mask > 0, BODY)
+
+
+def test_a_turned_rectangle_is_not_its_box(tmp_path: Path) -> None:
+    folder = save_labelme(tmp_path / "in", 2)
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text())
+        content["shapes"] = [
+            {
+                "label": "body",
+                "shape_type": "rectangle",
+                "points": [[8, 2], [14, 8], [8, 14], [2, 8]],
+            }
+        ]
+        path.write_text(json.dumps(content))
+    convert(folder, tmp_path / "out")
+    for mask in masks(tmp_path / "out").values():
+        assert (mask[8, 3], mask[3, 3]) == (1, 0)
+
+
 def test_photographs_in_a_format_that_is_not_read_become_png(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.new("L", (SIZE, SIZE), 90).save(tmp_path / f"{name}.gif")
@@ -333,7 +501,10 @@ def shape(**values: Any) -> dict[str, Any]:
         (shape(shape_type="linestrip"), "('body') is a linestrip; only polygon, rectangle, circle"),
         (shape(shape_type="polygon"), "('body') has 2 points, and needs at least 3"),
         (shape(shape_type="circle", points=[[1, 1]]), "('body') has 1 point, and needs at least 2"),
-        (shape(points=[[1, 1], [2, 2], [3, 3]]), "is a rectangle with 3 points; it has two"),
+        (
+            shape(points=[[1, 1], [2, 2], [3, 3]]),
+            "is a rectangle with 3 points; it has two opposite corners, or all",
+        ),
         (shape(points=[[1, 1], [2, float("nan")]]), "('body') has the point [2, nan]"),
         (shape(points=None), "shape 2 of 'F' is no object with `label` and `points`"),
         (shape(label=5), "shape 2 of 'F' has the class name 5; it must be text"),
@@ -359,7 +530,7 @@ def test_labelme_that_cannot_be_used(values: dict[str, Any], says: str, tmp_path
     ("text", "says"),
     [
         ("{", "annotation file 'TMP/a.json' is not JSON: Expecting property name"),
-        ("\xff", "is not JSON"),
+        ("\xff", "is not in UTF-8 (invalid start byte at byte 0). Convert it: `iconv -f gb18030"),
         ("[1]", "holds a list; files of COCO and labelme hold an object"),
         ('{"licence": 1, "a": 2}', "is in no format that can be converted: it holds a, licence;"),
         ("[" * 100_000, "is not JSON"),

@@ -115,6 +115,52 @@ def test_a_folder_and_its_archive_hold_the_same_images(tmp_path: Path) -> None:
     assert torch.equal(folder[2], expected)
 
 
+def names_below(folder: Path) -> list[str]:
+    return ImageFiles(folder, 4).names
+
+
+def test_linked_folders_are_read(tmp_path: Path) -> None:
+    save_folder(tmp_path / "store" / "cats")
+    picture(8, 8).save(tmp_path / "store" / "x.png")
+    (tmp_path / "images" / "own").mkdir(parents=True)
+    picture(8, 8).save(tmp_path / "images" / "own" / "y.png")
+    (tmp_path / "images" / "cats").symlink_to(tmp_path / "store" / "cats")
+    (tmp_path / "images" / "own" / "x.png").symlink_to("../../store/x.png")
+    assert names_below(tmp_path / "images") == [
+        *(f"cats/{name}" for name in ("10.png", "b.JPEG", "sub/a.png")),
+        *("own/x.png", "own/y.png"),
+    ]
+    (tmp_path / "link").symlink_to("images")
+    assert names_below(tmp_path / "link") == names_below(tmp_path / "images")
+    assert ImageFiles(tmp_path / "images", 4)[2].shape == (3, 4, 4)
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    save_folder(tmp_path)
+    expected = names_below(tmp_path)
+    (tmp_path / "sub" / "up").symlink_to("..")
+    (tmp_path / "again").symlink_to("sub")  # before 'sub' in the alphabet
+    (tmp_path / "itself").symlink_to(".")
+    assert names_below(tmp_path) == expected
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    save_folder(tmp_path)
+    (tmp_path / ".hidden").symlink_to("gone")
+    assert len(names_below(tmp_path)) == 3
+    (tmp_path / "cats").symlink_to("/gone/cats")
+    with pytest.raises(DataError) as error:
+        ImageFiles(tmp_path, 4)
+    assert str(error.value) == (
+        f"'{tmp_path}/cats' is a link to '/gone/cats', which does not exist. Restore what it "
+        "leads to, or remove the link."
+    )
+    (tmp_path / "cats").unlink()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=r"loop' is a link to 'loop', which does not exist"):
+        ImageFiles(tmp_path, 4)
+
+
 def test_an_archive_can_be_sent_to_workers_after_use(tmp_path: Path) -> None:
     save_folder(tmp_path / "photos")
     pack(tmp_path / "photos", tmp_path / "photos.zip")

@@ -3,9 +3,10 @@
 import hashlib
 import inspect
 import pickle
+import unicodedata
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ddpmseg.errors import ConfigError, DataError
 ROOT = Path(__file__).parents[1]
 GOLDEN = load_file(Path(__file__).parent / "golden" / "loader.safetensors")
 SIZE = 8
+Form = Literal["NFC", "NFD"]
 
 
 def some_image(seed: int = 0, size: int = SIZE) -> np.ndarray:
@@ -203,6 +205,54 @@ def test_two_images_with_one_stem_are_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("masks", [None, "labels"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_that_read_alike_are_paired(
+    forms: tuple[Form, Form], masks: str | None, tmp_path: Path
+) -> None:
+    """macOS and its archives write an accent as a character of its own."""
+    make_set(tmp_path, train=1)
+    folder = tmp_path / "real" / "train"
+    (folder / "horse_000.png").rename(folder / f"{unicodedata.normalize(forms[0], 'é')}.jpg")
+    (tmp_path / "labels").mkdir()
+    beside = folder if masks is None else tmp_path / masks
+    (folder / "horse_000.npy").rename(beside / f"{unicodedata.normalize(forms[1], 'é')}.npy")
+    assert len(load(tmp_path, train_masks=masks).train) == 1
+
+
+def test_files_that_read_alike_are_one_too_many(tmp_path: Path) -> None:
+    make_set(tmp_path, train=1)
+    for form in get_args(Form):
+        stem = unicodedata.normalize(form, "é")
+        save_pair(tmp_path / "real" / "train", stem, some_image(), some_mask())
+    message = refusal(DataError, tmp_path)
+    assert "with names that differ in their Unicode form only, would share one mask" in message
+    (tmp_path / "real" / "train" / "e\u0301.png").unlink()
+    assert "would share one image. Rename or remove one" in refusal(DataError, tmp_path)
+
+
+def test_images_of_browsers_are_read(tmp_path: Path) -> None:
+    make_set(tmp_path, train=1)
+    folder = tmp_path / "real" / "train"
+    for stem in ("a.jfif", "b.JPE"):
+        Image.fromarray(some_image()).save(folder / stem, "jpeg")
+        np.save(folder / f"{stem[0]}.npy", some_mask())
+    assert load(tmp_path, num_labelled=3).train.names == ("a", "b", "horse_000")
+
+
+def test_masks_without_an_image_are_not_left_out_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_set(tmp_path, train=1)
+    np.save(tmp_path / "real" / "train" / "photo.npy", some_mask())
+    (tmp_path / "real" / "train" / "photo.heic").touch()
+    load(tmp_path)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"1 masks in '{tmp_path}/real/train' have no image and are not used, such as 'photo.npy'"
+    )
+
+
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     make_set(tmp_path)
     assert refusal(DataError, tmp_path, train_images="images") == (
@@ -215,8 +265,9 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "empty").mkdir()
     assert refusal(DataError, tmp_path, test_images="empty") == (
-        "no images in 'ROOT/empty': expected files ending in .png, .jpg, .jpeg, .webp, .bmp, .tif, "
-        ".tiff. Put them there, or change `dataset.root` or `dataset.test_images`."
+        "no images in 'ROOT/empty': expected files ending in .png, .jpg, .jpeg, .jfif, .jpe, "
+        ".webp, .bmp, .tif, .tiff. Put them there, or change `dataset.root` or "
+        "`dataset.test_images`."
     )
 
 

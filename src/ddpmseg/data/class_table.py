@@ -13,7 +13,9 @@ import yaml
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from ddpmseg.data.file_names import as_read
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.io.text_file import read_text
 
 GREY = (128, 128, 128)
 """Display colour of pixels without a class."""
@@ -126,8 +128,8 @@ def load_class_table(name_or_path: str) -> ClassTable:
             "one of these names or the path of a YAML file like theirs."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text(path, "class table", ConfigError))
+    except yaml.YAMLError as error:
         raise ConfigError(f"class table '{path}' is not valid YAML: {error}") from error
     return read_class_table(content, str(path))
 
@@ -168,7 +170,8 @@ def _parse(content: Any) -> ClassTable:
     names = tuple(
         _text(entry["name"], f"`name` of class {label}") for label, entry in enumerate(classes)
     )
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    alike = [as_read(name) for name in names]
+    repeated = sorted({name for name in alike if alike.count(name) > 1})
     if repeated:
         raise ValueError(f"class '{repeated[0]}' is listed more than once")
     palette = [

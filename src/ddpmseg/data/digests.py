@@ -15,6 +15,7 @@ import yaml
 
 from ddpmseg.errors import DataError
 from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.io.text_file import read_text
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ def write_manifest(root: Path, digests: FileDigests) -> None:
     """Write the list of files beside `root`, for `sha256sum --check` in that folder."""
     with written_whole(manifest_path(root)) as unfinished:
         unfinished.write_text(
-            "".join(f"{digest}  {root.name}/{path}\n" for path, digest in digests.sha256.items())
+            "".join(f"{digest}  {root.name}/{path}\n" for path, digest in digests.sha256.items()),
+            encoding="utf-8",
         )
 
 
 def _read(path: Path, source: str) -> FileDigests:
     digests = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "list of digests", DataError).splitlines(), 1):
         digest, separator, name = line.partition("  ")
         if not separator or not set(digest) <= set("0123456789abcdef"):
             raise DataError(

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from ddpmseg.data.decode import opened_picture, rgb_pixels, stored_labels
+from ddpmseg.data.file_names import files_below, is_hidden
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def read_image(file: Path | io.BytesIO, shown_as: str, upright: bool = True) -> Image.Image:
@@ -137,7 +138,7 @@ class PonyImages:
 class ImageFiles:
     """All images below a folder or inside a zip archive, in sorted order.
 
-    Raises DataError when there are none.
+    Links in a folder are followed, see `files_below`. Raises DataError when there are no images.
     """
 
     def __init__(self, root: str | Path, image_size: int, center_crop: bool = False) -> None:
@@ -177,18 +178,13 @@ class ImageFiles:
 
 def _image_names(root: Path) -> list[str]:
     if root.is_dir():
-        names = [path.relative_to(root).as_posix() for path in root.rglob("*")]
+        names = files_below(root)
     elif zipfile.is_zipfile(root):
         with zipfile.ZipFile(root) as archive:
-            names = archive.namelist()
+            names = [name for name in archive.namelist() if not is_hidden(name)]
     else:
         raise DataError(f"'{root}' is neither a folder nor a .zip archive of images.")
-    return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not _hidden(name)]
-
-
-def _hidden(name: str) -> bool:
-    """Whether it is no image, but like '__MACOSX/._a.jpg', which macOS adds for 'a.jpg'."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 class CachedImages:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ddpmseg.data.class_table import ClassTable, load_class_table
 from ddpmseg.data.decode import TURNED
+from ddpmseg.data.file_names import as_read
 from ddpmseg.data.images import fit_image, fit_mask, read_image, read_mask
 from ddpmseg.data.pairs import Pair, find_pairs
 from ddpmseg.data.ponies import CLASS_NAMES, draw_pony
@@ -286,15 +287,15 @@ def _split_randomly(
 
     Source: paper, table 2, whose deviations are over five random splits of the real images.
     """
-    pool = {pair.image.stem: pair for pair in train}
+    pool = {as_read(pair.image.stem): pair for pair in train}
     for pair in test:
-        if pair.image.stem in pool:
+        other = pool.setdefault(as_read(pair.image.stem), pair)
+        if other is not pair:
             raise DataError(
-                f"`dataset.split=random` puts '{pool[pair.image.stem].image}' and '{pair.image}' "
-                "into one pool, where a name must identify one image. Rename one of them, or "
-                "remove it if both show the same."
+                f"`dataset.split=random` puts '{other.image}' and '{pair.image}' into one pool, "
+                "where a name must identify one image. Rename one of them, or remove it if both "
+                "show the same."
             )
-        pool[pair.image.stem] = pair
     names = sorted(pool)
     for_training, for_testing = random_split(num_train, len(test), len(names), seed)
     return [pool[names[i]] for i in for_training], [pool[names[i]] for i in for_testing]

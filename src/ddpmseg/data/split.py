@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpmseg.data.file_names import as_read
 from ddpmseg.data.subsets import nested_subset
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.io.text_file import read_text
 
 
 def split_names(
@@ -58,15 +60,15 @@ def _listed(value: str | None, names: Sequence[str], option: str) -> list[str] |
             f"`{option} {value}`: give a share such as 0.5, a number of images such as 20, or a "
             "text file of image names; there is no such file."
         )
-    known, listed = set(names), dict[str, None]()
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    known, listed = {as_read(name): name for name in names}, dict[str, None]()
+    for line in read_text(path, "list of images", ConfigError).split("\n"):
         entry = line.strip()
         if not entry:
             continue
-        name = entry if entry in known else Path(entry).stem
+        name = as_read(entry) if as_read(entry) in known else as_read(Path(entry).stem)
         if name not in known:
             raise DataError(f"'{path}' lists '{entry}', which is no image of the annotations.")
-        listed[name] = None
+        listed[known[name]] = None
     if not listed:
         raise DataError(f"'{path}' lists no image.")
     return list(listed)

@@ -18,9 +18,11 @@ from ddpmseg.data.convert.folder import (
     write_split,
 )
 from ddpmseg.data.convert.labelme import read_labelme
+from ddpmseg.data.file_names import as_read
 from ddpmseg.data.split import split_names
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import folder_written_whole
+from ddpmseg.io.text_file import read_text
 
 
 def convert(
@@ -121,7 +123,8 @@ def _class_list(path: Path) -> list[str]:
     """Read class names, one per line, without the two non-classes of labelme's own lists."""
     if not path.is_file():
         raise ConfigError(f"`--classes {path}`: there is no such file.")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    text = as_read(read_text(path, "list of classes", ConfigError))
+    lines = [line.strip() for line in text.split("\n")]
     names = [line for line in lines if line and line not in ("__ignore__", "_background_")]
     if len(set(names)) < len(names) or not names:
         raise ConfigError(f"`--classes {path}`: give every class once, one per line.")

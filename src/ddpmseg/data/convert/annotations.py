@@ -5,13 +5,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from ddpmseg.data.file_names import AlikeFiles, as_read
 from ddpmseg.errors import DataError
+from ddpmseg.io.text_file import read_text
 
 IGNORED = "__ignore__"
 """labelme's label of a shape whose pixels belong to no class."""
@@ -95,10 +97,10 @@ def paint(
 def read_json(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file. Raises DataError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path, "annotation file", DataError))
     except FileNotFoundError as error:
         raise DataError(f"annotation file '{path}' does not exist.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"annotation file '{path}' is not JSON: {error}. Export it again from the tool that "
             "wrote it."
@@ -111,11 +113,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+class PhotoFinder:
+    """Finds the photographs that an annotation file names, below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._files = folder, AlikeFiles()
+
+    def find(self, name: str) -> tuple[Path, PurePosixPath]:
+        """The photograph, and its name with slashes, as Windows does not write it.
+
+        A photograph that is not there under its whole name may lie in the folder under the last
+        part of it. The path of one that is missing does not exist.
+        """
+        written = PurePosixPath(name.replace("\\", "/"))
+        for candidate in (name, written, written.name):
+            found = self._files.find(self.folder / candidate)
+            if found is not None and found.is_file():
+                return found, written
+        return self.folder / written, written
+
+
 def class_name(value: Any, where: str) -> str:
-    """Check and strip the name of a class. Raises DataError for anything but text."""
+    """Check and strip the name of a class; names that read alike become equal.
+
+    Raises DataError for anything but text.
+    """
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where} has the class name {value!r}; it must be text.")
-    return value.strip()
+    return as_read(value.strip())
 
 
 def check_points(points: Sequence[Any], minimum: int, where: str) -> list[tuple[float, float]]:
@@ -153,9 +178,10 @@ def _near(value: Any) -> bool:
 
 
 def _check_names(images: Sequence[AnnotatedImage]) -> None:
-    repeated = [name for name, count in Counter(i.name for i in images).items() if count > 1]
+    counts = Counter(as_read(image.name) for image in images)
+    repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
-        first, second, *_ = (i.shown_as for i in images if i.name == repeated[0])
+        first, second, *_ = (i.shown_as for i in images if as_read(i.name) == repeated[0])
         raise DataError(
             f"images '{first}' and '{second}' are both named '{repeated[0]}' without folder and "
             "suffix, and would share one mask. Rename or remove one of them."

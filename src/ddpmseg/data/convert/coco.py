@@ -17,6 +17,7 @@ from jaxtyping import Bool, UInt8
 from ddpmseg.data.convert.annotations import (
     AnnotatedImage,
     AnnotatedSet,
+    PhotoFinder,
     check_points,
     class_name,
     image_size,
@@ -52,9 +53,8 @@ def read_coco(path: Path, image_folder: Path) -> AnnotatedSet:
         category = _known(annotation, "category_id", categories, where)
         where = f"{where} (image '{records[image].get('file_name')}', class '{names[category]}')"
         shapes[image].append(CocoShape(names[category], _area(annotation, where), where))
-    images = [
-        _image(records[key], path, image_folder, tuple(shapes[key])) for key in sorted(records)
-    ]
+    photos = PhotoFinder(image_folder)
+    images = [_image(records[key], path, photos, tuple(shapes[key])) for key in sorted(records)]
     return AnnotatedSet(tuple(names.values()), tuple(sorted(images, key=lambda i: i.name)))
 
 
@@ -138,14 +138,14 @@ def _known(annotation: dict[str, Any], key: str, known: dict[int, Any], where: s
 
 
 def _image(
-    record: dict[str, Any], path: Path, folder: Path, shapes: tuple[CocoShape, ...]
+    record: dict[str, Any], path: Path, photos: PhotoFinder, shapes: tuple[CocoShape, ...]
 ) -> AnnotatedImage:
     name = record.get("file_name")
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"image {record['id']} of '{path}' has no `file_name`.")
-    photo = folder / name
+    photo, written = photos.find(name)
     size = image_size(record.get("width"), record.get("height"), f"image '{name}' of '{path}'")
-    return AnnotatedImage(photo.stem, photo, photo.suffix, size, shapes, str(photo))
+    return AnnotatedImage(written.stem, photo, written.suffix, size, shapes, str(photo))
 
 
 def _area(annotation: dict[str, Any], where: str) -> dict[str, Any] | list[list[float]]:

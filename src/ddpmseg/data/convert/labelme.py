@@ -8,7 +8,7 @@ import binascii
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ddpmseg.data.convert.annotations import (
     IGNORED,
     AnnotatedImage,
     AnnotatedSet,
+    PhotoFinder,
     check_points,
     class_name,
     image_size,
@@ -26,8 +27,8 @@ from ddpmseg.data.convert.annotations import (
 )
 from ddpmseg.errors import DataError
 
-KINDS = {"polygon": 3, "rectangle": 2, "circle": 2}
-"""Shapes that have an area -> the points that each needs."""
+KINDS = {"polygon": 3, "rectangle": 2, "circle": 2, "rotation": 3, "quadrilateral": 3}
+"""Shapes that have an area -> the points that each needs. The last two are X-AnyLabeling's."""
 
 
 def read_labelme(files: Sequence[Path], image_folder: Path | None = None) -> AnnotatedSet:
@@ -39,7 +40,12 @@ def read_labelme(files: Sequence[Path], image_folder: Path | None = None) -> Ann
 
     Raises DataError for what cannot be used; the message names the file and the shape.
     """
-    images = sorted((_image(path, image_folder) for path in files), key=lambda i: i.name)
+    finders: dict[Path, PhotoFinder] = {}
+    images: list[AnnotatedImage] = []
+    for path in files:
+        folder = image_folder or path.parent
+        images.append(_image(path, finders.setdefault(folder, PhotoFinder(folder))))
+    images.sort(key=lambda image: image.name)
     labels = {shape.label for image in images for shape in image.shapes}
     return AnnotatedSet(tuple(sorted(labels - {IGNORED})), tuple(images))
 
@@ -68,21 +74,21 @@ class LabelmeShape:
         return np.array(canvas)
 
 
-def _image(path: Path, image_folder: Path | None) -> AnnotatedImage:
+def _image(path: Path, photos: PhotoFinder) -> AnnotatedImage:
     content = read_json(path)
     shapes = content.get("shapes")
     if not isinstance(shapes, list):
         hint = " (it looks like COCO: name the file itself)" if "annotations" in content else ""
         raise DataError(f"'{path}' has no list of `shapes`, so it is no file of labelme{hint}.")
-    # labelme on Windows writes backslashes.
-    image_path = PurePosixPath(str(content.get("imagePath") or "").replace("\\", "/"))
-    if not image_path.name:
+    image_path = str(content.get("imagePath") or "")
+    photo, written = photos.find(image_path)
+    if not written.name:
         raise DataError(f"'{path}' has no `imagePath`.")
-    photo = _embedded(content, path) or (image_folder or path.parent) / image_path
+    photo = _embedded(content, path) or photo
     return AnnotatedImage(
-        name=image_path.stem,
+        name=written.stem,
         photo=photo,
-        suffix=image_path.suffix,
+        suffix=written.suffix,
         size=image_size(content.get("imageWidth"), content.get("imageHeight"), f"'{path}'"),
         shapes=tuple(_shape(shape, index, path) for index, shape in enumerate(shapes)),
         shown_as=str(photo) if isinstance(photo, Path) else f"{path}: imageData",
@@ -112,6 +118,22 @@ def _shape(shape: Any, index: int, path: Path) -> LabelmeShape:
             "polygon, or remove it."
         )
     points = check_points(shape["points"], KINDS[kind], where)
-    if kind != "polygon" and len(points) != 2:
-        raise DataError(f"{where} is a {kind} with {len(points)} points; it has two.")
+    if kind == "rectangle" and len(points) == 4:  # X-AnyLabeling names all corners
+        kind, points = _rectangle(points)
+    elif kind in ("rectangle", "circle") and len(points) != 2:
+        allowed = "two opposite corners, or all four" if kind == "rectangle" else "two"
+        raise DataError(
+            f"{where} is a {kind} with {len(points)} points; it has {allowed}. Redraw it, or make "
+            "it a polygon (`shape_type`)."
+        )
+    elif kind in ("rotation", "quadrilateral"):
+        kind = "polygon"
     return LabelmeShape("background" if label == "_background_" else label, kind, points)
+
+
+def _rectangle(corners: list[tuple[float, float]]) -> tuple[str, list[tuple[float, float]]]:
+    """The kind and points of a rectangle given by its four corners; a turned one is a polygon."""
+    (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*corners, strict=True))
+    if set(corners) == {(x0, y0), (x0, y1), (x1, y0), (x1, y1)}:
+        return "rectangle", [(x0, y0), (x1, y1)]
+    return "polygon", corners
