@@ -399,7 +399,7 @@ def test_pretraining_images_that_do_not_exist(out: Path) -> None:
     ("override", "status", "says"),
     [
         ("features.timesteps=[1000]", 2, "error: timestep 1000 does not exist in backbone"),
-        ("features.blok=[3]", 1, "Key 'blok' not in 'FeaturesConfig'"),
+        ("features.blok=[3]", 2, "Key 'blok' not in 'FeaturesConfig'"),
     ],
 )
 def test_program_prints_a_sentence_and_fails(

@@ -326,7 +326,7 @@ def test_missing_photographs(command, photographs: tuple[Path, Path], capsys) ->
     [
         (["--types", "mist"], "there is no corruption 'mist'"),
         (["--severities", "7"], "severity 7 does not exist: severities are 1..5"),
-        (["--types", ","], "name at least one type and one severity"),
+        (["--types", ","], "name at least one of each"),
         (["--images", "4"], "--images 4: there are 3 test images. Give a number of 1..3"),
         (["--images", "0"], "--images 0: there are 3 test images"),
         (["--types", "blur"], "32 pixels are too small for motion_blur at severity 5"),

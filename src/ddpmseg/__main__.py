@@ -10,6 +10,8 @@ from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
 from ddpmseg.runtime.logs import quiet_libraries
 
+OVERRIDES = "overrides"
+"""The argument of a command that takes settings as `train` does."""
 COMMANDS = (
     programs.add,
     runs.add_before,
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.answer(commands)
-    options = vars(commands.parse_args(arguments))
+    options = vars(_parse(commands, arguments))
     run = options.pop("run_command")
     quiet_libraries()
     if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
@@ -47,6 +49,19 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+
+
+def _parse(commands: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The options of the command; overrides may stand before and after its options."""
+    options, left_over = commands.parse_known_args(arguments)
+    if not left_over:
+        return options
+    if not hasattr(options, OVERRIDES) or any(
+        word.startswith("-") or "=" not in word for word in left_over
+    ):
+        commands.error(f"unrecognized arguments: {' '.join(left_over)}")
+    setattr(options, OVERRIDES, [*getattr(options, OVERRIDES), *left_over])
+    return options
 
 
 if __name__ == "__main__":

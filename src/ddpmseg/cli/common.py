@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpmseg.cli.completion import add_settings
+from ddpmseg.limits import LARGEST, LARGEST_SEED, no_path
 
 if TYPE_CHECKING:
     from ddpmseg.config import TrainConfig
@@ -30,6 +31,38 @@ def add_group(commands: Any, name: str, text: str) -> Any:
     return group.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
 
+def whole(low: int = 1, high: int = LARGEST) -> Callable[[str], int]:
+    """The type of an option that takes a whole number in low..high."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(
+                f"'{text[:40]}' must be a whole number in {low}..{high}"
+            )
+        return number
+
+    return read
+
+
+number = whole(-LARGEST)
+"""The type of an option whose range the command itself checks."""
+seed = whole(0, LARGEST_SEED)
+"""The type of an option that takes a seed."""
+
+
+def path(text: str) -> Path:
+    """The type of an option that takes a path."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a file or a folder")
+    if problem := no_path(text):
+        raise argparse.ArgumentTypeError(f"'{text[:60]}...': {problem}")
+    return Path(text)
+
+
 def add_overrides(command: argparse.ArgumentParser) -> None:
     """Let the command take the overrides of `train` and a folder of configuration files."""
     text = "as for ddpmseg train: group=choice, group.key=value ..."
@@ -39,7 +72,7 @@ def add_overrides(command: argparse.ArgumentParser) -> None:
 
 def add_config_dir(command: argparse.ArgumentParser) -> None:
     text = "a folder of configuration files that hide those of the same name; default: conf"
-    command.add_argument("--config-dir", type=Path, help=text)
+    command.add_argument("--config-dir", type=path, help=text)
 
 
 def add_accelerator(command: argparse.ArgumentParser) -> None:

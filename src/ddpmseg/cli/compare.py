@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.cli.common import add_accelerator, add_command
+from ddpmseg.cli.common import add_accelerator, add_command, number, path, seed
 
 
 def add(commands: Any) -> None:
@@ -33,7 +33,7 @@ def _add_compare(commands: Any) -> None:
     command.add_argument(
         "--per-class", action="store_true", help="IoU of every class, by how much it differs"
     )
-    command.add_argument("--figure", type=Path, help="draw the table as .png or .svg")
+    command.add_argument("--figure", type=path, help="draw the table as .png or .svg")
 
 
 def _add_table(commands: Any) -> None:
@@ -45,12 +45,12 @@ def _add_table(commands: Any) -> None:
         help="rows are the values of this setting, as head.members; a second one makes columns",
     )  # fmt: skip
     command.add_argument("--line", metavar="KEY", help="columns and lines; else one per dataset")
-    command.add_argument("--figure", type=Path, help="draw the means of --by as .png or .svg")
+    command.add_argument("--figure", type=path, help="draw the means of --by as .png or .svg")
 
 
 def _add_choice_of_runs(command: argparse.ArgumentParser, style: str) -> None:
     """Let the command take runs, a choice among them, and the form of the table they become."""
-    command.add_argument("paths", nargs="+", type=Path, help="run folders, or folders above them")
+    command.add_argument("paths", nargs="+", type=path, help="run folders, or folders above them")
     command.add_argument(
         "--metric", default="miou", choices=("miou", "miou_present", "pixel_accuracy"),
         help="the score in the table; default: miou",
@@ -70,13 +70,13 @@ def _add_choice_of_runs(command: argparse.ArgumentParser, style: str) -> None:
         "--format", dest="style", default=style, choices=("text", "md", "csv", "latex"),
         help=f"of the table; default: {style}",
     )  # fmt: skip
-    command.add_argument("--output", type=Path, help="a file instead of stdout")
+    command.add_argument("--output", type=path, help="a file instead of stdout")
 
 
 def _add_robustness(commands: Any) -> None:
     text = "test the heads of finished runs on corrupted images"
     command = add_command(commands, "robustness", _robustness, text)
-    command.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
+    command.add_argument("runs", nargs="+", type=path, help="run folders, or folders above them")
     command.add_argument(
         "--types", type=_words, default=["noise", "blur", "weather", "digital"], metavar="A,B",
         help="types or families (noise, blur, weather, digital); default: all 19 types",
@@ -85,12 +85,12 @@ def _add_robustness(commands: Any) -> None:
         "--severities", type=_numbers, default=[1, 3, 5], metavar="1,3,5",
         help="of 1..5; 1, 3, 5 are called weak, medium, strong",
     )  # fmt: skip
-    command.add_argument("--images", type=int, metavar="N", help="the first N test images only")
-    command.add_argument("--seed", type=int, default=0, help="draws the corruptions")
+    command.add_argument("--images", type=number, metavar="N", help="the first N test images only")
+    command.add_argument("--seed", type=seed, default=0, help="draws the corruptions")
     text = "folder of the report; default: outputs/robustness"
-    command.add_argument("--output", type=Path, default=Path("outputs/robustness"), help=text)
+    command.add_argument("--output", type=path, default=Path("outputs/robustness"), help=text)
     text = "keeps corrupted images; default: $DDPMSEG_CACHE, or ~/.cache/ddpmseg"
-    command.add_argument("--cache-dir", type=Path, help=text)
+    command.add_argument("--cache-dir", type=path, help=text)
     add_accelerator(command)
 
 

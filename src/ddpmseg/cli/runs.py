@@ -8,6 +8,9 @@ from ddpmseg.cli.common import (
     add_command,
     add_config_dir,
     add_overrides,
+    number,
+    path,
+    seed,
     show,
     typed,
 )
@@ -28,40 +31,42 @@ def add_after(commands: Any) -> None:
     """`predict`, `export`, `sample`: what is done with a finished run."""
     text = "segment photographs with the head of a finished run"
     command = add_command(commands, "predict", _predict, text)
-    command.add_argument("images", nargs="+", type=Path, help="photographs of any size")
-    command.add_argument("--run", required=True, type=Path, help="output folder of ddpmseg train")
+    command.add_argument("images", nargs="+", type=path, help="photographs of any size")
+    command.add_argument("--run", required=True, type=path, help="output folder of ddpmseg train")
     text = "masks and overlays; default: outputs/predict"
-    command.add_argument("--output-dir", type=Path, default=Path("outputs/predict"), help=text)
+    command.add_argument("--output-dir", type=path, default=Path("outputs/predict"), help=text)
     add_accelerator(command)
 
     text = "write the head of a finished run as the original code's model_*.pth"
     command = add_command(commands, "export", _export, text)
-    command.add_argument("run", type=Path, help="output folder of ddpmseg train")
-    command.add_argument("output_dir", type=Path, help="folder to write, new or empty")
+    command.add_argument("run", type=path, help="output folder of ddpmseg train")
+    command.add_argument("output_dir", type=path, help="folder to write, new or empty")
 
     text = "draw images from a diffusion model, and label them as training images"
     command = add_command(commands, "sample", _sample, text)
     add_settings(
         command, "train", "given", "such as ddpm_ponies, backbone.key=...", "BACKBONE|override"
     )
-    command.add_argument("--num", type=int, required=True, help="images in the folder at the end")
     command.add_argument(
-        "--output", type=Path, required=True, help="such as ROOT/ddpm; goes on where it was stopped"
+        "--num", type=number, required=True, help="images in the folder at the end"
     )
     command.add_argument(
-        "--steps", type=int, help="of the sampling; all: as the paper (default), fewer: DDIM"
+        "--output", type=path, required=True, help="such as ROOT/ddpm; goes on where it was stopped"
     )
-    command.add_argument("--seed", type=int, default=0, help="draws the noise")
-    command.add_argument("--batch-size", type=int, default=8, help="images per forward pass")
+    command.add_argument(
+        "--steps", type=number, help="of the sampling; all: as the paper (default), fewer: DDIM"
+    )
+    command.add_argument("--seed", type=seed, default=0, help="draws the noise")
+    command.add_argument("--batch-size", type=number, default=8, help="images per forward pass")
     text = "output folder of ddpmseg train, whose head labels them"
-    command.add_argument("--labels", type=Path, help=text)
-    command.add_argument("--keep", type=int, help="use only so many, the most certain")
+    command.add_argument("--labels", type=path, help=text)
+    command.add_argument("--keep", type=number, help="use only so many, the most certain")
     command.add_argument(
         "--filter-out", type=float, metavar="SHARE", help="or leave out so many: 0.1, as the paper"
     )
     command.add_argument(
         "--drop-certain",
-        type=int,
+        type=number,
         help="leave out so many of the most certain (default: 30 in 50,000, as the original)",
     )
     add_config_dir(command)

@@ -4,27 +4,27 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.cli.common import add_accelerator, add_command, show
+from ddpmseg.cli.common import add_accelerator, add_command, number, path, show, whole
 
 log = logging.getLogger(__name__)
 
 
 def add(commands: Any) -> None:
     command = add_command(commands, "report", _report, "draw the report of a sweep's folder anew")
-    command.add_argument("folder", type=Path, help="output folder of ddpmseg sweep")
+    command.add_argument("folder", type=path, help="output folder of ddpmseg sweep")
 
     text = "propose blocks and timesteps for a multi-feature head, from a sweep"
     command = add_command(commands, "select", _select, text)
-    command.add_argument("folder", type=Path, help="output folder of ddpmseg sweep")
-    command.add_argument("--passes", type=int, default=3, help="timesteps at most")
+    command.add_argument("folder", type=path, help="output folder of ddpmseg sweep")
+    command.add_argument("--passes", type=number, default=3, help="timesteps at most")
     command.add_argument(
-        "--channels", dest="max_channels", type=int, help="features of a pixel vector at most"
+        "--channels", dest="max_channels", type=whole(), help="features of a pixel vector at most"
     )
     add_accelerator(command)
 
     text = "list the jobs of a multirun and their states"
     command = add_command(commands, "jobs", _jobs, text)
-    command.add_argument("folder", type=Path, help="the multirun's, below outputs/multirun")
+    command.add_argument("folder", type=path, help="the multirun's, below outputs/multirun")
     command.add_argument(
         "--report", action="store_true", help="also write jobs.csv and a report of what is done"
     )

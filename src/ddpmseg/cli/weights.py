@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddpmseg.cli.common import add_command, add_group, add_overrides, show, typed
+from ddpmseg.cli.common import add_command, add_group, add_overrides, number, path, show, typed
 from ddpmseg.cli.completion import add_choice
 
 
@@ -20,10 +20,10 @@ def add(commands: Any) -> None:
 def _add_describe(commands: Any) -> None:
     command = add_command(commands, "describe", _describe, "which network a checkpoint holds")
     command.add_argument("checkpoint", help=".pt or .safetensors file of a state dict")
-    command.add_argument("--image-size", type=int, help="side of the training images")
+    command.add_argument("--image-size", type=number, help="side of the training images")
     heads = command.add_mutually_exclusive_group()
-    heads.add_argument("--num-head-channels", type=int, help="channels of an attention head")
-    heads.add_argument("--num-heads", type=int, help="heads of an attention layer")
+    heads.add_argument("--num-head-channels", type=number, help="channels of an attention head")
+    heads.add_argument("--num-heads", type=number, help="heads of an attention layer")
     command.add_argument(
         "--use-new-attention-order", action="store_true", help="as the flag of guided_diffusion"
     )
@@ -32,24 +32,24 @@ def _add_describe(commands: Any) -> None:
         help="of the training; default: linear",
     )  # fmt: skip
     text = "of the training; default: 1000"
-    command.add_argument("--diffusion-steps", type=int, default=1000, help=text)
+    command.add_argument("--diffusion-steps", type=number, default=1000, help=text)
     command.add_argument(
         "--rescale-timesteps", action="store_true", help="as the flag of guided_diffusion"
     )
-    command.add_argument("--output", type=Path, help="write conf/backbone/NAME.yaml")
+    command.add_argument("--output", type=path, help="write conf/backbone/NAME.yaml")
 
 
 def _add_conversions(commands: Any) -> None:
     text = "the tensors of a file that is refused for what it holds besides; executes nothing"
     command = add_command(commands, "convert", _convert, text)
     command.add_argument("source", help="file written by torch.save")
-    command.add_argument("output", type=Path, help="new .safetensors file")
+    command.add_argument("output", type=path, help="new .safetensors file")
     command.add_argument("--entry", help="under which the file has them, as model or state_dict")
 
     text = "a guided_diffusion checkpoint as a folder of the diffusers library"
     command = add_command(commands, "convert-diffusers", _convert_to_diffusers, text)
     command.add_argument("checkpoint", help=".pt or .safetensors file, or bundled:NAME")
-    command.add_argument("output", type=Path, help="folder to write")
+    command.add_argument("output", type=path, help="folder to write")
     add_overrides(command)
 
 

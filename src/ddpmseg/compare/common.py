@@ -14,10 +14,13 @@ from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.io.files import written_whole
 from ddpmseg.records.published import load_published
 from ddpmseg.records.run_table import run_table
+from ddpmseg.records.runs import DATASET
 from ddpmseg.tables.table import FORMATS, Table
 from ddpmseg.tables.terminal import as_text
 
 log = logging.getLogger(__name__)
+OTHER_IMAGES = (DATASET, "dataset.classes")
+"""Settings of which no score is a mean: their scores are of other test images or classes."""
 FIGURES = (".png", ".svg")
 STYLES: dict[str, Callable[[Table], str]] = {"text": as_text, **FORMATS}
 
@@ -33,7 +36,7 @@ def choose_runs(
     where: 'key=value', either value for a key named again, or 'key!=value'. vary: only runs beside
     which there are others that differ in these settings, else in nothing but seeds and what is
     averaged `over`. Raises DataError where no run is finished or none is as chosen, ConfigError for
-    unknown keys.
+    unknown keys, and for a dataset to be averaged over.
     """
     found, left_out = read_runs(paths, load_published())
     for folder, reason in left_out:
@@ -46,6 +49,9 @@ def choose_runs(
     runs = run_table(found)
     conditions = find_conditions(where, runs)
     varied, over = ([find_key(name, runs) for name in names] for names in (vary, over))
+    for key in over:
+        if key in OTHER_IMAGES:
+            raise ConfigError(f"scores of different datasets have no mean: leave out --over {key}.")
     chosen = filtered(runs, conditions)
     return series(chosen, varied, over) if varied else chosen
 

@@ -58,8 +58,6 @@ def compare(
     group_by = list(dict.fromkeys(find_key(name, runs) for name in group_by))
     if runs[DATASET].nunique() > 1 and DATASET not in group_by:
         group_by = [DATASET, *group_by]
-    if DATASET in group_by and DATASET in over:
-        raise ConfigError(f"scores of different datasets have no mean: leave out --over {DATASET}.")
     by = None if sort is None else find_key(sort, runs)
     ranking = rank(runs, metric, group_by, over, by, per_run)
     if reference and not ranking.references(reference):

@@ -1,7 +1,6 @@
 """Everything that can be wrong with a configuration, found before any weight or image is read."""
 
 import os
-from pathlib import Path
 from typing import get_args, overload
 
 import torch
@@ -13,14 +12,19 @@ from ddpmseg.backbones.guided_diffusion.sampler import check_steps
 from ddpmseg.composition.build import build_head, maps_folder
 from ddpmseg.composition.checks_distill import check_distillation
 from ddpmseg.config import SweepConfig, TrainConfig, TrainerConfig
+from ddpmseg.config.overrides import composition_error
+from ddpmseg.config.values import check_values, refuse_unknown
 from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.errors import ConfigError, UserError
+from ddpmseg.errors import ConfigError
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
+from ddpmseg.io.folders import check_writable
 from ddpmseg.runtime.device import choose_device
 from ddpmseg.settings import at_least, one_of
 from ddpmseg.tracking.loggers import check_loggers
 
+FEWEST_PROCESSES = 8
+"""So many may share a processor, however few cores it has."""
 TASKS = ("segment", "distill", "pretrain")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
@@ -58,7 +62,7 @@ def check_training(config: TrainConfig, files: bool = True) -> None:
             config.dataset.check_files()
         check = check_distillation if config.task == "distill" else _check_segmentation
         check(config, files)
-    _check_folder("paths.output_dir", Path(config.paths.output_dir))
+    check_writable("paths.output_dir", config.paths.output_dir)
 
 
 def check_alone(trainer: TrainerConfig, in_multirun: bool) -> None:
@@ -80,37 +84,35 @@ def typed_config(
     cfg: DictConfig, root: type[TrainConfig] | type[SweepConfig] = TrainConfig
 ) -> TrainConfig | SweepConfig:
     """The composed configuration as typed objects; ConfigError for a value that is lacking."""
+    refuse_unknown(cfg)
     try:
         config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a key"
         raise ConfigError(f"`{key}` has no value yet: give one, as in `{key}=...`.") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(str(_reason(error))) from error
+        raise composition_error(error) from error
     assert isinstance(config, root)
+    check_values(config)
     for part in (config.dataset, config.backbone):
         part.check_target()
     return config
-
-
-def _reason(error: BaseException) -> BaseException:
-    """The mistake of the user's that a resolver found, else `error` itself."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__ or cause.__context__
-    return cause or error
 
 
 def _check_devices(config: TrainConfig) -> None:
     count = config.trainer.devices
     at_least("trainer.devices", count, 1)
     device = choose_device(config.trainer.accelerator)
-    present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type)
-    if present is not None and count > present:
-        raise ConfigError(
-            f"`trainer.devices={count}`: must lie in 1..{present}, the number this machine has of "
-            f"`trainer.accelerator={config.trainer.accelerator}`."
+    cores = max(os.cpu_count() or 1, FEWEST_PROCESSES)
+    present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, cores)
+    if count > present:
+        said = (
+            f"as many processes as the processor has cores, and {FEWEST_PROCESSES} on any"
+            if device.type == "cpu"
+            else "the number this machine has of "
+            f"`trainer.accelerator={config.trainer.accelerator}`"
         )
+        raise ConfigError(f"`trainer.devices={count}`: must lie in 1..{present}, {said}.")
 
 
 def _check_segmentation(config: TrainConfig, files: bool) -> None:
@@ -122,7 +124,7 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
         raise ConfigError(f"`features.cache_gb={features.cache_gb}`: must be at least 0.")
     if features.cache_gb:
         key = "paths.cache_dir" if features.cache_dir is None else "features.cache_dir"
-        _check_folder(key, maps_folder(config))
+        check_writable(key, maps_folder(config))
     head.check()
     config.backbone.check()
     layout = planned_layout(config)
@@ -173,16 +175,6 @@ def _check_pretraining(config: TrainConfig) -> None:
         raise ConfigError(
             f"`backbone.unet.image_size={backbone.image_size}`: this network needs images whose "
             f"side is divisible by {stride}."
-        )
-
-
-def _check_folder(key: str, folder: Path) -> None:
-    """The folder, or the nearest one above that exists, must be a folder one may write to."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(
-            f"`{key}={folder}`: '{existing}' is not a folder that can be written to. "
-            f"Choose another `{key}`."
         )
 
 

@@ -4,12 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from ddpmseg import config as schemas
 from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import checked_config, planned_layout
 from ddpmseg.composition.estimate import (
@@ -19,10 +15,15 @@ from ddpmseg.composition.estimate import (
     seconds_per_image,
 )
 from ddpmseg.config import TrainConfig, run_request
+from ddpmseg.config.groups import groups_of
+from ddpmseg.config.overrides import COMPOSING, check_overrides, composition_error
 from ddpmseg.config.search_path import packaged_folder
+from ddpmseg.data.settings import SMALLEST_IMAGE
 from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.features.layout import check_image_size
 from ddpmseg.records.published import SOURCE, load_published
 from ddpmseg.runtime.device import choose_device
+from ddpmseg.settings import at_least
 
 
 def compose(
@@ -41,14 +42,12 @@ def compose(
             f"`--config-dir {folder}`: there is no such folder. Name one with configuration files, "
             "such as backbone/NAME.yaml, or leave the option out."
         )
-    schemas.register()
-    try:
-        with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+    with groups_of("train", folder) as groups:
+        check_overrides(overrides, groups.choices)
+        try:
             cfg = hydra_compose("train", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        # Hydra names the override; which key and type it breaks, only the cause says.
-        lines = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
-        raise ConfigError("\n".join(lines)) from error
+        except COMPOSING as error:
+            raise composition_error(error) from error
     return check(cfg)
 
 
@@ -98,8 +97,13 @@ def _published(config: TrainConfig) -> list[str]:
 
 
 def blocks(config: TrainConfig) -> list[str]:
-    """A table of the maps of the backbone's blocks at `dataset.image_size`, read at the hook."""
+    """A table of the maps of the backbone's blocks at `dataset.image_size`, read at the hook.
+
+    Raises ConfigError for a size that the backbone cannot take.
+    """
     backbone, hook = config.backbone.shape(), config.features.hook
+    at_least("dataset.image_size", config.dataset.image_size, SMALLEST_IMAGE)
+    check_image_size(backbone, config.dataset.image_size)
     notes = (" (inputs)" if hook == "input" else "") + (
         "; no timesteps" if backbone.num_timesteps is None else ""
     )

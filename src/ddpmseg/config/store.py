@@ -5,6 +5,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
 from ddpmseg.backbones.registry import BACKBONES
+from ddpmseg.config import checked_files
 from ddpmseg.config.identity import (
     multirun_key,
     multirun_name,
@@ -57,6 +58,7 @@ def _ensemble_sha256(folder: str | None) -> str | None:
 def register() -> None:
     """Make the schemas available to the defaults lists in `conf/`, and `conf/` to Hydra."""
     Plugins.instance().register(OwnFilesFirst)
+    checked_files.register()
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
     OmegaConf.register_new_resolver("network_name", network_name, replace=True)
     OmegaConf.register_new_resolver("sweep_key", sweep_key, replace=True)

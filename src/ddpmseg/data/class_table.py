@@ -6,19 +6,23 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from ddpmseg.data.file_names import as_read
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.io.text_file import read_text
+from ddpmseg.io.yaml_file import read_yaml
+from ddpmseg.limits import no_path
 
 GREY = (128, 128, 128)
 """Display colour of pixels without a class."""
+LONGEST_NAME = 100
+"""Characters."""
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _REQUIRED, _OPTIONAL = ("name", "ignore_label", "classes"), ("num_labelled", "num_test")
 _CLASS_KEYS = ("name", "rgb", "area")
 
@@ -121,17 +125,13 @@ def load_class_table(name_or_path: str) -> ClassTable:
         path = _shipped_folder() / f"{name_or_path}.yaml"
     else:
         path = _package_file(name_or_path) or Path(name_or_path).expanduser()
-    if not path.is_file():
+    if no_path(name_or_path) or not path.is_file():
         raise ConfigError(
             f"`dataset.classes={name_or_path}`: no class table of this name ships with ddpmseg "
             f"(there are: {', '.join(shipped_class_tables())}), and there is no such file. Give "
             "one of these names or the path of a YAML file like theirs."
         )
-    try:
-        content = yaml.safe_load(read_text(path, "class table", ConfigError))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"class table '{path}' is not valid YAML: {error}") from error
-    return read_class_table(content, str(path))
+    return read_class_table(read_yaml(path, "class table"), str(path))
 
 
 def read_class_table(content: Any, shown_as: str) -> ClassTable:
@@ -192,23 +192,36 @@ def _check_keys(
     entry: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> None:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} must be a mapping with {', '.join(required)}, found {entry!r}")
+        raise ValueError(
+            f"{where} must be a mapping with {', '.join(required)}, found {shortened(entry)}"
+        )
     if missing := [key for key in required if key not in entry]:
         raise ValueError(f"{where} lacks `{missing[0]}`")
     if unknown := [key for key in entry if key not in required + optional]:
         allowed = ", ".join(required + optional)
-        raise ValueError(f"{where} has the unknown key `{unknown[0]}` (allowed: {allowed})")
+        raise ValueError(
+            f"{where} has the unknown key `{str(unknown[0])[:60]}` (allowed: {allowed})"
+        )
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{what} must be text, found {value!r} (put numbers and yes/no in quotes)")
+        raise ValueError(
+            f"{what} must be text, found {shortened(value)} (put numbers and yes/no in quotes)"
+        )
+    if len(value) > LONGEST_NAME or _UNPRINTABLE.search(value):
+        raise ValueError(
+            f"{what} must have at most {LONGEST_NAME} characters and no control characters, found "
+            f"{shortened(value)}"
+        )
     return value
 
 
 def _rgb(value: Any, label: int) -> tuple[int, ...]:
     if not isinstance(value, str) or not re.fullmatch("#[0-9A-Fa-f]{6}", value):
-        raise ValueError(f'`rgb` of class {label} must look like "#3CB45A", found {value!r}')
+        raise ValueError(
+            f'`rgb` of class {label} must look like "#3CB45A", found {shortened(value)}'
+        )
     return tuple(bytes.fromhex(value[1:]))
 
 
@@ -219,7 +232,9 @@ def _optional_count(content: dict[str, Any], key: str) -> int | None:
 
 def _whole_number(value: Any, key: str, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"`{key}` must be a whole number in {low}..{high}, found {value!r}")
+        raise ValueError(
+            f"`{key}` must be a whole number in {low}..{high}, found {shortened(value)}"
+        )
     return value
 
 

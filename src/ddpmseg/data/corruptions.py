@@ -83,7 +83,10 @@ def choose(types: Sequence[str], severities: Sequence[int]) -> list[Corruption]:
     names = {name for type_ in types for name in FAMILIES.get(type_, (type_,))}
     chosen = {Corruption(name, severity) for name in names for severity in severities}
     if not chosen:
-        raise ConfigError("name at least one type and one severity.")
+        raise ConfigError(
+            "`--types` and `--severities`: name at least one of each, as in `--types noise "
+            "--severities 1,3`."
+        )
     return sorted(chosen, key=lambda item: (TYPES.index(item.type), item.severity))
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ddpmseg.data.labelled import LabelledSet
 
 log = logging.getLogger(__name__)
+SMALLEST_IMAGE = 8
+"""Side in pixels."""
 
 
 @dataclass
@@ -52,7 +54,7 @@ class DatasetConfig(PartConfig):
     def check(self) -> None:
         from ddpmseg.data.tiny import RULES
 
-        at_least("dataset.image_size", self.image_size, 8)
+        at_least("dataset.image_size", self.image_size, SMALLEST_IMAGE)
         at_least("dataset.num_labelled", self.num_labelled, 1)
         at_least("dataset.num_test", self.num_test, 1)
         one_of("dataset.tiny_annotations", self.tiny_annotations, RULES)

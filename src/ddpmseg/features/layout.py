@@ -72,6 +72,16 @@ class FeatureLayout:
         return sum(spec.channels * spec.size**2 for spec in self.maps)
 
 
+def check_image_size(backbone: Backbone, image_size: int) -> None:
+    """Raise ConfigError for images of a side that the backbone cannot take."""
+    largest_stride = max(max(block.input_stride, block.stride) for block in backbone.blocks)
+    if (backbone.input_size or image_size) % largest_stride:
+        raise ConfigError(
+            f"backbone '{backbone.name}' needs images whose side is divisible by {largest_stride}; "
+            f"`dataset.image_size` is {image_size}."
+        )
+
+
 def feature_layout(
     backbone: Backbone,
     blocks: Sequence[int],
@@ -91,12 +101,7 @@ def feature_layout(
             raise ConfigError(
                 f"`{key}` must list at least one number, each once; got {list(chosen)}."
             )
-    largest_stride = max(max(block.input_stride, block.stride) for block in backbone.blocks)
-    if (backbone.input_size or image_size) % largest_stride:
-        raise ConfigError(
-            f"backbone '{backbone.name}' needs images whose side is divisible by {largest_stride}; "
-            f"`dataset.image_size` is {image_size}."
-        )
+    check_image_size(backbone, image_size)
     maps = []
     for timestep in timesteps if backbone.num_timesteps is not None else timesteps[:1]:
         for block in sorted(blocks):

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import written_whole
@@ -149,6 +151,13 @@ def read_jobs(multirun: Path) -> list[Job]:
             job = replace(job, state=State.CUT_OFF)
         found[job.number] = job
     return [found[number] for number in sorted(found)]
+
+
+def as_written(overrides: Any) -> list[str]:
+    """The overrides that Hydra keeps, each as it was given: with its interpolations."""
+    written = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(written, list)
+    return [str(override) for override in written]
 
 
 def lock_of(number: int) -> str:

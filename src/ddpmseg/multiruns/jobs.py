@@ -15,7 +15,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ddpmseg.config import which_job
 from ddpmseg.errors import ConfigError, UserError
 from ddpmseg.io.locks import FolderLocks
-from ddpmseg.multiruns.job_records import Job, Plan, State, lock_of, stop, stopped_by
+from ddpmseg.multiruns.job_records import (
+    Job,
+    Plan,
+    State,
+    as_written,
+    lock_of,
+    stop,
+    stopped_by,
+)
 from ddpmseg.runtime.logs import log_file
 from ddpmseg.runtime.process_setup import process_setup
 
@@ -57,7 +65,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     multirun, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
     job = Job(
         number=hydra.job.num,
-        overrides=which_job(hydra.overrides.task),
+        overrides=which_job(as_written(hydra.overrides.task)),
         program=program.name,
         state=State.RUNNING,
         folder=str(OmegaConf.select(cfg, "paths.output_dir", throw_on_missing=False) or ""),

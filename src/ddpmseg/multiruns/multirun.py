@@ -10,18 +10,29 @@ from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg.command_line import called_command
 from ddpmseg.config import RESUMES, which_job
+from ddpmseg.config.overrides import composition_error
+from ddpmseg.config.values import refuse_unknown
 from ddpmseg.errors import ConfigError, MissingLibraryError, UserError
+from ddpmseg.io.folders import check_writable
 from ddpmseg.multiruns import job_table
-from ddpmseg.multiruns.job_records import Job, Plan, State, begin, read_jobs
+from ddpmseg.multiruns.job_records import (
+    Job,
+    Plan,
+    State,
+    as_written,
+    begin,
+    read_jobs,
+)
 
 log = logging.getLogger(__name__)
 MAPS = "maps"
@@ -47,7 +58,7 @@ class GatherJobs(Callback):
             _check(config)
             plan = Plan(config.hydra.job.name, called_command(), planned_jobs(config))
             if config.multirun.dry_run:
-                dry_run(plan, folder, config.hydra.job.config_name)
+                dry_run(plan, folder, config)
                 sys.exit(0)
             begin(folder, plan)
         except UserError as error:
@@ -102,7 +113,7 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    given += list(config.hydra.overrides.task)
+    given += as_written(config.hydra.overrides.task)
     try:
         parsed = OverridesParser.create().parse_overrides(given)
         ((*jobs,),) = BasicSweeper.split_arguments(parsed, None)
@@ -111,10 +122,11 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
     return [which_job(job) for job in jobs]
 
 
-def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:
+def dry_run(plan: Plan, multirun: Path, config: DictConfig) -> None:
     """Log what is known of every job, and where its results are or will be.
 
-    'skipped' is also a job whose results another command has left.
+    'skipped' is also a job whose results another command has left. `config` is that of the
+    multirun, with Hydra's own settings.
     """
     if not plan.jobs:
         raise ConfigError(
@@ -123,25 +135,28 @@ def dry_run(plan: Plan, multirun: Path, config_name: str) -> None:
         )
     same_plan = Plan.read(multirun).jobs in ([], plan.jobs)
     known = {job.number: job for job in read_jobs(multirun)} if same_plan else {}
-    jobs = [
-        _foreseen(number, plan, known.get(number), config_name) for number in range(len(plan.jobs))
-    ]
+    try:
+        jobs = [
+            _foreseen(number, plan, known.get(number), config) for number in range(len(plan.jobs))
+        ]
+    finally:
+        HydraConfig.instance().cfg = None
     for line in job_table.lines(jobs, multirun, folders=True):
         log.info(line)
     log.info("%s; nothing was started. Folder: %s", job_table.counted(jobs), multirun)
 
 
-def _foreseen(number: int, plan: Plan, known: Job | None, config_name: str) -> Job:
+def _foreseen(number: int, plan: Plan, known: Job | None, config: DictConfig) -> Job:
     """A job as it is, with the output folder its settings give it."""
     from ddpmseg.records.results import finished_miou  # with torch
 
     overrides: Sequence[str] = plan.jobs[number]
     try:
-        cfg = compose(config_name, list(overrides))
+        cfg = _composed(number, overrides, config)
         folder = cfg.paths.output_dir
     except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ or error
-        raise ConfigError(f"job {number} ({' '.join(overrides)}): {cause}") from error
+        reason = composition_error(error)
+        raise ConfigError(f"job {number} ({' '.join(overrides)}): {reason}") from error
     state, score = (known.state, known.miou) if known is not None else (State.WAITING, None)
     if state is State.WAITING and plan.program == "train":
         score = finished_miou(Path(folder), cfg)
@@ -150,8 +165,24 @@ def _foreseen(number: int, plan: Plan, known: Job | None, config_name: str) -> J
     return Job(number, list(overrides), plan.program, state, folder, score, error=error)
 
 
+def _composed(number: int, overrides: Sequence[str], config: DictConfig) -> DictConfig:
+    """The settings of a job, in which `${hydra:...}` has the value that the job will find."""
+    cfg = compose(config.hydra.job.config_name, list(overrides))
+    whole = cfg.copy()
+    with open_dict(whole):
+        whole.hydra = config.hydra.copy()
+        with read_write(whole.hydra), open_dict(whole.hydra):
+            whole.hydra.job.num, whole.hydra.job.id = number, str(number)
+            folder = Path(whole.hydra.sweep.dir) / str(whole.hydra.sweep.subdir)
+            whole.hydra.runtime.output_dir = str(folder.absolute())
+    HydraConfig.instance().set_config(whole)
+    return cfg
+
+
 def _check(config: DictConfig) -> None:
     """What is wrong with the settings of the multirun itself."""
+    refuse_unknown(config)
+    check_writable("hydra.sweep.dir", config.hydra.sweep.dir)
     if config.multirun.resume not in RESUMES:
         raise ConfigError(
             f"`multirun.resume={config.multirun.resume}`: must be one of {', '.join(RESUMES)}."

@@ -49,11 +49,12 @@ __all__ = [
 def build_unet(flags: UNetFlags) -> tuple[UNetModel, GaussianDiffusion]:
     """Build the network, initialised from torch's global generator, and its diffusion process.
 
-    Raises ConfigError when the package rejects the flags.
+    Raises ConfigError for a flag out of its range, and when the package rejects the flags.
     """
+    flags.check("backbone.unet")
     try:
         return create_model_and_diffusion(**(model_and_diffusion_defaults() | asdict(flags)))
-    except (AssertionError, ValueError, ZeroDivisionError, NotImplementedError) as error:
+    except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"guided_diffusion cannot build a network with `backbone.unet`={asdict(flags)}: {error}"
         ) from error
