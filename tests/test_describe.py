@@ -1,6 +1,7 @@
 """Flags read off a checkpoint: just those it was built with, or a reason why there are none."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,19 @@ def test_description_says_what_the_file_holds_and_what_it_does_not(
     assert "  --image-size N: side of the training images, a multiple of 2" in lines
     assert any("--num-heads N" in line for line in lines)
     assert "  noise_schedule: linear  (assumed; else --noise-schedule)" in lines
+
+
+def test_a_printed_choice_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "my.pt", TINY)
+    output = tmp_path / "conf" / "backbone" / "für_Kühe.yaml"
+    known = ["--image-size", "16", "--num-heads", "1", "--output", str(output)]
+    assert main(["weights", "describe", str(path), *known]) == 0
+    (printed,) = re.findall("use it with `(.*)`", capsys.readouterr().out)
+    (override,) = shlex.split(printed)
+    schemas.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        search = f"hydra.searchpath=[file://{output.parents[1]}]"
+        assert compose("train", [override, search]).backbone.name == "für_Kühe"
 
 
 def test_a_written_file_is_a_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 """`ddpmseg data write`: a set as a folder that reads back as the same pixels."""
 
+import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,21 @@ def test_it_becomes_a_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert written(tmp_path / "again", "--config", str(place), conf=conf) == 2
     assert "exists already" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("name", ["Ponys_für_Ötzi", "null", "true"])
+def test_a_printed_choice_can_be_pasted(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    config = conf / "dataset" / f"{name}.yaml"
+    assert written(tmp_path / "ponies", "--config", str(config), conf=conf) == 0
+    printed = re.findall("or with `(.*)`", capsys.readouterr().out)[0]
+    (override,) = shlex.split(printed)
+    read = checks.typed_config(composed(tmp_path / "run", override, conf=conf))
+    assert read.dataset.name == name
+    assert main(["data", "check", name, "--config-dir", str(conf)]) == 0
 
 
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

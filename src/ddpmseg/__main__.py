@@ -6,6 +6,7 @@ import os
 import sys
 
 from ddpmseg.cli import compare, completion, data, programs, runs, sweeps, weights
+from ddpmseg.cli.substitutes import use_substitutes
 from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
 from ddpmseg.runtime.logs import quiet_libraries
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status, 2 for a mistake of the user's."""
+    use_substitutes()
     commands = parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.answer(commands)

@@ -14,6 +14,7 @@ from ddpmseg.cli.common import (
     typed,
 )
 from ddpmseg.cli.completion import add_choice
+from ddpmseg.command_line import hydra_override
 
 
 def add(commands: Any) -> None:
@@ -69,7 +70,7 @@ def _add_unpack(commands: Any) -> None:
 def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
     from ddpmseg.composition.build import cache_folder
 
-    config = typed(config_dir, f"dataset={name}", *overrides)
+    config = typed(config_dir, hydra_override("dataset", name), *overrides)
     config.dataset.fetch(cache_folder(config.paths, "downloads"))
     return 0
 
@@ -77,7 +78,7 @@ def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
 def _check(name: str, config_dir: Path | None, overrides: list[str]) -> int:
     from ddpmseg.data_tools.check import check_dataset
 
-    config = typed(config_dir, f"dataset={name}", *overrides)
+    config = typed(config_dir, hydra_override("dataset", name), *overrides)
     return 0 if check_dataset(config.dataset) else 1
 
 
@@ -86,7 +87,8 @@ def _write(
 ) -> int:
     from ddpmseg.data_tools.write import write
 
-    return show(write(typed(config_dir, f"dataset={name}", *overrides).dataset, output, config))
+    typed_config = typed(config_dir, hydra_override("dataset", name), *overrides)
+    return show(write(typed_config.dataset, output, config))
 
 
 def _convert(**options: Any) -> int:

@@ -15,6 +15,7 @@ from ddpmseg.cli.common import (
     typed,
 )
 from ddpmseg.cli.completion import add_settings
+from ddpmseg.command_line import hydra_override
 
 
 def add_before(commands: Any) -> None:
@@ -108,6 +109,6 @@ def _export(**options: Any) -> int:
 def _sample(given: list[str], config_dir: Path | None, **options: Any) -> int:
     from ddpmseg.sampling.sample import sample
 
-    overrides = [word if "=" in word else f"backbone={word}" for word in given]
+    overrides = [word if "=" in word else hydra_override("backbone", word) for word in given]
     sample(typed(config_dir, *overrides), **options)
     return 0

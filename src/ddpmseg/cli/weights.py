@@ -5,6 +5,7 @@ from typing import Any
 
 from ddpmseg.cli.common import add_command, add_group, add_overrides, number, path, show, typed
 from ddpmseg.cli.completion import add_choice
+from ddpmseg.command_line import hydra_override
 
 
 def add(commands: Any) -> None:
@@ -56,7 +57,7 @@ def _add_conversions(commands: Any) -> None:
 def _get(name: str, config_dir: Path | None, overrides: list[str]) -> int:
     from ddpmseg.composition.build import cache_folder
 
-    config = typed(config_dir, f"backbone={name}", *overrides)
+    config = typed(config_dir, hydra_override("backbone", name), *overrides)
     config.backbone.fetch(cache_folder(config.paths, "downloads"))
     return 0
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from ddpmseg.command_line import overrides
+from ddpmseg.command_line import override, overrides
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert.annotations import AnnotatedSet, OnTop, read_json
 from ddpmseg.data.convert.coco import read_coco
@@ -82,7 +82,7 @@ def convert(
         comments = [f"Written by `ddpmseg data convert` from {source.name}."]
         settings |= {"center_crop": "center_crop" in settings, "image_size": image_size}
         write_choice(config, comments, "folder_schema", settings)
-        lines.append(f"wrote {config}: or with `dataset={config.stem}`")
+        lines.append(f"wrote {config}: or with `{override('dataset', config.stem)}`")
     return lines
 
 

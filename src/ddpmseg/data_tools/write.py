@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ddpmseg.command_line import overrides
+from ddpmseg.command_line import override, overrides
 from ddpmseg.config import DatasetConfig
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert.folder import CLASSES, write_set
@@ -38,5 +38,5 @@ def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> l
     if config is not None:
         comments = [f"Written by `ddpmseg data write {dataset.name}`."]
         write_choice(config, comments, "folder_schema", settings)
-        lines.append(f"wrote {config}: or with `dataset={config.stem}`")
+        lines.append(f"wrote {config}: or with `{override('dataset', config.stem)}`")
     return lines

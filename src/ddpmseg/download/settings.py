@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ddpmseg.command_line import command
 from ddpmseg.errors import ConfigError, UserError
 from ddpmseg.settings import PartConfig
 
@@ -63,7 +64,7 @@ class DownloadConfig(PartConfig):
 
     def command(self, action: str) -> str:
         """The command line of `action`, 'get' or 'check', for this part."""
-        return f"ddpmseg {self.noun} {action} {self.name}"
+        return command(self.noun, action, self.name)
 
     def how_to_get(self) -> str:
         """A sentence that follows the message about missing files; empty without a URL."""

@@ -9,7 +9,7 @@ from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.vdvae.backbone import VDVAE, num_blocks
 from ddpmseg.backbones.vdvae.layout import read_layout
 from ddpmseg.backbones.vdvae.settings import VdvaeConfig
-from ddpmseg.command_line import overrides
+from ddpmseg.command_line import override, overrides
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import file_sha256
@@ -46,7 +46,7 @@ def describe_weights(checkpoint: str, known: Known, output: Path | None = None) 
     if output is None or flags is None:
         return lines
     write_backbone(output, checkpoint, file_sha256(path), flags)
-    return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
+    return [*lines, f"wrote {output}: use it with `{override('backbone', output.stem)}`"]
 
 
 def _missing(known: Known) -> list[str]:
@@ -90,7 +90,7 @@ def _describe_encoder(
     write_choice(
         output, comments, f"{network.family}_schema", {"checkpoint": checkpoint} | settings
     )
-    return [*lines, f"wrote {output}: use it with `backbone={output.stem}`"]
+    return [*lines, f"wrote {output}: use it with `{override('backbone', output.stem)}`"]
 
 
 def _layout_lines(shapes: Shapes) -> list[str]:
