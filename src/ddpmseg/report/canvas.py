@@ -20,6 +20,7 @@ from numpy import ndarray
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.io.files import written_whole
+from ddpmseg.report.fonts import TextFigure, families_for, quiet_about_glyphs
 
 DPI = 150
 GREY, DARK = "#767676", "#222222"
@@ -77,7 +78,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def paper(width: float, height: float) -> Figure:
     """An empty figure of whole pixels; sizes in inches."""
-    return Figure((round(width * DPI) / DPI, round(height * DPI) / DPI), dpi=DPI)
+    return TextFigure((round(width * DPI) / DPI, round(height * DPI) / DPI), dpi=DPI)
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -128,8 +129,9 @@ HEAD = MARGIN + 0.45
 
 def text_width(text: str, size: float) -> float:
     """Inches that a line takes in the font of the figures."""
-    font = FontProperties(size=size)
-    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+    font = FontProperties(family=families_for(text), size=size)
+    with quiet_about_glyphs():
+        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def widest(texts: Iterable[str], size: float) -> float:
