@@ -249,7 +249,7 @@ def test_masks_without_an_image_are_not_left_out_in_silence(
     load(tmp_path)
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        f"1 masks in '{tmp_path}/real/train' have no image and are not used, such as 'photo.npy'"
+        f"masks without an image are not used: 1 in '{tmp_path}/real/train', such as 'photo.npy';"
     )
 
 

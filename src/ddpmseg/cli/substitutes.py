@@ -30,8 +30,9 @@ def use_substitutes() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
-    # Of jobs in processes of their own, which know no handler of ours.
-    os.environ.setdefault("PYTHONIOENCODING", ":replace")
+    if "utf" not in str(getattr(sys.stdout, "encoding", "utf-8")).lower():
+        # For jobs in processes of their own, which do not know this handler.
+        os.environ.setdefault("PYTHONIOENCODING", ":replace")
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:

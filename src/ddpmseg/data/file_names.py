@@ -1,5 +1,6 @@
 """Names of files: the files below a folder, and names that read alike."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -36,18 +37,21 @@ def files_below(folder: Path) -> list[str]:
             if (status.st_dev, status.st_ino) in entered:
                 continue
             entered.add((status.st_dev, status.st_ino))
-            for path in sorted(current.iterdir()):
-                if is_hidden(path.name):
-                    continue
-                if path.is_dir():
-                    (links if path.is_symlink() else folders).append(path)
-                elif path.exists():
-                    found.append(path.relative_to(folder).as_posix())
-                else:
+            with os.scandir(current) as entries:
+                visible = [entry for entry in entries if not is_hidden(entry.name)]
+            for entry in sorted(visible, key=lambda entry: entry.name):
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_symlink() and path.is_dir():
+                    links.append(path)
+                elif entry.is_symlink() and not path.exists():
                     raise DataError(
                         f"'{path}' is a link to '{path.readlink()}', which does not exist. "
                         "Restore what it leads to, or remove the link."
                     )
+                else:
+                    found.append(path.relative_to(folder).as_posix())
         except OSError as error:
             raise DataError(f"the folder '{current}' cannot be read: {error}.") from error
     return found

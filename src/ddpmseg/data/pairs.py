@@ -49,7 +49,7 @@ def find_pairs(root: Path, split: str, images: str, masks: str | None) -> list[P
         )
     if listing.without_image:
         log.warning(
-            "%d masks in '%s' have no image and are not used, such as '%s'; images end in %s",
+            "masks without an image are not used: %d in '%s', such as '%s'; images end in %s",
             *(len(listing.without_image), root / (masks or images)),
             *(listing.without_image[0].name, ", ".join(IMAGE_SUFFIXES)),
         )
