@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_run import SEGMENT, SWEEP, multirun
+from tiny_run import PRETRAIN, SEGMENT, SWEEP, multirun
 
 from ddpmseg.__main__ import main
 from ddpmseg.errors import ConfigError
@@ -282,3 +282,38 @@ def test_a_wrong_job_stops_a_multirun_before_it_begins(
         assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.yaml"))
     assert os.environ.get("HYDRA_FULL_ERROR") is None
+
+
+@pytest.mark.parametrize(
+    ("program", "word", "says"),
+    [
+        ("train", "dataset.image_size=100000", "`dataset.image_size=100000`: a single image takes"),
+        ("train", "head.members=100000000", "is for the head, which `head.members`, `head.hidden`"),
+        ("train", "head.hidden=[2000000,2000000]", "is for the head"),
+        ("train", "head.batch_size=2000000000", "is for the vectors of a batch"),
+        ("train", "features.batch_size=2000000000", "of a forward pass, which `dataset.image"),
+        ("train", "dataset.num_labelled=2000000000", "is for the maps of 2000000000 training"),
+        ("sweep", "sweep.head.hidden=[2000000,2000000]", "which `sweep.head.members`, `sweep.head"),
+        ("sweep", "sweep.batch_size=2000000000", "`sweep.batch_size`"),
+        ("train", "backbone.unet.num_channels=65536", "is for the network"),
+        ("data", "dataset.image_size=100000", "`dataset.image_size=100000`: a single image takes"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_before_it_is_allocated(
+    program: str, word: str, says: str, answer: Answer
+) -> None:
+    words = {
+        "train": ("train", *SEGMENT),
+        "sweep": ("sweep", *SWEEP),
+        "data": ("data", "write", "ponies", "--output", "o"),
+    }[program]
+    said = answer(*words, word)
+    assert says in said
+    assert "GB of memory" in said
+    assert "and this machine has" in said
+
+
+@pytest.mark.parametrize("key", ["num_images", "batch_size", "num_samples"])
+def test_a_pretraining_that_no_memory_holds_is_refused(key: str, answer: Answer) -> None:
+    said = answer("train", *PRETRAIN, f"pretrain.{key}=2000000000")
+    assert f"`pretrain.{key}`, `backbone.unet.image_size` decide" in said

@@ -7,6 +7,7 @@ import pandas as pd
 
 from ddpmseg.compare.ranking import Ranking
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.io.csv_cells import unguarded
 from ddpmseg.records.run_table import values_of
 from ddpmseg.records.runs import DATASET, Summary
 from ddpmseg.tables.table import Row, Table
@@ -25,6 +26,7 @@ def read_class_scores(folder: Path, metric: str) -> pd.DataFrame:
     path = folder / "per_class.csv"
     try:
         found = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="class")
+        found.index = found.index.map(unguarded)
         iou = found[_IOU[metric]].replace("", "nan").astype(float)
         return pd.DataFrame({"iou": iou, "pixels": found["true_pixels"].astype(int)})
     except FileNotFoundError as error:

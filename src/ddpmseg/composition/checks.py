@@ -7,10 +7,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ddpmseg.backbones.base import Hook
+from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.guided_diffusion.sampler import check_steps
 from ddpmseg.composition.build import build_head, maps_folder
 from ddpmseg.composition.checks_distill import check_distillation
+from ddpmseg.composition.memory import (
+    check_distillation_memory,
+    check_pretraining_memory,
+    check_segmentation_memory,
+)
 from ddpmseg.config import SweepConfig, TrainConfig, TrainerConfig
 from ddpmseg.config.overrides import composition_error
 from ddpmseg.config.values import check_values, refuse_unknown
@@ -62,6 +67,8 @@ def check_training(config: TrainConfig, files: bool = True) -> None:
             config.dataset.check_files()
         check = check_distillation if config.task == "distill" else _check_segmentation
         check(config, files)
+        if config.task == "distill":
+            check_distillation_memory(config)
     check_writable("paths.output_dir", config.paths.output_dir)
 
 
@@ -127,7 +134,9 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
         check_writable(key, maps_folder(config))
     head.check()
     config.backbone.check()
-    layout = planned_layout(config)
+    backbone = config.backbone.shape()
+    layout = _layout(config, backbone)
+    check_segmentation_memory(config, backbone, layout, training=files)
     if files:
         config.backbone.check_files()
     if head.comes_fitted:
@@ -136,8 +145,12 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
 
 def planned_layout(config: TrainConfig) -> FeatureLayout:
     """The layout a run will have, from the network's shape alone."""
+    return _layout(config, config.backbone.shape())
+
+
+def _layout(config: TrainConfig, backbone: Backbone) -> FeatureLayout:
     return feature_layout(
-        config.backbone.shape(),
+        backbone,
         config.features.blocks,
         config.features.timesteps,
         config.features.hook,  # pyright: ignore[reportArgumentType]
@@ -176,6 +189,7 @@ def _check_pretraining(config: TrainConfig) -> None:
             f"`backbone.unet.image_size={backbone.image_size}`: this network needs images whose "
             f"side is divisible by {stride}."
         )
+    check_pretraining_memory(config, backbone)
 
 
 def check_shares(devices: int, dataset: LabelledSet) -> None:

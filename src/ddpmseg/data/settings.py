@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from ddpmseg.download.settings import DownloadConfig
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.limits import gigabytes, machine_memory
 from ddpmseg.settings import PartConfig, at_least, one_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SMALLEST_IMAGE = 8
 """Side in pixels."""
+BYTES_OF_PIXEL = 16
+"""Of an image as it is drawn or read, as numbers of a network, and of its mask."""
 
 
 @dataclass
@@ -55,6 +58,12 @@ class DatasetConfig(PartConfig):
         from ddpmseg.data.tiny import RULES
 
         at_least("dataset.image_size", self.image_size, SMALLEST_IMAGE)
+        needed, memory = self.image_size**2 * BYTES_OF_PIXEL, machine_memory()
+        if needed > memory:
+            raise ConfigError(
+                f"`dataset.image_size={self.image_size}`: a single image takes "
+                f"{gigabytes(needed)} of memory, and this machine has {gigabytes(memory)}."
+            )
         at_least("dataset.num_labelled", self.num_labelled, 1)
         at_least("dataset.num_test", self.num_test, 1)
         one_of("dataset.tiny_annotations", self.tiny_annotations, RULES)

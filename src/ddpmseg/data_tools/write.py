@@ -22,6 +22,7 @@ def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> l
     check_output(output)
     if config is not None:
         check_choice(config, "dataset", "--config")
+    dataset.check()
     source = replace(dataset, tiny_annotations="keep").build()
     try:
         with folder_written_whole(output) as folder:

@@ -5,6 +5,7 @@ Free of torch, which completing a command line must not wait for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -67,6 +68,10 @@ class HeadConfig:
         from ddpmseg.heads.protocols import choose_protocol
 
         return choose_protocol("fast")
+
+    def num_parameters(self, dim: int, num_classes: int) -> int:
+        """Numbers that the head keeps at least, for a forecast before it is built."""
+        return self.members * dim * num_classes
 
     def check(self) -> None:
         """Raise ConfigError for a setting out of its range; reads no files."""
@@ -175,6 +180,10 @@ class MlpConfig(HeadConfig):
         from ddpmseg.heads.mlp import paper_hidden
 
         return paper_hidden(num_classes) if self.hidden is None else self.hidden
+
+    def num_parameters(self, dim: int, num_classes: int) -> int:
+        widths = [dim, *self.widths(num_classes), num_classes]
+        return self.members * sum(into * out for into, out in pairwise(widths))
 
     def build_protocol(self) -> "Protocol":
         from ddpmseg.heads.protocols import choose_protocol

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpmseg.io.csv_cells import guarded
 from ddpmseg.io.files import written_whole
 from ddpmseg.multiruns.job_records import Job, State
 
@@ -31,7 +32,8 @@ def write(jobs: Sequence[Job], multirun: Path) -> None:
         for job in jobs:
             score = "" if job.miou is None else f"{job.miou:.6f}"
             told = (job.state, score, job.seconds, job.folder, job.error)
-            writer.writerow((job.number, " ".join(job.overrides), *told))
+            cells = (job.number, " ".join(job.overrides), *told)
+            writer.writerow([guarded(cell) for cell in cells])
 
 
 def lines(jobs: Sequence[Job], multirun: Path, folders: bool = False) -> list[str]:

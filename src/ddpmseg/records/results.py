@@ -15,6 +15,7 @@ from torch import Tensor
 from ddpmseg.config import leave_out_how
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.io.csv_cells import guarded
 from ddpmseg.io.files import written_whole
 from ddpmseg.io.record_file import write_record
 from ddpmseg.metrics.segmentation import Scores
@@ -216,9 +217,9 @@ def write_per_class(folder: Path, classes: ClassTable, scores: Scores) -> None:
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     with written_whole(path) as unfinished, unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow([guarded(name) for name in columns])
+        writer.writerows([[guarded(row.get(name, "")) for name in columns] for row in rows])
 
 
 def peak_rss_mb() -> float:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ddpmseg.io.csv_cells import guarded
 from ddpmseg.records.runs import DASH, Summary
 
 _LATEX = str.maketrans(
@@ -58,17 +59,17 @@ def as_latex(table: Table) -> str:
 def as_csv(table: Table) -> str:
     """A line for every number: labels, column, mean and deviation in percent, runs.
 
-    Deviation and runs are empty where they are not known.
+    Deviation and runs are empty where they are not known. Text is written as by `guarded`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*table.stub, "column", "mean", "deviation", "runs"])
+    writer.writerow([*map(guarded, table.stub), "column", "mean", "deviation", "runs"])
     for row in table.rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell is not None:
                 deviation = "" if cell.deviation is None else f"{cell.deviation:.4f}"
                 numbers = (f"{cell.mean:.4f}", deviation, cell.runs or "")
-                writer.writerow([*row.labels, column, *numbers])
+                writer.writerow([*map(guarded, row.labels), guarded(column), *numbers])
     return text.getvalue()
 
 

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.heads.segment import Segmentation
+from ddpmseg.io.csv_cells import unguarded
 from ddpmseg.records.pictures import heat
 from ddpmseg.records.results import CONFUSION, PER_CLASS
 
@@ -144,7 +145,7 @@ def table_of(path: Path) -> Any:
     import wandb
 
     with path.open(newline="") as file:
-        columns, *rows = csv.reader(file)
+        columns, *rows = ([unguarded(cell) for cell in row] for row in csv.reader(file))
     return wandb.Table(columns=[*columns], data=[[_value(cell) for cell in row] for row in rows])
 
 
@@ -153,7 +154,7 @@ def confusion_chart(path: Path) -> Any:
     import wandb
 
     with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
+        header, *rows = ([unguarded(cell) for cell in row] for row in csv.reader(file))
     columns = ["Actual", "Predicted", "nPredictions"]
     data: list[Iterable[Any]] = [
         [row[0], name, int(count)]
