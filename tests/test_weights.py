@@ -42,7 +42,9 @@ def refusal(path: Path, flags: UNetFlags = TINY) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.module."]
+)
 @pytest.mark.parametrize("format", ["zip.pt", "legacy.pt", "weights.safetensors"])
 def test_every_format_loads_the_same(
     format: str, prefix: str, weights: dict[str, Tensor], tmp_path: Path
@@ -171,7 +173,7 @@ def test_code_in_a_file_is_not_executed(format: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ({"state_dict": {"a": torch.ones(1)}, "step": 3}, "it holds ['state_dict', 'step']."),
+        ({"opt": {"state": {0: torch.ones(1)}}, "step": 3}, "it holds ['opt', 'step']."),
         ([torch.ones(1)], "it holds list."),
         (torch.ones(1), "it holds Tensor."),
         ({0: torch.ones(1)}, "it holds ['0']."),

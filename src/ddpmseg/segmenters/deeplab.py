@@ -29,6 +29,7 @@ from ddpmseg.heads.vote import image_uncertainty
 from ddpmseg.weights.encoder_files import read_pretrained
 from ddpmseg.weights.keywords import RANDOM
 from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
+from ddpmseg.weights.wrappers import check_finite
 
 Value = TypeVar("Value")
 
@@ -143,6 +144,7 @@ def load_body(network: DeepLab, path: Path) -> str:
             f"({len(problems)} of {len(expected)} parameters differ):{listed(problems, 6)}\n"
             f"{_advice(shapes_of(state))}"
         )
+    check_finite({key: parameters[key] for key in actual}, path)
     network.network.backbone.load_state_dict(body | {key: parameters[key] for key in actual})
     return digest
 

@@ -5,7 +5,12 @@ from typing import Any
 
 from ddpmseg.backbones.alae.backbone import ALAE
 from ddpmseg.backbones.gan.inversion import GAN_INVERSION
-from ddpmseg.backbones.guided_diffusion.describe import Description, describe, network_shapes
+from ddpmseg.backbones.guided_diffusion.describe import (
+    NEEDED,
+    Description,
+    describe,
+    network_shapes,
+)
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.mae.backbone import MAE
 from ddpmseg.backbones.swav.backbone import SWAV
@@ -108,6 +113,5 @@ def recognise(checkpoint: str) -> Network:
         return Network(UNET, shapes, unet=describe(shapes))
     except ValueError as error:
         raise CheckpointError(
-            f"'{path}' is not a network that can be used as a backbone: {error}. Needed is an "
-            "unconditional UNet of openai/guided-diffusion, trained on RGB images."
+            f"'{path}' is not a network that can be used as a backbone: {error}. {NEEDED}"
         ) from error

@@ -15,6 +15,7 @@ from ddpmseg.command_line import overrides
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.read import read_content, state_of
 from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
+from ddpmseg.weights.wrappers import check_finite
 
 log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
@@ -127,6 +128,7 @@ def load_encoder(
             f"({len(problems)} of {len(expected)} parameters differ):{listed(problems)}\n"
             f"{_advice(actual, file_format, settings)}"
         )
+    check_finite(state, path)
     network.to_empty(device="cpu").load_state_dict(state)
     if others:
         log.info("'%s': left out what only its training needs: %s", path, ", ".join(others))

@@ -11,6 +11,9 @@ from ddpmseg.errors import CheckpointError, DownloadError
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+VARIANTS = "diffusion_pytorch_model.*.safetensors"
+SHARD = re.compile(r"-\d+-of-\d+")
+SUFFIXES = ("safetensors", "bin")
 SCHEDULER = "scheduler_config.json"
 INDEX = "model_index.json"
 _AUTOENCODERS = ("vae", "vqvae", "movq")
@@ -72,7 +75,14 @@ def _files_of(root: Path) -> ModelFolder:
     _check_not_latent(pipeline)
     paths = (pipeline / "scheduler" / SCHEDULER, pipeline / SCHEDULER, root / SCHEDULER)
     scheduler = next((path for path in paths if path.is_file()), None)
-    return ModelFolder(unet / CONFIG, unet / WEIGHTS, scheduler)
+    return ModelFolder(unet / CONFIG, _weights_in(unet), scheduler)
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of the weights; the only variant where there is no other, as that in 16 bits."""
+    usual = folder / WEIGHTS
+    variants = [path for path in folder.glob(VARIANTS) if not SHARD.search(path.name)]
+    return variants[0] if len(variants) == 1 and not usual.is_file() else usual
 
 
 def _check_not_latent(root: Path) -> None:
@@ -97,10 +107,13 @@ def _check_weights(model: ModelFolder) -> None:
     )
     if not others:
         raise CheckpointError(f"'{model.weights}' does not exist. {_EXPECTED}.")
+    names = [re.fullmatch(r"diffusion_pytorch_model\.(\w+)\..*", name) for name in others]
+    found = next((name[1] for name in names if name and name[1] not in SUFFIXES), None)
+    variant = "" if found is None else f", variant='{found}'"
     raise CheckpointError(
         f"'{folder}' holds {', '.join(others)}, but no {WEIGHTS}, the only weights that are read. "
         "A .bin file is a pickle, which can execute code when it is read; other names are shards "
-        "or variants. Where the model is trusted, `UNet2DModel.from_pretrained(FOLDER)"
+        f"or variants. Where the model is trusted, `UNet2DModel.from_pretrained(FOLDER{variant})"
         ".save_pretrained(FOLDER, safe_serialization=True, max_shard_size='100GB')` writes it."
     )
 

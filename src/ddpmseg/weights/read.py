@@ -14,7 +14,10 @@ from torch import Tensor
 from ddpmseg.command_line import command
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.keywords import BUNDLED
+from ddpmseg.weights.wrappers import check_finite, is_state, keys_of, no_state, without_prefixes
 
+LONGEST_HEADER = 100_000_000
+"""Bytes of a header that safetensors reads."""
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -50,8 +53,8 @@ def read_state_dict(
 ) -> dict[str, Tensor]:
     """Read a state dict from safetensors or a torch file, on the CPU, in the stored dtypes.
 
-    Nothing in the file is executed (`weights_only`). A prefix 'module.' of all keys, which
-    DataParallel adds, is removed.
+    The content decides which of the two it is, whatever the file is called. Nothing in it is
+    executed (`weights_only`). The prefixes of DataParallel and torch.compile are removed.
 
     Args:
         path: the file.
@@ -60,10 +63,13 @@ def read_state_dict(
             names and shapes.
         nested: keys under which the state dict may lie, one within the other.
 
-    Raises CheckpointError when the file is damaged, would execute code, lacks the entry or holds
-    something other than tensors by name.
+    Raises CheckpointError when the file is damaged, would execute code, lacks the entry, holds
+    something other than tensors by name or, unless `mapped`, numbers that are not finite.
     """
-    return state_of(read_content(path, mapped), path, entry, nested)
+    state = state_of(read_content(path, mapped), path, entry, nested)
+    if not mapped:
+        check_finite(state, path)
+    return state
 
 
 def read_content(
@@ -84,16 +90,19 @@ def read_content(
             f"{start.strip()[:20].decode(errors='replace')!r}. Fetch the file behind that page."
         )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # The format of torch before 1.6 is no archive and cannot be mapped.
-        mmap = mapped and zipfile.is_zipfile(path)
-        with torch.serialization.safe_globals(list(inert)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if _is_safetensors(path, start):
+            return load_file(path)  # which maps the file: values are read when they are used
+        # The format of torch before 1.6 is no archive and cannot be mapped, and torch itself goes
+        # by the name where it is given a path.
+        misnamed = path.suffix == ".safetensors"
+        mmap = mapped and zipfile.is_zipfile(path) and not misnamed
+        with path.open("rb") as file, torch.serialization.safe_globals(list(inert)):
+            source = file if misnamed else path
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint '{path}' is not a plain state dict: reading it would execute code stored "
-            f"in it, or it is damaged. It was not loaded ({_first_line(error)}). Ask its author "
+            f"in it, or it is damaged. It was not loaded ({_refused(error)}). Ask its author "
             "for a file of tensors only, or extract its tensors, executing nothing, with "
             f"`{command('weights', 'convert', path, 'NAME.safetensors')}`."
         ) from error
@@ -113,27 +122,32 @@ def state_of(
     if entry is not None:
         if not isinstance(state, dict) or entry not in state:
             raise CheckpointError(
-                f"checkpoint '{path}' must hold its tensors as '{entry}'; it holds {_keys(state)}."
+                f"checkpoint '{path}' must hold its tensors as '{entry}'; it holds "
+                f"{keys_of(state)}."
             )
         state = state[entry]
     while isinstance(state, dict) and (
         inner := next((name for name in nested if isinstance(state.get(name), dict)), None)
     ):
         state = state[inner]
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise CheckpointError(
-            f"checkpoint '{path}' must map parameter names to tensors; it holds {_keys(state)}."
-        )
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    if not isinstance(state, dict) or not is_state(state):
+        raise no_state(state, path)
+    return without_prefixes(state)
 
 
-def _keys(content: object) -> object:
-    """Keys of a dictionary, or else the name of the type."""
-    return sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """Whether a file is one by its content; by its name where the content is of no known kind."""
+    header = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and header <= LONGEST_HEADER:
+        return True
+    is_torch = start.startswith(b"PK") or re.match(b"\x80[\x02-\x05]", start)
+    return path.suffix == ".safetensors" and not is_torch
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """What a pickle named that is not read, without torch's advice to trust it."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it names {named[1]}" if named else "it is no pickle of tensors"
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,12 +22,17 @@ DEFAULT_MULTIPLIERS = {
 }
 """The package's default `channel_mult` for each image size. The last one works only as a default:
 the package parses whole numbers."""
+NEEDED = "Needed is an unconditional UNet of openai/guided-diffusion, trained on RGB images."
 _FOREIGN = (
     ("label_emb.", "is class-conditional: a pass through it needs the class of every image"),
     ("model.diffusion_model.", "is a latent diffusion model: it sees codes, not images"),
     ("down_blocks.", "is a UNet of the diffusers library, whose layers have other names"),
     ("cond_stage_model.", "is conditioned on text"),
 )
+
+
+class OtherKindError(ValueError):
+    """A network that is whole, and of a kind that cannot be a backbone."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,8 @@ def describe(shapes: Shapes) -> Description:
     """Infer the flags, and verify that a network built from them has exactly these parameters.
 
     Allocates no parameters. Raises ValueError with a clause that says why this is no unconditional
-    UNet of guided_diffusion on RGB images.
+    UNet of guided_diffusion on RGB images, OtherKindError where it is a whole network of another
+    kind.
     Source: openai/guided-diffusion `UNetModel.__init__`.
     """
     description = _infer(_Parameters(shapes))
@@ -166,17 +172,17 @@ class _Parameters:
 def _infer(parameters: _Parameters) -> Description:
     for prefix, clause in _FOREIGN:
         if any(key.startswith(prefix) for key in parameters.shapes):
-            raise ValueError(f"it {clause}")
+            raise OtherKindError(f"it {clause}")
     num_channels = parameters.axis("time_embed.0.weight", 1)
     num_blocks = parameters.count("output_blocks")
     if not num_blocks:
-        raise ValueError("it has no decoder (`output_blocks`), like a classifier")
+        raise OtherKindError("it has no decoder (`output_blocks`), like a classifier")
     if (in_channels := parameters.axis("input_blocks.0.0.weight", 1)) != 3:
-        raise ValueError(
+        raise OtherKindError(
             f"its input has {in_channels} channels instead of an image's 3, like an upsampler's"
         )
     if (out_channels := parameters.axis("out.2.weight")) not in (3, 6):
-        raise ValueError(f"its output has {out_channels} channels; a UNet of images has 3 or 6")
+        raise OtherKindError(f"its output has {out_channels} channels; a UNet of images has 3 or 6")
 
     # The last block of every level but the first ends with an upsampling layer.
     ups = [block for block in range(num_blocks) if _upsampling(parameters, block) is not None]

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from ddpmseg.backbones.guided_diffusion.describe import describe
+from ddpmseg.backbones.guided_diffusion.describe import NEEDED, OtherKindError, describe
 from ddpmseg.backbones.guided_diffusion.unet import UNetModel
 from ddpmseg.command_line import overrides
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -14,18 +14,32 @@ from ddpmseg.weights.shapes import Shapes, differences, listed, shapes_of
 def load_weights(network: UNetModel, path: Path, flags_key: str) -> None:
     """Load all parameters of `network` from the file, converted to the network's dtypes.
 
-    Raises CheckpointError if names or shapes differ; the message lists the differences and, if they
-    can be inferred, the fitting flags. `flags_key` names the setting to change.
+    Raises CheckpointError for a network of a kind that cannot be a backbone, and if names or shapes
+    differ; the message lists the differences and, if they can be inferred, the fitting flags.
+    `flags_key` names the setting to change.
     """
     state = read_state_dict(path)
     actual, expected = shapes_of(state), shapes_of(network.state_dict())
     if problems := differences(actual, expected):
+        _check_kind(actual, path)
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network built from `{flags_key}` "
             f"({len(problems)} of {len(expected)} parameters differ):{listed(problems)}\n"
             f"{_advice(actual, expected, network.image_size, flags_key)}"
         )
     network.load_state_dict(state)
+
+
+def _check_kind(actual: Shapes, path: Path) -> None:
+    """Raise CheckpointError for a network that no flags could make a backbone."""
+    try:
+        describe(actual)
+    except OtherKindError as error:
+        raise CheckpointError(
+            f"checkpoint '{path}' cannot be used as a backbone: {error}. {NEEDED}"
+        ) from error
+    except ValueError:
+        return  # of this kind and not whole: the differences say more
 
 
 def _advice(actual: Shapes, expected: Shapes, image_size: int, flags_key: str) -> str:
