@@ -188,7 +188,7 @@ def test_two_may_write_the_same_record(store: CellStore) -> None:
 def test_full_disk_keeps_what_is_there(store: CellStore, full_disk: Callable[[Path], None]) -> None:
     before = contents(store.folder)
     full_disk(record(store))
-    says = r"cannot be written to \(No space left on device\)\. Finished cells are kept; make room"
+    says = r"cannot be written to \(No space left on device\)\. Make room, and repeat"
     with pytest.raises(DataError, match=says):
         store.write(some_cell(*KEYS[1], seconds=9.0), MASKS)
     assert contents(store.folder) == before

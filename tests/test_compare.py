@@ -262,7 +262,7 @@ def test_a_file_that_cannot_be_written(
     (tmp_path / "taken").write_text("precious")
     place = tmp_path / "taken" / "table.png"
     assert main(["compare", str(runs), option, str(place)]) == 2
-    assert f"'{place}' cannot be written (" in capsys.readouterr().err
+    assert f"'{place}' cannot be written to (" in capsys.readouterr().err
     assert (tmp_path / "taken").read_text() == "precious"
 
 

@@ -613,7 +613,7 @@ def test_a_folder_that_fills_meanwhile_is_left_alone(
     monkeypatch.setattr("ddpmseg.data_tools.convert.check_output", lambda folder: None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("x")
-    with pytest.raises(DataError, match="out' could not be written"):
+    with pytest.raises(DataError, match="out' cannot be written to"):
         convert(source, tmp_path / "out")
     assert list(contents(tmp_path / "out")) == ["precious.txt"]
 

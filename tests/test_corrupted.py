@@ -187,8 +187,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(DataError) as caught:
             made.version(FOG)
     assert str(caught.value) == (
-        f"'{tmp_path}' cannot be written to (No space left on device). Make room, or name another "
-        "--cache-dir, and repeat the command: what is finished is kept."
+        f"'{made.path(FOG)}' cannot be written to (No space left on device). Make room, and repeat "
+        "the command: what is finished is kept."
     )
     assert [path.name for path in tmp_path.iterdir()] == [".locks"]
     assert len(pixels(made.version(FOG))) == 3

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,6 +95,25 @@ def test_only_visible_ones_are_taken(four: None, monkeypatch: pytest.MonkeyPatch
     assert visible_gpus(2) == ["2", "GPU-5f"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert take_gpu("gpu") == "2"
+
+
+@pytest.mark.parametrize("made", [Path.mkdir, Path.touch], ids=["folder", "file"])
+def test_a_folder_of_locks_that_is_not_ours_stops_no_job(
+    made: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another user of the machine has made what this one would make, in the common folder."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    folder = tmp_path / "ddpmseg-gpus-12345"
+    made(folder)
+    assert take_gpu("auto") is None
+    (record,) = caplog.records
+    assert f"no GPU is chosen, so jobs share the first one: '{folder}'" in record.getMessage()
+    assert "Choose another $TMPDIR" in record.getMessage()
 
 
 def test_a_single_gpu_is_left_alone(four: None, monkeypatch: pytest.MonkeyPatch) -> None:

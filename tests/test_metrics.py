@@ -13,8 +13,15 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.metrics.functional import confusion, miou, miou_present, pixel_accuracy
+from ddpmseg.metrics.functional import (
+    confusion,
+    member_confusions,
+    miou,
+    miou_present,
+    pixel_accuracy,
+)
 from ddpmseg.metrics.segmentation import Scores, SegmentationScores
+from ddpmseg.records.results import peak_rss_mb
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "iou.json").read_text())["cases"]
@@ -237,3 +244,16 @@ def test_unequal_shapes_are_named() -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
         SegmentationScores(1, 255)
+
+
+def test_many_predictions_take_no_more_memory_than_one() -> None:
+    """As of a sweep of all blocks with several seeds: a number of eight bytes for each would add up
+    to 0.8 GB."""
+    truth = (torch.arange(2**20) % 4).to(torch.uint8)
+    truth[:10] = 255
+    predictions = truth.clamp(max=3).expand(100, -1)
+    before = peak_rss_mb()
+    counts = member_confusions(predictions, truth, 4, 255)
+    assert peak_rss_mb() - before < 300
+    assert (counts == confusion(predictions[0], truth, 4, 255)).all()
+    assert truth[:10].tolist() == [255] * 10

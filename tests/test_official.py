@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ddpmseg.__main__ import main
 from ddpmseg.config import run_key
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError, ConfigError, DiskError
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.mlp import StackedMLP, paper_hidden
 from ddpmseg.heads.official import read_ensemble, write_ensemble
@@ -166,14 +166,14 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("used", "file"):
         with pytest.raises(ConfigError, match=rf"{name}' exists and is not an empty folder"):
             write_ensemble(head, tmp_path / name)
-    with pytest.raises(ConfigError, match=r"below' cannot be written to \(.*\)\. Name another"):
+    with pytest.raises(DiskError, match=r"below' cannot be written to \(.*\)\. Choose another"):
         write_ensemble(head, tmp_path / "file" / "below")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ConfigError, match="No space left on device"):
+    with pytest.raises(DiskError, match="No space left on device"):
         write_ensemble(head, tmp_path / "new")
     assert (contents(tmp_path), sorted(tmp_path.rglob("*"))) == before
 

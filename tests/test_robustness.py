@@ -377,7 +377,8 @@ def test_a_full_disk_keeps_what_is_finished(
     (place,) = (tmp_path / "out" / "tests").iterdir()
     full_disk(place / "contrast_5.json")
     assert command(runs / "pixels") == 2
-    says = f"'{place}' cannot be written to (No space left on device). Finished tests are kept; "
+    path = place / "contrast_5.json"
+    says = f"'{path}' cannot be written to (No space left on device). Make room, and repeat "
     assert says in capsys.readouterr().err
     caplog.clear()
     assert command(runs / "pixels") == 0

@@ -1,7 +1,9 @@
 """`ddpmseg sample`: a folder of drawn and labelled images that a run trains on."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,6 @@ from ddpmseg.data.images import read_mask
 from ddpmseg.errors import DataError
 from ddpmseg.records.samples import SampleFolder
 from ddpmseg.runs.train import train
-from ddpmseg.sampling import label
 from ddpmseg.sampling.sample import _num_dropped
 
 NETWORK = ("random", *UNET, "backbone.precision='32'", *HARDWARE)
@@ -116,7 +117,7 @@ def test_a_stop_leaves_whole_files_and_the_command_goes_on(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert sample(whole, "--labels", run, num=4) == 0
-    stops = [("write_image", 3), ("write_mask", 2), ("write_uncertainties", 1), ("use", 1)]
+    stops = [("write_image", 3), ("add_uncertainties", 1), ("write_mask", 2), ("use", 1)]
     for method, times in stops:
         calls, original = iter(range(1, 100)), getattr(SampleFolder, method)
 
@@ -312,7 +313,7 @@ def test_a_damaged_record_is_named(
     folder = tmp_path / "ddpm"
     assert sample(folder, "--labels", run) == 0
     before = drawn(folder)
-    (folder / "uncertainty.csv").write_text("image,uncertainty,used\n000000,\n")
+    (folder / "uncertainty.csv").write_text("image,uncertainty,used\n000000,many,1\n")
     assert sample(folder, "--labels", run) == 2
     assert "uncertainty.csv' is damaged" in capsys.readouterr().err
     (folder / "uncertainty.csv").unlink()
@@ -323,16 +324,31 @@ def test_a_damaged_record_is_named(
     assert "samples.json' is damaged" in capsys.readouterr().err
 
 
-def test_uncertainties_are_recorded_now_and_then(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_loses_no_label(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(label, "RECORD_EVERY", 2)
-    original, recorded = SampleFolder.write_uncertainties, []
+    """It has room for three of five masks; the two others follow, and no image is read twice."""
+    assert sample(tmp_path / "whole", "--labels", run, num=5) == 0
+    folder, written = tmp_path / "ddpm", []
+    original = SampleFolder.write_mask
 
-    def recording(self, values):
-        recorded.append(len(values))
-        original(self, values)
+    def writing(self, index, *arguments):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(index)
+        original(self, index, *arguments)
 
-    monkeypatch.setattr(SampleFolder, "write_uncertainties", recording)
-    assert sample(tmp_path / "ddpm", "--labels", run, num=5) == 0
-    assert recorded == [2, 4, 5, 5]
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleFolder, "write_mask", writing)
+        assert sample(folder, "--labels", run, num=5) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == (
+            f"error: '{folder}' cannot be written to (No space left on device). Make room, and "
+            "repeat the command: what is finished is kept."
+        )
+        written[:] = []
+        with (folder / "uncertainty.csv").open("a") as file:
+            file.write("000004,0.1")  # as a power cut leaves it
+        assert sample(folder, "--labels", run, num=5) == 0
+    assert written == [3, 4]
+    assert contents(folder) == contents(tmp_path / "whole")

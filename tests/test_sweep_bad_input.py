@@ -181,7 +181,7 @@ def test_disk_that_is_full(tmp_path: Path, full_disk: Callable[[Path], None]) ->
     """The second timestep finds no room; the first is kept, and the rest follows later."""
     folder, both = tmp_path / "sweep", (*ONE, "sweep.timesteps=[5,50]")
     full_disk(folder / "cells" / "b01_t0050_s0.json")
-    with pytest.raises(DataError, match=r"No space left on device\)\. Finished cells are kept"):
+    with pytest.raises(DataError, match=r"No space left on device\)\. Make room, and repeat"):
         sweep(composed_sweep(folder, *both), True)
     assert CellStore(folder).done() == {(1, 5, 0)}
     sweep(composed_sweep(folder, *both), True)

@@ -486,7 +486,7 @@ def test_a_file_that_cannot_be_written(
     (tmp_path / "taken").write_text("precious")
     place = tmp_path / "taken" / "table.png"
     assert main(["table", str(runs), "--by", "head.members", option, str(place)]) == 2
-    assert f"'{place}' cannot be written (" in capsys.readouterr().err
+    assert f"'{place}' cannot be written to (" in capsys.readouterr().err
 
 
 def test_folders_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

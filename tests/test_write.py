@@ -108,7 +108,7 @@ def test_what_is_stopped_leaves_nothing(
 
     monkeypatch.setattr(write, "write_set", full)
     assert written(tmp_path / "ponies") == 2
-    assert "could not be written: [Errno 28] No space left" in capsys.readouterr().err
+    assert "cannot be written to (No space left on device). Make room" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

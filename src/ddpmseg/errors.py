@@ -23,6 +23,10 @@ class DataError(UserError):
     """An image, a mask or a folder that cannot be used."""
 
 
+class DiskError(DataError):
+    """A disk that is full, or a file or folder that cannot be written to."""
+
+
 class CheckpointError(UserError):
     """A weight file that is missing, damaged, unsafe or made for another network."""
 

@@ -2,8 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from ddpmseg.compare.settings import filtered, find_conditions, find_key, series
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.finished.run_folders import read_runs
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.records.published import load_published
 from ddpmseg.records.run_table import run_table
 from ddpmseg.records.runs import DATASET
@@ -61,21 +60,16 @@ def deliver(text: str, output: Path | None, what: str) -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    with folder_made(output), written_whole(output) as unfinished:
+    make_folder_of(output)
+    with written_whole(output) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     log.info("%s in %s", what, output)
 
 
-@contextmanager
-def folder_made(path: Path) -> Iterator[None]:
-    """Make the folder of a file that the block writes; ConfigError where one of them fails."""
-    try:
+def make_folder_of(path: Path) -> None:
+    """Make the folder of a file; DiskError if that fails."""
+    with explain_unwritable(path, "another file"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"'{path}' cannot be written ({error.strerror}). Name another file."
-        ) from error
 
 
 def check_figure(figure: Path | None) -> None:

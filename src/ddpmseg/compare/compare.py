@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddpmseg.compare.common import STYLES, check_figure, choose_runs, deliver, folder_made
+from ddpmseg.compare.common import STYLES, check_figure, choose_runs, deliver, make_folder_of
 from ddpmseg.compare.corrupted import read_corrupted
 from ddpmseg.compare.dots import dots, of_classes, of_ranking
 from ddpmseg.compare.per_class import CLASS_METRICS, class_table, read_class_scores
@@ -80,8 +80,8 @@ def compare(
         shown = {n: texts for n, texts in ranking.labels.items() if texts[RANK] == "1" or not best}
         drawn = replace(ranking, labels=shown)
         plot = of_classes(made, metric) if per_class else of_ranking(drawn, short)
-        with folder_made(figure):
-            save_figure(dots(plot), figure)
+        make_folder_of(figure)
+        save_figure(dots(plot), figure)
     return made
 
 

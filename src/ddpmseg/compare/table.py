@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ddpmseg.compare.ablation import ablation
-from ddpmseg.compare.common import STYLES, check_figure, choose_runs, deliver, folder_made
+from ddpmseg.compare.common import STYLES, check_figure, choose_runs, deliver, make_folder_of
 from ddpmseg.compare.settings import find_key
 from ddpmseg.errors import ConfigError
 from ddpmseg.records.published import Published, load_published
@@ -47,8 +47,8 @@ def table(
         made = paper_table(runs, metric, load_published(), over)
     deliver(STYLES[style](made), output, f"{len(runs)} runs")
     if figure is not None:
-        with folder_made(figure):
-            save_figure(ablation(made, metric), figure)
+        make_folder_of(figure)
+        save_figure(ablation(made, metric), figure)
     return made
 
 

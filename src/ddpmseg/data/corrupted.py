@@ -25,7 +25,7 @@ from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
-ADVICE = "Make room, or name another --cache-dir, and repeat the command: what is finished is kept."
+ELSEWHERE = "another `--cache-dir`"
 
 
 class CorruptedVersions:
@@ -78,7 +78,7 @@ class CorruptedVersions:
         """
         path = self.path(corruption)
         locks = {path.name[:2]: f"'{path}' is being drawn"}
-        with explain_unwritable(self.folder, ADVICE):
+        with explain_unwritable(self.folder, ELSEWHERE):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locks.hold(locks):
                 digests = self._read_manifest(path)
@@ -98,7 +98,7 @@ class CorruptedVersions:
     def replace(self, path: Path, pixels: Pixels) -> None:
         """Overwrite a damaged image of a version."""
         with (
-            explain_unwritable(self.folder, ADVICE),
+            explain_unwritable(self.folder, ELSEWHERE),
             self._locks.hold({path.parent.name[:2]: ""}),
             written_whole(path, durable=False) as unfinished,
         ):

@@ -1,6 +1,5 @@
 """Unpacks one folder of an untrusted tar archive."""
 
-import errno
 import gzip
 import lzma
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ddpmseg.data.digests import FileDigests, write_manifest
 from ddpmseg.errors import DataError
-from ddpmseg.io.files import folder_written_whole
+from ddpmseg.io.files import explain_unwritable, folder_written_whole
 from ddpmseg.io.locks import FolderLocks
 
 
@@ -31,7 +30,8 @@ def unpack_folder(archive: Path, name: str, root: Path) -> None:
     """
     root = root.expanduser().resolve()
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
+        with explain_unwritable(root, "another `dataset.root`"):
+            root.parent.mkdir(parents=True, exist_ok=True)
         with FolderLocks(root.parent).hold({root.name: f"'{root}' is being unpacked"}):
             if holds_something(root):
                 return
@@ -46,8 +46,6 @@ def unpack_folder(archive: Path, name: str, root: Path) -> None:
             "command to fetch it again."
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _too_little_space(root, None) from error
         raise DataError(f"'{archive}' cannot be unpacked to '{root}': {error}.") from error
 
 
@@ -112,10 +110,9 @@ def _folders(members: list[tarfile.TarInfo]) -> list[str]:
     return sorted(str(parent) for parent in parents if 1 <= len(parent.parts) <= 2)
 
 
-def _too_little_space(folder: Path, needed: int | None) -> DataError:
+def _too_little_space(folder: Path, needed: int) -> DataError:
     free = shutil.disk_usage(folder.parent).free
-    amount = "more" if needed is None else f"{needed:,}"
     return DataError(
-        f"no space left to unpack '{folder}': {amount} bytes are needed, {free:,} are free. Make "
+        f"no space left to unpack '{folder}': {needed:,} bytes are needed, {free:,} are free. Make "
         "room and repeat the command, or choose another `dataset.root`."
     )

@@ -56,18 +56,15 @@ def convert(
     name = output_dir.absolute().name
     labels = choose_labels(name, annotated, listed, unlabelled == "background")
     by_name = {image.name: image for image in annotated.images}
-    try:
-        with folder_written_whole(output_dir) as folder:
-            in_train, in_test = (
-                write_split(folder / split, (by_name[name] for name in part), labels, on_top)
-                for split, part in zip((TRAIN, TEST), parts, strict=True)
-            )
-            table = class_yaml(labels.table, in_train, in_test)
-            (folder / CLASSES).write_text(table, encoding="utf-8")
-            lines = summary(labels.table, in_train, in_test)
-            (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"'{output_dir}' could not be written: {error}.") from error
+    with folder_written_whole(output_dir) as folder:
+        in_train, in_test = (
+            write_split(folder / split, (by_name[name] for name in part), labels, on_top)
+            for split, part in zip((TRAIN, TEST), parts, strict=True)
+        )
+        table = class_yaml(labels.table, in_train, in_test)
+        (folder / CLASSES).write_text(table, encoding="utf-8")
+        lines = summary(labels.table, in_train, in_test)
+        (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings: dict[str, Any] = {
         "root": str(output_dir),
         "classes": str(output_dir / CLASSES),

@@ -8,7 +8,6 @@ from ddpmseg.config import DatasetConfig
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert.folder import CLASSES, write_set
 from ddpmseg.data_tools.convert import check_output
-from ddpmseg.errors import DataError
 from ddpmseg.io.files import folder_written_whole
 
 
@@ -24,11 +23,8 @@ def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> l
         check_choice(config, "dataset", "--config")
     dataset.check()
     source = replace(dataset, tiny_annotations="keep").build()
-    try:
-        with folder_written_whole(output) as folder:
-            lines = write_set(source, folder)
-    except OSError as error:
-        raise DataError(f"'{output}' could not be written: {error}.") from error
+    with folder_written_whole(output) as folder:
+        lines = write_set(source, folder)
     settings = {
         "root": str(output),
         "classes": str(output / CLASSES),

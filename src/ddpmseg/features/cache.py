@@ -21,9 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddpmseg.backbones.base import Hook
+from ddpmseg.errors import DiskError
 from ddpmseg.features.bounded import BoundedFolder
 from ddpmseg.features.noise import NoiseSource
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -109,11 +110,9 @@ class MapCache:
             # Not durable: a file that a power cut leaves incomplete fails its checksum.
             with written_whole(self._path(name), durable=False) as unfinished:
                 unfinished.write_bytes(content)
-        except FileNotFoundError:
-            # The folder was removed meanwhile.
-            return
-        except OSError as error:
-            self._stop_writing(error)
+        except DiskError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):  # the folder was removed
+                self._stop_writing(error)
         else:
             self._bounded.touch(self._path(name))
 
@@ -123,12 +122,13 @@ class MapCache:
         with ExitStack() as until_done:
             if self._writes:
                 try:
-                    self.folder.mkdir(parents=True, exist_ok=True)
+                    with explain_unwritable(self.folder):
+                        self.folder.mkdir(parents=True, exist_ok=True)
                     locks = self._locks.hold(
                         dict.fromkeys((name[:LOCK_DIGITS] for name in names), "")
                     )
                     until_done.enter_context(locks)
-                except OSError as error:
+                except DiskError as error:
                     self._stop_writing(error)
             yield
 
@@ -148,18 +148,16 @@ class MapCache:
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             log.warning("'%s' is damaged (%s): its maps are computed again", path, error)
             try:
-                path.unlink(missing_ok=True)
-            except OSError as unlink_error:
-                self._stop_writing(unlink_error)
+                with explain_unwritable(path):
+                    path.unlink(missing_ok=True)
+            except DiskError as unwritable:
+                self._stop_writing(unwritable)
             return None
         return {int(key): value for key, value in maps.items()}
 
-    def _stop_writing(self, error: OSError) -> None:
+    def _stop_writing(self, error: DiskError) -> None:
         if self._writes:
-            log.warning(
-                "'%s' cannot be written to (%s): maps are no longer kept",
-                *(self.folder, error.strerror or error),
-            )
+            log.warning("maps are no longer kept in '%s': %s", self.folder, error)
         self._writes = False
 
     def _path(self, name: str) -> Path:

@@ -19,6 +19,7 @@ from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.heads.base import Head
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.io.files import file_sha256, folder_written_whole
+from ddpmseg.io.tensor_file import save_pickled
 from ddpmseg.weights.read import read_state_dict
 
 ENTRY = "model_state_dict"
@@ -114,15 +115,10 @@ def write_ensemble(head: Head, folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"'{folder}' exists and is not an empty folder. Name another.")
-    try:
-        with folder_written_whole(folder) as unfinished:
-            for member in range(head.members):
-                state = {f"module.{k}": value for k, value in _state_to_write(head, member).items()}
-                torch.save({ENTRY: state}, unfinished / f"model_{member}.pth")
-    except OSError as error:
-        raise ConfigError(
-            f"'{folder}' cannot be written to ({error.strerror}). Name another folder."
-        ) from error
+    with folder_written_whole(folder) as unfinished:
+        for member in range(head.members):
+            state = {f"module.{k}": value for k, value in _state_to_write(head, member).items()}
+            save_pickled({ENTRY: state}, unfinished / f"model_{member}.pth")
 
 
 def _read_member(path: Path) -> dict[str, Tensor]:

@@ -5,10 +5,37 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from secrets import token_hex
 
-from ddpmseg.errors import DataError
+from ddpmseg.errors import DiskError
+
+FULL = {ENOSPC, EDQUOT, EFBIG}
+"""Errors of a disk, or of a user's share of it, that is full."""
+
+
+OUTPUT_DIR = "another `paths.output_dir`"
+"""What `explain_unwritable` advises the programs `train` and `sweep` to choose."""
+
+
+@contextmanager
+def explain_unwritable(path: Path, elsewhere: str = "another folder") -> Iterator[None]:
+    """Turn an OSError of the block, which writes to `path` or below it, into a DiskError.
+
+    An error that names a file elsewhere, which the block may read, stays what it is.
+    elsewhere: what to choose if the reason is not a full disk, such as "another `--output`".
+    """
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in FULL
+        if not is_full and not _names_a_part_of(error, path):
+            raise
+        advice = f"Choose {elsewhere}."
+        if is_full:
+            advice = "Make room, and repeat the command: what is finished is kept."
+        raise DiskError(f"'{path}' cannot be written to ({error.strerror}). {advice}") from error
 
 
 @contextmanager
@@ -17,17 +44,34 @@ def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
 
     A reader never sees a half-written file, and the earlier file survives a failure and, if
     `durable`, a power cut. Every call uses a different temporary path, so that several processes
-    may write the same file at once: the last one wins.
+    may write the same file at once: the last one wins. Raises DiskError as `explain_unwritable`.
     """
     # Files of `tempfile` are readable only by their owner.
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
-    try:
-        yield unfinished
-        if durable:
-            _sync(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with explain_unwritable(path):
+        try:
+            yield unfinished
+            if durable:
+                _sync(unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file in UTF-8; if that fails, what was there before stays.
+
+    Raises DiskError as `explain_unwritable`.
+    """
+    with explain_unwritable(path):
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            if path.exists():
+                os.truncate(path, size)
+            raise
 
 
 def file_sha256(path: Path) -> str:
@@ -40,21 +84,23 @@ def file_sha256(path: Path) -> str:
 def folder_written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a new folder beside `path`; rename it to `path` if the block succeeds.
 
-    See `written_whole`. Raises OSError, and changes nothing, if `path` exists and is not an empty
-    folder.
+    See `written_whole`. Raises DiskError, and changes nothing, also if `path` exists and is not an
+    empty folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    with scratch as folder:
-        # A folder inside, since the scratch folder is readable only by its owner.
-        unfinished = Path(folder) / path.name
-        unfinished.mkdir()
-        yield unfinished
-        if durable:
-            for file in unfinished.rglob("*"):
-                if file.is_file():
-                    _sync(file)
-        unfinished.replace(path)
+    with explain_unwritable(path):
+        parent = path.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=parent)
+        with scratch as folder:
+            # A folder inside, since the scratch folder is readable only by its owner.
+            unfinished = Path(folder) / path.name
+            unfinished.mkdir()
+            yield unfinished
+            if durable:
+                for file in unfinished.rglob("*"):
+                    if file.is_file():
+                        _sync(file)
+            unfinished.replace(path)
 
 
 def _sync(path: Path) -> None:
@@ -63,12 +109,12 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-@contextmanager
-def explain_unwritable(folder: Path, advice: str) -> Iterator[None]:
-    """Turn an OSError of the block, which writes below `folder`, into a DataError with `advice`."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"'{folder}' cannot be written to ({error.strerror or error}). {advice}"
-        ) from error
+def _names_a_part_of(error: OSError, path: Path) -> bool:
+    """Whether an error is about a file beside or below `path`, or a folder above it."""
+    beside = path.absolute().parent
+    for name in (error.filename, error.filename2):
+        if isinstance(name, (str, bytes, os.PathLike)):
+            named = Path(os.fsdecode(name)).absolute()
+            if named.is_relative_to(beside) or beside.is_relative_to(named):
+                return True
+    return False

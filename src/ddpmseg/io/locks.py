@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ddpmseg.errors import ConfigError
+from ddpmseg.io.files import explain_unwritable
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class FolderLocks:
     """Named locks below `folder`, which must exist. The lock files are kept for the next holder.
 
     On a disk without locks, a single warning is logged and the caller continues as if it held the
-    lock. If the lock files cannot be written, every method but `is_held` raises OSError.
+    lock. If the lock files cannot be written, every method but `is_held` raises DiskError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,14 +88,16 @@ class FolderLocks:
 
 def _take(lock: BaseFileLock) -> bool:
     """Take the lock if it is free; returns whether it was. True on a disk without locks."""
+    folder = Path(lock.lock_file).parent.parent
     try:
-        lock.acquire(blocking=False)
+        with explain_unwritable(folder):
+            lock.acquire(blocking=False)
     except Timeout:
         return False
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
-        _warn_once(Path(lock.lock_file).parent.parent, error.strerror)
+        _warn_once(folder, error.strerror)
     return True
 
 

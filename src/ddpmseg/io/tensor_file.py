@@ -1,12 +1,20 @@
-"""Weights with a description in one file; reading it executes no code."""
+"""Tensors and arrays as files; reading them executes no code.
 
+Libraries that write to a path themselves report a full disk in ways of their own, and give files
+modes of their own: what is written here is a file that Python opened.
+"""
+
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ddpmseg.io.files import written_whole
@@ -26,8 +34,35 @@ UNREADABLE = (
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, card: Mapping[str, Any]) -> None:
     """Write safetensors with `card`, plain JSON values, in the header. Floats become float32."""
     plain = {key: _plain(value) for key, value in tensors.items()}
+    write_safetensors(plain, path, {"ddpmseg": json.dumps(dict(card))})
+
+
+def write_safetensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write contiguous tensors in their dtypes. Raises DiskError."""
+    content = save(dict(tensors), metadata)
     with written_whole(path) as unfinished:
-        save_file(plain, unfinished, metadata={"ddpmseg": json.dumps(dict(card))})
+        unfinished.write_bytes(content)
+
+
+def npy(array: NDArray[Any]) -> memoryview:
+    """The content of a .npy file."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getbuffer()
+
+
+def save_pickled(content: object, path: Path) -> None:
+    """`torch.save` to a path. Raises OSError."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch ends its archive after an error of the disk, and then fails for another reason.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -62,11 +62,12 @@ def member_confusions(
     num_classes: int,
     ignore_label: int,
 ) -> Int64[Tensor, "m {num_classes}+1 {num_classes}"]:
-    """`confusion` of several predictions of one truth, counted together.
+    """`confusion` of several predictions of one truth, checked together.
 
-    Raises DataError when a label is outside its range.
+    The memory it takes does not depend on the number of predictions. Raises DataError when a label
+    is outside its range.
     """
-    labels, members = truth.flatten().long(), len(predictions)
+    labels = truth.flatten().long()
     ignored = labels == ignore_label
     allowed = f"0..{num_classes - 1}"
     _check_labels(
@@ -78,11 +79,13 @@ def member_confusions(
             f"predictions hold labels {lowest}..{highest}, not all of them classes ({allowed})."
         )
     size = (num_classes + 1) * num_classes
-    rows = labels.masked_fill(ignored, num_classes) * num_classes
-    firsts = torch.arange(members, device=labels.device)[:, None] * size
-    cells = predictions.flatten(1).long() + rows + firsts
-    counts = torch.bincount(cells.flatten(), minlength=members * size)
-    return counts.view(members, num_classes + 1, num_classes)
+    rows = labels.masked_fill(ignored, num_classes).mul_(num_classes)
+    counts = rows.new_empty(len(predictions), size)
+    cells = torch.empty_like(rows)  # in one place: pieces of memory between counts would add up
+    for member, labels_of_member in enumerate(predictions.flatten(1)):
+        torch.add(rows, labels_of_member, out=cells)
+        counts[member] = torch.bincount(cells, minlength=size)
+    return counts.view(-1, num_classes + 1, num_classes)
 
 
 def iou_per_class(counts: Int64[Tensor, "k_plus_1 k"], ignore_label: int) -> Float64[Tensor, " k"]:

@@ -13,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpmseg.config import which_job
-from ddpmseg.errors import ConfigError, UserError
+from ddpmseg.errors import ConfigError, DiskError, UserError
+from ddpmseg.io.files import append_text
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns.job_records import (
     Job,
@@ -70,14 +71,19 @@ def run(program: Program, cfg: DictConfig) -> float | None:
         state=State.RUNNING,
         folder=str(OmegaConf.select(cfg, "paths.output_dir", throw_on_missing=False) or ""),
     )
-    with log_file(folder / LOG), FolderLocks(multirun).hold(_locks(job)):
-        if Job.is_there(folder):
-            job = replace(job, broke=Job.read(folder).has_failed)
-        job.write(folder)
-        ended = _attempt(program, cfg, job, multirun, folder / LOG)
-        ended.write(folder)
-        if ended.state is State.FAILED and cfg.multirun.fail_fast:
-            stop(multirun, job.number)
+    try:
+        with log_file(folder / LOG), FolderLocks(multirun).hold(_locks(job)):
+            if Job.is_there(folder):
+                job = replace(job, broke=Job.read(folder).has_failed)
+            job.write(folder)
+            ended = _attempt(program, cfg, job, multirun, folder / LOG)
+            ended.write(folder)
+            if ended.state is State.FAILED and cfg.multirun.fail_fast:
+                stop(multirun, job.number)
+    except DiskError as error:
+        # The other jobs would find no room either.
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
     return float("nan") if ended.state is State.FAILED else ended.miou
 
 
@@ -105,12 +111,13 @@ def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, log_pa
             log.info("left out: %s", reason)
             return ended(State.LEFT_OUT, error=reason)
         return ended(State.DONE, program.run(cfg, True))
+    except DiskError:
+        raise
     except Exception as error:
         # Whatever it is, the next job deserves its chance; the exit status tells of this one.
         text = f"{type(error).__name__}: {error}"
         log.error("%s", text)
-        with log_path.open("a") as file:
-            file.write(traceback.format_exc())
+        append_text(log_path, traceback.format_exc())
         return ended(State.FAILED, error=text)
 
 

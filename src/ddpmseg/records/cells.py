@@ -4,8 +4,8 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.records.results import CONFIG
@@ -102,9 +102,9 @@ class CellStore:
         `settings` is the configuration as YAML, for those who read the folder later. Raises
         ConfigError as `check` does, DataError when the folder cannot be written to.
         """
-        with told_when_full(self.folder):
+        with explain_unwritable(self.folder, OUTPUT_DIR):
             (self.folder / "cells").mkdir(parents=True, exist_ok=True)
-        with told_when_full(self.folder), self._locks.hold({"claim": ""}):
+        with self._locks.hold({"claim": ""}):
             self.check(identity)
             for name, text in (
                 (CONFIG, settings),
@@ -192,10 +192,10 @@ class CellStore:
             "masks": _pack(masks),
         }
         path = self._path(cell.key, control)
-        with told_when_full(self.folder):
+        with explain_unwritable(self.folder, OUTPUT_DIR):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as unfinished:
-                unfinished.write_text(json.dumps(record))
+        with written_whole(path) as unfinished:
+            unfinished.write_text(json.dumps(record))
 
     def _records(self, control: str) -> list[Path]:
         found = self._folder(control).glob("b*_t*_s*.json")
@@ -225,18 +225,6 @@ class CellStore:
                 f"record '{path}' is damaged ({error}). Repeat the command of the sweep: it "
                 "computes this cell again and keeps the others."
             ) from error
-
-
-@contextmanager
-def told_when_full(folder: Path) -> Iterator[None]:
-    """Turn an OSError while writing below `folder` into a DataError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"'{folder}' cannot be written to ({error.strerror}). Finished cells are kept; make "
-            "room, or choose another `paths.output_dir`, and repeat the command."
-        ) from error
 
 
 def _key(path: Path) -> Key:

@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from ddpmseg import ranks
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.heads.segment import Segmentation
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.tensor_file import npy
 
 COLUMN_TITLES = ("image", "truth", "prediction", "uncertainty")
 
@@ -63,10 +64,10 @@ class PredictionWriter(Callback):
 
 def write_mask(stem: Path, mask: NDArray[np.uint8], classes: ClassTable) -> None:
     """Write STEM.npy (uint8 labels) and STEM.png (the same labels, indexed, in colours)."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    labels = stem.with_name(stem.name + ".npy")
-    with written_whole(labels) as unfinished, unfinished.open("wb") as file:
-        np.save(file, mask)
+    with explain_unwritable(stem.parent):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(stem.with_name(stem.name + ".npy")) as unfinished:
+        unfinished.write_bytes(npy(mask))
     with written_whole(stem.with_name(stem.name + ".png")) as unfinished:
         classes.indexed(mask).save(unfinished, format="png")
 

@@ -16,7 +16,7 @@ from ddpmseg.config import leave_out_how
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.csv_cells import guarded
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable, written_whole
 from ddpmseg.io.record_file import write_record
 from ddpmseg.metrics.segmentation import Scores
 
@@ -96,18 +96,13 @@ def claim_folder(
     and when it cannot be written to.
     """
     check_claim(folder, cfg, overwrite)
-    try:
+    with explain_unwritable(folder, OUTPUT_DIR):
         folder.mkdir(parents=True, exist_ok=True)
         for name in REPLACED if overwrite else ():
             (folder / name).unlink(missing_ok=True)
         with written_whole(folder / CONFIG) as unfinished:
             unfinished.write_text(_settings(cfg))
         write_record(folder / RECORD, {"kind": cfg.task, **(facts or {})})
-    except OSError as error:
-        raise ConfigError(
-            f"`paths.output_dir={folder}` cannot be written to ({error.strerror}). "
-            "Choose another `paths.output_dir`."
-        ) from error
 
 
 def finished_miou(folder: Path, cfg: DictConfig) -> float | None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import append_text, explain_unwritable, written_whole
 from ddpmseg.io.record_file import read_record, write_record
+from ddpmseg.io.tensor_file import npy
 from ddpmseg.records.results import write_table
 
 SETTINGS = "samples.json"
@@ -100,12 +101,13 @@ class SampleFolder:
 
     def write_mask(self, index: int, mask: NDArray[np.uint8], classes: ClassTable) -> None:
         """Beside its image as .npy, and in colours."""
-        (self.folder / MASKS).mkdir(exist_ok=True)
+        with explain_unwritable(self.folder):
+            (self.folder / MASKS).mkdir(exist_ok=True)
         with written_whole(self.folder / MASKS / f"{name_of(index)}.png") as unfinished:
             classes.indexed(mask).save(unfinished, format="png")
         place = self.image_path(index).with_suffix(".npy")
-        with written_whole(place) as unfinished, unfinished.open("wb") as file:
-            np.save(file, mask)
+        with written_whole(place) as unfinished:
+            unfinished.write_bytes(npy(mask))
 
     def uncertainties(self) -> dict[str, float]:
         """Name -> uncertainty of the labelled images; DataError for a damaged file."""
@@ -114,7 +116,11 @@ class SampleFolder:
             return {}
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                return {row["image"]: float(row["uncertainty"]) for row in csv.DictReader(file)}
+                return {
+                    row["image"]: float(row["uncertainty"])
+                    for row in csv.DictReader(file)
+                    if row.get("used", "1")  # else the end of a line that was cut off
+                }
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(
                 f"'{path}' is damaged ({error}). Remove it: the images are labelled again."
@@ -122,15 +128,22 @@ class SampleFolder:
 
     def write_uncertainties(self, values: Mapping[str, float]) -> None:
         """All that are known, in the order of the names, and whether the image is in use."""
-        rows = [
-            {
-                "image": name,
-                "uncertainty": f"{values[name]:.9g}",
-                "used": int((self.folder / f"{name}.png").is_file()),
-            }
-            for name in sorted(values)
+        rows: list[dict[str, object]] = [
+            dict(zip(COLUMNS, self._row(name, values), strict=True)) for name in sorted(values)
         ]
         write_table(self.folder / UNCERTAINTY, COLUMNS, rows)
+
+    def add_uncertainties(self, values: Mapping[str, float]) -> None:
+        """Append those of images that are being labelled, after `write_uncertainties` in a command.
+
+        The file is not written anew for every pass of many.
+        """
+        lines = [",".join(self._row(name, values)) + "\r\n" for name in values]
+        append_text(self.folder / UNCERTAINTY, "".join(lines))
+
+    def _row(self, name: str, values: Mapping[str, float]) -> tuple[str, str, str]:
+        used = (self.folder / f"{name}.png").is_file()
+        return name, f"{values[name]:.9g}", str(int(used))
 
     def use(self, indices: Collection[int]) -> None:
         """Put these images beside their masks into the folder, and the others into `left_out/`.

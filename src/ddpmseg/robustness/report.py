@@ -13,7 +13,7 @@ from ddpmseg.records.results import write_table
 from ddpmseg.report.canvas import save_figure
 from ddpmseg.robustness.figures import examples_figure, robustness_figure
 from ddpmseg.robustness.scores import COLUMNS, Robustness, drop_table, lines, miou_table
-from ddpmseg.robustness.store import ADVICE
+from ddpmseg.robustness.store import ELSEWHERE
 from ddpmseg.tables.table import FORMATS
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def write_report(
     drawn = lines(tested)
     tables = {"miou": miou_table(drawn), "drop": drop_table(drawn)}
     with (
-        explain_unwritable(folder, ADVICE),
+        explain_unwritable(folder, ELSEWHERE),
         FolderLocks(folder).hold({"report": f"the report in '{folder}' is being written"}),
     ):
         write_table(

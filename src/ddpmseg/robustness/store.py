@@ -20,7 +20,7 @@ from ddpmseg.io.locks import FolderLocks
 log = logging.getLogger(__name__)
 VERSION = 1
 """Of the format of records."""
-ADVICE = "Finished tests are kept; make room, or choose another --output, and repeat the command."
+ELSEWHERE = "another `--output`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class OutcomeStore:
         """Wait until no other process tests this head, then keep others waiting."""
         locks = {"tests": f"tests in '{self.folder}' are being made"}
         with ExitStack() as until_done:
-            with explain_unwritable(self.folder, ADVICE):
+            with explain_unwritable(self.folder, ELSEWHERE):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 until_done.enter_context(FolderLocks(self.folder).hold(locks))
                 # For people: nothing reads it.
@@ -81,7 +81,7 @@ class OutcomeStore:
     def write(self, corruption: Corruption | None, outcome: Outcome) -> None:
         record = {"seconds": round(outcome.seconds, 3), "counts": outcome.counts.tolist()}
         path = self._path(corruption)
-        with explain_unwritable(self.folder, ADVICE), written_whole(path) as unfinished:
+        with explain_unwritable(self.folder, ELSEWHERE), written_whole(path) as unfinished:
             unfinished.write_text(json.dumps(record))
 
     def _path(self, corruption: Corruption | None) -> Path:

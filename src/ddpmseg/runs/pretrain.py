@@ -10,7 +10,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from safetensors.torch import save_file
 from torchvision.utils import save_image
 
 from ddpmseg import ranks
@@ -18,6 +17,7 @@ from ddpmseg.backbones.guided_diffusion.sampler import Sampler
 from ddpmseg.config import PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
 from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.io.tensor_file import write_safetensors
 from ddpmseg.runtime.device import choose_device, trainer_precision
 from ddpmseg.runtime.processes import StopAtOnce
 from ddpmseg.tracking.loggers import Claim, Tracking
@@ -119,8 +119,7 @@ def _export(
     """Write the weights of the module in fp16, and a card that says what they are; returns it."""
     path = folder / "unet.safetensors"
     state = module.unet.state_dict()
-    with written_whole(path) as unfinished:
-        save_file({k: v.detach().half().cpu().contiguous() for k, v in state.items()}, unfinished)
+    write_safetensors({k: v.detach().half().cpu().contiguous() for k, v in state.items()}, path)
     card = {
         "sha256": file_sha256(path),
         "command": command,

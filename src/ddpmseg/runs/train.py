@@ -11,6 +11,7 @@ from ddpmseg.composition.build import cache_folder
 from ddpmseg.composition.checks import check_alone, checked_config
 from ddpmseg.config import run_key
 from ddpmseg.download.settings import fetch_missing
+from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable
 from ddpmseg.records.results import check_claim, claim_folder, finished_miou, mark_finished
 from ddpmseg.runs.distill import run_distillation
 from ddpmseg.runs.pretrain import run_pretraining
@@ -44,7 +45,8 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     if config.task != "pretrain":
         parts = [config.dataset, *([config.backbone] if config.task == "segment" else [])]
         fetch_missing(parts, cache_folder(config.paths, "downloads"))
-    with processes(config.trainer), ExitStack() as until_done:
+    unwritable = explain_unwritable(folder, OUTPUT_DIR)  # also by loggers of other packages
+    with unwritable, processes(config.trainer), ExitStack() as until_done:
 
         def claim() -> Tracking:
             tracking = Tracking()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
+from ddpmseg.errors import DiskError
+from ddpmseg.io.files import explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ def take_gpu(accelerator: str) -> str | None:
     """Let CUDA see one GPU of several, from now to the end of this process; returns its name.
 
     None where there is no choice: no GPU or a single one, an `accelerator` (`trainer.accelerator`)
-    that uses none, CUDA in use by this process already, or a process that has chosen before.
+    that uses none, CUDA in use by this process already, a process that has chosen before, or, with
+    a warning, no folder for the locks.
     """
     if _held or accelerator not in ("auto", "gpu", "cuda"):
         return None
@@ -36,7 +39,11 @@ def take_gpu(accelerator: str) -> str | None:
     # Counts by the driver's library, which leaves CUDA uninitialised.
     if torch.cuda.is_initialized() or torch.cuda.device_count() < 2:
         return None
-    chosen = least_used(visible_gpus(torch.cuda.device_count()), lock_folder())
+    try:
+        chosen = least_used(visible_gpus(torch.cuda.device_count()), lock_folder())
+    except DiskError as error:
+        log.warning("no GPU is chosen, so jobs share the first one: %s", error)
+        return None
     if chosen is None:
         return None
     name, lock = chosen
@@ -55,9 +62,12 @@ def visible_gpus(count: int) -> list[str]:
 
 
 def lock_folder() -> Path:
-    """Of this machine and user."""
+    """Of this machine and user. Raises DiskError if another user owns it, or it cannot be made."""
     folder = Path(tempfile.gettempdir()) / f"ddpmseg-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with explain_unwritable(folder, "another $TMPDIR"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise DiskError(f"'{folder}' belongs to another user. Choose another $TMPDIR.")
     return folder
 
 

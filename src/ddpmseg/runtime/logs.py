@@ -1,10 +1,13 @@
 """How the programs talk: our own lines, not those of the libraries below."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ddpmseg.io.files import FULL, explain_unwritable
 
 NOISE = (
     # Lightning's advice about loaders and loggers; ours are made the way they are on purpose.
@@ -28,10 +31,33 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file whose lines are lost on a full disk.
+
+    The program itself says that the disk is full as soon as it writes anything else.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not _is_full(sys.exception()):
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what was not written yet
+            if not _is_full(error):
+                raise
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Append all log lines to `path` as well; a multirun closes the file of each job."""
-    handler = logging.FileHandler(path)
+    with explain_unwritable(path):
+        handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     try:

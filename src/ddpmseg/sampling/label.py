@@ -25,8 +25,6 @@ from ddpmseg.runtime.device import choose_device
 
 log = logging.getLogger(__name__)
 
-RECORD_EVERY = 512
-"""Images after which their uncertainties are recorded: as many are labelled again after a kill."""
 OVERVIEW = "overview/overlays.png"
 NUM_SHOWN = 8
 
@@ -81,25 +79,27 @@ def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator
     As the original's DatasetDDPM: noise is added to a drawn image anew and the network reads it
     like any other image. What is read is the stored image, of 8 bits per channel.
     """
-    indices = folder.unlabelled(num)
+    indices = set(folder.unlabelled(num))
     if not indices:
         return
     segmenter = labeller.run.image_segmenter(choose_device(accelerator))
     image_size = labeller.run.config.dataset.image_size
-    started, known = time.perf_counter(), folder.uncertainties()
-    for first in tqdm(
-        range(0, len(indices), RECORD_EVERY), "labelled", disable=not sys.stderr.isatty()
-    ):
-        some = indices[first : first + RECORD_EVERY]
-        for start in range(0, len(some), segmenter.images_per_pass):
-            batch = some[start : start + segmenter.images_per_pass]
-            images = torch.stack([_read(folder, index, image_size) for index in batch])
-            found = segmenter.segment(images, [f"sample/{name_of(index)}" for index in batch])
-            masks = found.masks.cpu().numpy().astype(np.uint8)
-            for row, index in enumerate(batch):
-                folder.write_mask(index, masks[row], labeller.classes)
-                known[name_of(index)] = float(found.uncertainty[row])
-        folder.write_uncertainties(known)
+    folder.write_uncertainties(folder.uncertainties())
+    started, size = time.perf_counter(), segmenter.images_per_pass
+    # The passes are those of a command that labels all: kernels add in another order for others.
+    firsts = sorted({index // size * size for index in indices})
+    for first in tqdm(firsts, "labelled", disable=not sys.stderr.isatty()):
+        batch = range(first, min(first + size, num))
+        images = torch.stack([_read(folder, index, image_size) for index in batch])
+        found = segmenter.segment(images, [f"sample/{name_of(index)}" for index in batch])
+        masks = found.masks.cpu().numpy().astype(np.uint8)
+        rows = [(row, index) for row, index in enumerate(batch) if index in indices]
+        # Before the masks: an image is labelled once it has both.
+        folder.add_uncertainties(
+            {name_of(index): float(found.uncertainty[row]) for row, index in rows}
+        )
+        for row, index in rows:
+            folder.write_mask(index, masks[row], labeller.classes)
     log.info("%d images labelled in %.1f s", len(indices), time.perf_counter() - started)
 
 

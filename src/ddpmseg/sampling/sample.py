@@ -14,6 +14,7 @@ from ddpmseg.backbones.guided_diffusion.sampler import Sampler, check_steps
 from ddpmseg.config import BackboneConfig, TrainConfig
 from ddpmseg.data.subsets import least_uncertain, num_filtered, num_most_certain
 from ddpmseg.errors import ConfigError
+from ddpmseg.io.files import explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.samples import SampleFolder, name_of
 from ddpmseg.runtime.device import choose_device
@@ -60,7 +61,7 @@ def sample(
     backbone = config.backbone.build(choose_device(accelerator))
     assert isinstance(backbone, GuidedDiffusionBackbone)
     folder = SampleFolder(output)
-    try:
+    with explain_unwritable(output, "another `--output`"):
         folder.claim(_drawn_by(backbone, steps, seed), labeller and labeller.settings)
         with FolderLocks(output).hold({"sample": f"'{output}' is being filled"}):
             _check_fewer(folder, num)
@@ -69,10 +70,6 @@ def sample(
             if labeller is not None:
                 label_images(folder, labeller, num, accelerator)
                 _use(folder, labeller, num, keep, dropped)
-    except OSError as error:
-        raise ConfigError(
-            f"`--output {output}` cannot be written to ({error}). Name another folder."
-        ) from error
     log.info("images in %s", output)
 
 

@@ -14,7 +14,7 @@ from ddpmseg.errors import DataError
 from ddpmseg.io.files import written_whole
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import METRICS, CellGrid
-from ddpmseg.records.cells import CellStore, told_when_full
+from ddpmseg.records.cells import CellStore
 from ddpmseg.records.results import write_table
 from ddpmseg.report.figures import save_figures
 from ddpmseg.report.findings import findings
@@ -43,7 +43,7 @@ def write_sweep_report(folder: Path) -> Study:
     """
     store = CellStore(folder)
     study = read_study(store)
-    with store.reporting(), told_when_full(folder):
+    with store.reporting():
         write_study(folder, study)
     return study
 

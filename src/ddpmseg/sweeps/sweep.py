@@ -22,7 +22,7 @@ from ddpmseg.data.survey import survey
 from ddpmseg.download.settings import fetch_missing
 from ddpmseg.io.files import file_sha256
 from ddpmseg.metrics.functional import miou
-from ddpmseg.records.cells import CellStore, told_when_full
+from ddpmseg.records.cells import CellStore
 from ddpmseg.records.results import peak_rss_mb
 from ddpmseg.runtime.device import choose_device
 from ddpmseg.runtime.logs import log_file
@@ -144,7 +144,7 @@ def _best(store: CellStore, config: SweepConfig) -> float:
 def show(config: SweepConfig, dataset: LabelledSet, run: "Run | None" = None) -> None:
     """Write the pictures and the report of all cells that are done, to W&B's `run` as well."""
     store = CellStore(Path(config.paths.output_dir))
-    with store.reporting(), told_when_full(store.folder):
+    with store.reporting():
         write_examples(store.folder, dataset, config.sweep.num_examples)
         write_clusters(store.folder, config, dataset)
     study = write_sweep_report(store.folder)

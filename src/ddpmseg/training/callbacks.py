@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import append_text, written_whole
+from ddpmseg.io.tensor_file import save_pickled
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
@@ -54,6 +57,9 @@ class Checkpoint(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = _WholeFiles()
+
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.is_global_zero:
             # A process that was killed while writing left these.
@@ -63,12 +69,18 @@ class Checkpoint(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if all(trainer.global_step % every for every in self.every):
             return
-        if not trainer.is_global_zero:
-            # Only rank 0 writes, but Lightning requires the call on every rank.
-            trainer.save_checkpoint(self.path)
-            return
-        with written_whole(self.path) as unfinished:
-            trainer.save_checkpoint(unfinished)
+        # Only rank 0 writes, but Lightning requires the call on every rank.
+        trainer.save_checkpoint(self.path)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints in place; Lightning's own takes the way over the temporary folder."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
+    ) -> None:
+        with written_whole(Path(path)) as unfinished:
+            save_pickled(checkpoint, unfinished)
 
 
 class StepBar(Callback):
@@ -149,8 +161,7 @@ class MetricsFile(Callback):
 
 
 def append_metrics(path: Path, step: int, values: Mapping[str, float]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps({"step": step, **values}) + "\n")
+    append_text(path, json.dumps({"step": step, **values}) + "\n")
 
 
 def keep_metrics(path: Path, kept: Callable[[int], bool]) -> None:

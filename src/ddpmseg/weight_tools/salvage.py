@@ -8,7 +8,7 @@ from typing import Any
 
 from ddpmseg.command_line import override
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.weights.pickled import Salvaged
 from ddpmseg.weights.read import resolve_checkpoint
 
@@ -25,18 +25,16 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
     if output.exists():
         raise ConfigError(f"'{output}' exists already. Remove it, or name another file.")
     command = [sys.executable, "-m", "ddpmseg.weights.pickled", str(path)]
-    try:
+    with explain_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(output) as unfinished:
-            process = subprocess.run(
-                [*command, str(unfinished), *([] if entry is None else [entry])],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            result = _read_result(path, process)
-    except OSError as error:
-        raise ConfigError(f"'{output}' cannot be written ({error.strerror or error}).") from error
+    with written_whole(output) as unfinished:
+        process = subprocess.run(
+            [*command, str(unfinished), *([] if entry is None else [entry])],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        result = _read_result(path, process)
     within = f" of '{result.entry}'" if result.entry is not None else ""
     lines = [f"{output}: {result.tensors} tensors, {result.parameters:,} numbers{within} in {path}"]
     if result.left_out:

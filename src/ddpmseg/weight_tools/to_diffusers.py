@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ddpmseg.backbones.diffusers.backbone import DiffusersBackbone
@@ -82,7 +82,7 @@ def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> Non
         _write_json(folder / "scheduler" / SCHEDULER, scheduler_config(flags) | version)
         _write_json(folder / "unet" / CONFIG, config | version)
         converted = {key: value.contiguous() for key, value in to_unet2d(state, flags).items()}
-        save_file(converted, folder / "unet" / WEIGHTS, {"format": "pt"})
+        (folder / "unet" / WEIGHTS).write_bytes(save(converted, {"format": "pt"}))
         del converted
         _check_agreement(state, flags, folder)
     chosen = {"backbone": "diffusers", "backbone.checkpoint": output}

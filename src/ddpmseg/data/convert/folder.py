@@ -16,6 +16,7 @@ from ddpmseg.data.decode import TURNED
 from ddpmseg.data.images import IMAGE_SUFFIXES, read_image
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
 from ddpmseg.errors import DataError
+from ddpmseg.io.tensor_file import npy
 
 TRAIN, TEST = "real/train", "real/test"
 """Folders of the photographs."""
@@ -133,7 +134,7 @@ def _write_samples(folder: Path, split: LabelledSplit) -> WrittenSplit:
         photo = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
         Image.fromarray(photo).save(folder / f"{sample.name}.png")
         mask = sample.mask.numpy()
-        np.save(folder / f"{sample.name}.npy", mask)
+        (folder / f"{sample.name}.npy").write_bytes(npy(mask))
         counts = np.bincount(mask.ravel(), minlength=256)
         pixels += counts
         holding += counts > 0
