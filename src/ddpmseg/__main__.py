@@ -9,7 +9,9 @@ from ddpmseg.cli import compare, completion, data, programs, runs, sweeps, weigh
 from ddpmseg.cli.substitutes import use_substitutes
 from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
+from ddpmseg.io.stdout import OutputHandler, write_out
 from ddpmseg.runtime.logs import quiet_libraries
+from ddpmseg.runtime.surroundings import draw_without_window
 
 OVERRIDES = "overrides"
 """The argument of a command that takes settings as `train` does."""
@@ -41,12 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.answer(commands)
-    options = vars(_parse(commands, arguments))
-    run = options.pop("run_command")
-    quiet_libraries()
-    if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
+        options = vars(_parse(commands, arguments))
+        run = options.pop("run_command")
+        quiet_libraries()
+        draw_without_window()
+        if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
+            logging.basicConfig(
+                level=logging.INFO, format="%(message)s", handlers=[OutputHandler()]
+            )
         return run(**options)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -55,7 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(commands: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
     """The options of the command; overrides may stand before and after its options."""
-    options, left_over = commands.parse_known_args(arguments)
+    try:
+        options, left_over = commands.parse_known_args(arguments)
+    except SystemExit:
+        write_out("")  # the help, which argparse leaves in the buffer
+        raise
     if not left_over:
         return options
     if not hasattr(options, OVERRIDES) or any(

@@ -4,12 +4,12 @@ What a command needs is imported when it runs, so that `--help` need not wait fo
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpmseg.cli.completion import add_settings
+from ddpmseg.io.stdout import write_out
 from ddpmseg.limits import LARGEST, LARGEST_SEED, no_path
 
 if TYPE_CHECKING:
@@ -88,5 +88,5 @@ def typed(config_dir: Path | None, *overrides: str) -> "TrainConfig":
 
 
 def show(lines: Iterable[str]) -> int:
-    sys.stdout.write("\n".join(lines) + "\n")
+    write_out("\n".join(lines) + "\n")
     return 0

@@ -7,8 +7,10 @@ there as well.
 from omegaconf import DictConfig
 
 from ddpmseg import config
+from ddpmseg.runtime.surroundings import draw_without_window
 
 config.register()
+draw_without_window()
 
 
 def train(cfg: DictConfig) -> float | None:

@@ -11,6 +11,7 @@ from ddpmseg.compare.settings import filtered, find_conditions, find_key, series
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.stdout import write_out
 from ddpmseg.records.published import load_published
 from ddpmseg.records.run_table import run_table
 from ddpmseg.records.runs import DATASET
@@ -58,7 +59,7 @@ def choose_runs(
 def deliver(text: str, output: Path | None, what: str) -> None:
     """Write `text` to `output`, and say `what` it holds, or to stdout."""
     if output is None:
-        sys.stdout.write(text)
+        write_out(text)
         return
     make_folder_of(output)
     with written_whole(output) as unfinished:

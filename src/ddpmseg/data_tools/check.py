@@ -1,7 +1,5 @@
 """`data check`: inspects a folder of labelled images and prints what is wrong."""
 
-import sys
-
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.digests import known_files, known_splits
 from ddpmseg.data.inspection import SplitFolders, SplitInspection, inspect_folder
@@ -9,6 +7,7 @@ from ddpmseg.data.pairs import DRAWN
 from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.data.survey import Survey
 from ddpmseg.errors import ConfigError
+from ddpmseg.io.stdout import write_out
 
 
 def check_dataset(config: DatasetConfig) -> bool:
@@ -46,7 +45,7 @@ def check_dataset(config: DatasetConfig) -> bool:
             lines.append(f"to fetch it anew, remove the folder: `{dataset.command('get')}`")
     else:
         lines.append("nothing found wrong")
-    sys.stdout.write("\n".join(lines) + "\n")
+    write_out("\n".join(lines) + "\n")
     return not problems
 
 

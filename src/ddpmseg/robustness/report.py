@@ -1,7 +1,6 @@
 """What `robustness` leaves for its reader: rows, tables, figures."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption
 from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
+from ddpmseg.io.stdout import write_out
 from ddpmseg.records.results import write_table
 from ddpmseg.report.canvas import save_figure
 from ddpmseg.robustness.figures import examples_figure, robustness_figure
@@ -48,5 +48,5 @@ def write_report(
             save_figure(robustness_figure(drawn), folder / f"robustness.{suffix}")
         pictures = {one: versions.draw(0, one) for one in corruptions}
         save_figure(examples_figure(versions.pixels(0), pictures), folder / "examples.png")
-    sys.stdout.write("\n".join(FORMATS["md"](table) for table in tables.values()))
+    write_out("\n".join(FORMATS["md"](table) for table in tables.values()))
     log.info("%d tests in %s", sum(1 + len(one.corrupted) for one in tested), folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ddpmseg.runtime.gpus import take_gpu
 from ddpmseg.runtime.logs import quiet_libraries
+from ddpmseg.runtime.surroundings import caches_without_home
 
 
 def process_setup(cache_dir: str, accelerator: str, share_gpus: bool) -> None:
@@ -15,7 +16,8 @@ def process_setup(cache_dir: str, accelerator: str, share_gpus: bool) -> None:
     sees one GPU, the least used one, where `accelerator` (`trainer.accelerator`) wants any.
     """
     quiet_libraries()
-    kernels = Path(cache_dir).expanduser() / "kernels"
+    caches_without_home()
+    kernels = Path(os.path.expanduser(cache_dir)) / "kernels"  # noqa: PTH111  (there may be no home)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels))
     if share_gpus:
         take_gpu(accelerator)

@@ -1,5 +1,6 @@
 """Where metrics go besides `metrics.jsonl`: the loggers of one run, opened and closed together."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from wandb import Run
 
 RUNS = ("sweep", "cell")
+NAME = r"[^/\\#?%:\x00-\x1f\x7f]{1,128}"
+"""What W&B calls a project or a team."""
 MOST_IMAGES = 24
 """Each is shown twice, and W&B takes under 50 at a time."""
 
@@ -45,6 +48,13 @@ def check_loggers(settings: LoggerConfig) -> None:
         raise ConfigError(
             f"`logger.num_images={settings.num_images}`: must lie in 0..{MOST_IMAGES}."
         )
+    for name in ("project", "entity") if settings.wandb else ():
+        given = getattr(settings, name)
+        if given is not None and not re.fullmatch(NAME, given):
+            raise ConfigError(
+                f"`logger.{name}={given}`: W&B takes 1 to 128 characters, and none of "
+                "/ \\ # ? % : and control characters."
+            )
     if settings.tensorboard and not (find_spec("tensorboard") or find_spec("tensorboardX")):
         raise ConfigError(
             "`logger=tensorboard`: neither of the packages tensorboard and tensorboardX is "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpmseg.config import TRANSFER, LoggerConfig, SweepConfig, TrainConfig
+from ddpmseg.runtime.surroundings import environment
 from ddpmseg.tracking.upload import Upload
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 MODES = ("online", "offline", "disabled")
 STEP = "trainer/global_step"
 """The axis Lightning's logger writes beside every value."""
+STAGING = "WANDB_DATA_DIR"
 FLUSH_SECONDS = 5.0
 """How far a page that is uploaded while the run goes on lies behind."""
 ADDRESS = re.compile(r"(?<=url=).*|(?<=://)\S*@")
@@ -148,7 +150,7 @@ def open_run(
     # What it says of itself is said here, in a line; what goes wrong is raised.
     wandb.setup(wandb.Settings(silent=True))
     earlier = recorded_runs(folder, identity.id)
-    with _arguments_without_secrets():
+    with _arguments_without_secrets(), environment(STAGING, str(folder.absolute() / "wandb")):
         run = wandb.init(
             project=settings.project,
             entity=settings.entity,
@@ -186,7 +188,9 @@ def open_run(
         if settings.mode == "online" and upload:
             sender = Upload(folder / "wandb", place, earlier, settings.timeout)
     try:
-        with run:
+        # What is logged as a table or an artifact is staged until it is uploaded. The home, W&B's
+        # own choice, may take nothing.
+        with environment(STAGING, str(folder.absolute() / "wandb")), run:
             yield run
     finally:
         if sender is not None and sender.finish():
