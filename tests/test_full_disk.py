@@ -1,0 +1,153 @@
+"""A disk that fills at any write: one sentence, and the repeated command leaves what it should."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_distill import draw_samples
+from test_resume import results
+from tiny_run import DISTILL, PRETRAIN, SEGMENT, composed, multirun
+
+from ddpmseg.errors import DiskError
+from ddpmseg.io.files import append_text, explain_unwritable, written_whole
+from ddpmseg.io.tensor_file import save_pickled
+from ddpmseg.runs.train import train
+
+ADVICE = "(No space left on device). Make room, and repeat the command: what is finished is kept."
+
+
+@contextmanager
+def room_for(writes: int) -> Iterator[None]:
+    """A disk that is full after so many files: each is flushed before it is put in its place."""
+    sync, left = os.fsync, iter(range(writes))
+
+    def syncing(file: int) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", syncing)
+        yield
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (*SEGMENT, "dataset.num_test=1"),
+        (*PRETRAIN, "pretrain.num_steps=2", "pretrain.sample_every=2"),
+        (*DISTILL, "segmenter.images=SAMPLES", "segmenter.num_epochs=1", "dataset.num_test=1"),
+    ],
+    ids=["segment", "pretrain", "distill"],
+)
+def test_a_run_goes_on_after_every_write_that_found_no_room(
+    given: tuple[str, ...], tmp_path: Path
+) -> None:
+    samples = draw_samples(tmp_path / "samples")
+    given = tuple(word.replace("SAMPLES", str(samples)) for word in given)
+    folder = tmp_path / "run"
+    config = composed(folder, *given)
+    train(config.copy())
+    expected = results(folder)
+    folder.rename(tmp_path / "undisturbed")
+    said = []
+    while len(said) < 100:
+        try:
+            with room_for(len(said)):
+                train(config.copy())
+            break
+        except DiskError as error:
+            said.append(str(error))
+    assert 5 < len(said) < 100
+    assert all(text.startswith(f"'{folder}/") and text.endswith(ADVICE) for text in said)
+    found = results(folder)
+    for files in (found, expected):
+        files.pop("last.ckpt", None)  # which holds seconds
+    assert found == expected
+
+
+def test_a_multirun_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second job finds no room; the first is kept, and both are there in the end."""
+    given = (*SEGMENT, "features.blocks=[1],[2]", "features.timesteps=[5]", "hydra.sweep.dir=m")
+    with room_for(12):
+        assert multirun(tmp_path, "train.py", *given) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.endswith(ADVICE)
+    assert multirun(tmp_path, "train.py", *given) == 0
+    assert (tmp_path / "m" / "report.html").is_file()
+
+
+def limited(folder: Path, num_bytes: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """`ddpmseg WORDS` by a process that may write no file above this size."""
+    code = (
+        "import resource, sys; from ddpmseg.__main__ import main;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({num_bytes}, {num_bytes}));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "num_bytes", "name"),
+    [
+        (SEGMENT, 10, "config.yaml"),
+        (SEGMENT, 5000, "head.safetensors"),
+        (PRETRAIN, 100_000, "last.ckpt"),
+        ((*PRETRAIN, "pretrain.checkpoint_every=100"), 100_000, "unet.safetensors"),
+    ],
+)
+def test_a_write_that_the_system_refuses(
+    given: tuple[str, ...], num_bytes: int, name: str, tmp_path: Path
+) -> None:
+    """Whatever library writes, and with the log of the run as full as the disk."""
+    done = limited(tmp_path, num_bytes, "train", *given, "paths.output_dir=run")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == (
+        f"error: 'run/{name}' cannot be written to (File too large). Make room, and repeat the "
+        "command: what is finished is kept."
+    )
+
+
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    append_text(path, "one\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(DiskError, match=r"lines' cannot be written to \(File too large\)"):
+            append_text(path, "half of this line fits\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "one\n"
+    append_text(path, "two\n")
+    assert path.read_text() == "one\ntwo\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_torch_says_what_the_disk_said() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        save_pickled({"weights": [0.0] * 100_000}, Path("/dev/full"))
+
+
+def test_what_is_read_elsewhere_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    missing = tmp_path / "other" / "missing"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError), written_whole(folder / "file") as unfinished:
+        unfinished.write_bytes(missing.read_bytes())
+    (folder / "taken").mkdir()
+    says = r"taken' cannot be written to \(Is a directory\)\. Choose another folder"
+    with pytest.raises(DiskError, match=says), explain_unwritable(folder / "taken"):
+        (folder / "taken").write_text("")
