@@ -8,10 +8,15 @@ import inspect
 
 import pytest
 import wandb
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import _run_hydra, get_args_parser
 from pytorch_lightning.callbacks import WeightAveraging
 from wandb.cli.cli import cli
+
+from ddpmseg.config.checked_files import FileConfigSource
+from ddpmseg.config.store import register
 
 
 def parameters(function: object) -> list[str]:
@@ -31,6 +36,17 @@ def test_hydra_runs_a_program_with_a_given_command_line() -> None:
     )
     assert parameters(get_args_parser) == [], (
         "hydra's get_args_parser has moved: see ddpmseg.cli.programs"
+    )
+
+
+def test_hydra_reads_files_by_a_source_of_this_name() -> None:
+    register()
+    theirs = file_config_source.FileConfigSource
+    assert parameters(theirs.load_config) == ["self", "config_path"]
+    registry = SourcesRegistry.instance()
+    registry.register(theirs)  # as a process does that a launcher starts
+    assert registry.resolve("file") is FileConfigSource, (
+        "hydra's sources of files have moved: see ddpmseg.config.checked_files"
     )
 
 

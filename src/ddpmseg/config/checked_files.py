@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult
 from omegaconf.errors import OmegaConfBaseException
@@ -13,8 +13,12 @@ from ddpmseg.errors import ConfigError
 from ddpmseg.io.yaml_file import read_yaml
 
 
-class CheckedFiles(FileConfigSource):
-    """Hydra's source of files, which raises ConfigError naming a file that cannot be used."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's source of files, which raises ConfigError naming a file that cannot be used.
+
+    It bears the name of Hydra's own: a process that a launcher starts is handed this one, and then
+    registers its own, which is left out if the name is the same.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path) / self._normalize_file_name(config_path)
@@ -28,7 +32,7 @@ class CheckedFiles(FileConfigSource):
 
 def register() -> None:
     """Let Hydra read all files so. Its registry takes no second source of files, so it is set."""
-    SourcesRegistry.instance().types[CheckedFiles.scheme()] = CheckedFiles
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
 
 def _check(content: Any, path: Path, config_path: str) -> None:
