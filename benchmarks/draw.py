@@ -29,7 +29,7 @@ def draw(results: Path, docs: Path) -> None:
     if not page.is_file():
         raise DataError(f"there is no '{page}'. Name the folder that holds it with --docs.")
     figures: dict[Path, Figure] = {}
-    text = _between_markers(page.read_text(), "summary", summary(rows), page)
+    text = _between_markers(page.read_text(encoding="utf-8"), "summary", summary(rows), page)
     for benchmark in dict.fromkeys(row.benchmark for row in rows):
         some = [row for row in rows if row.benchmark == benchmark]
         path = docs / f"performance_{benchmark}.png"
@@ -42,7 +42,7 @@ def draw(results: Path, docs: Path) -> None:
                 figure.savefig(unfinished, format="png", dpi=DPI)
             log.info("%s", path)
     with written_whole(page) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
     log.info("%s", page)
 
 

@@ -9,9 +9,8 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.cases import CASES, Case, Options, PlainExtractor, ours, prepared
 from benchmarks.record import FASTER, Recorder
-from benchmarks.stages import as_plain_maps
+from benchmarks.stages import as_plain_maps, extractor_of
 from benchmarks.timing import alternate, clocked
-from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def _measure(case: Case, config: TrainConfig, options: Options) -> None:
         variants["ours, 16 bits, compiled"] = (half, True)
     work: dict[str, Callable[[], list[plain.Maps]]] = {"plain": one_by_one}
     for name, (precision, compiled) in variants.items():
-        extractor = build_extractor(config, ours(config, device, precision, compiled))
+        extractor = extractor_of(config, ours(config, device, precision, compiled))
 
         def together(extractor=extractor) -> list[plain.Maps]:
             maps = extractor(images, names)

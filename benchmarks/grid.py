@@ -7,15 +7,16 @@ import torch
 from benchmarks import plain
 from benchmarks.cases import CASES, Options, PlainExtractor, ours, prepared
 from benchmarks.record import FASTER, Recorder
-from benchmarks.stages import copy_later, mlp
+from benchmarks.stages import copy_later, extractor_of, mlp
 from benchmarks.timing import Timed, alternate
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_extractor
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import SweepConfig, SweepSettings, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.heads.probes import ProbeReader
 from ddpmseg.metrics.functional import confusion, miou
+from ddpmseg.sweeps.grid import Piece
 from ddpmseg.sweeps.probe import probe_timestep
+from ddpmseg.sweeps.resolve import ResolvedSweep, resolve_sweep
 
 TIMESTEPS = {"tiny": (5, 50), "small": (0, 50, 100, 150, 250, 400, 600, 800)}
 """'small': those of `conf/grid/quick.yaml`."""
@@ -90,9 +91,12 @@ class _Grid:
     def all_cells(self) -> None:
         """As `ddpmseg sweep` computes them, without its report."""
         for timestep in self.timesteps:
-            config = _reading(self.config, self.config.features.blocks, (timestep,))
+            sweep = _as_sweep(self.config)
+            blocks = self.config.features.blocks
+            features = sweep.config.sweep.features(blocks, [timestep])
+            piece = Piece("", self.config.backbone, features, (self.config.seed,))
             probed = probe_timestep(
-                config, self.backbone, self.dataset, [config.seed], 0, lambda stage, share: None
+                sweep, piece, self.backbone, self.dataset, lambda stage, share: None
             )
             for one in probed:
                 score = miou(one.cell.counts, self.dataset.classes.ignore_label)
@@ -128,7 +132,7 @@ class _Grid:
     def labels_that_differ(self) -> float:
         """Share of an image's pixels that the two ways of reading label otherwise, in fp32."""
         backbone, config = ours(self.config, self.device, "32"), self.config
-        extractor = build_extractor(config, backbone)
+        extractor = extractor_of(config, backbone)
         sample, classes = self.dataset.test[0], self.dataset.classes
         probes = (
             mlp(config).build_probes(extractor.layout, classes.num_classes, [0]).to(self.device)
@@ -155,3 +159,26 @@ class _Grid:
 def _reading(config: TrainConfig, blocks: list[int], timesteps: tuple[int, ...]) -> TrainConfig:
     features = replace(config.features, blocks=blocks, timesteps=list(timesteps))
     return replace(config, features=features)
+
+
+def _as_sweep(config: TrainConfig) -> ResolvedSweep:
+    """The sweep whose cells have the head and the maps of `config`."""
+    features = config.features
+    settings = SweepSettings(
+        blocks=features.blocks,
+        timesteps=features.timesteps,
+        head=replace(mlp(config), members=1),
+        hook=features.hook,
+        noise=features.noise,
+        batch_size=features.batch_size,
+        num_examples=0,
+    )
+    sweep = SweepConfig(
+        seed=config.seed,
+        dataset=config.dataset,
+        backbone=config.backbone,
+        sweep=settings,
+        trainer=config.trainer,
+        paths=config.paths,
+    )
+    return resolve_sweep(sweep, files=False)

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from benchmarks import plain
 from benchmarks.cases import CASES, Options, PlainExtractor, composed, ours, prepared
 from benchmarks.record import FASTER, Recorder
-from benchmarks.stages import as_plain_maps, as_plain_members, mlp, synthetic_maps, trained_head
+from benchmarks.stages import (
+    as_plain_maps,
+    as_plain_members,
+    extractor_of,
+    mlp,
+    synthetic_maps,
+    trained_head,
+)
 from benchmarks.timing import Timed, alternate, clocked
-from ddpmseg.composition.build import build_extractor
-from ddpmseg.composition.checks import planned_layout
+from ddpmseg.composition.resolve import resolve_segmentation
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
@@ -47,7 +53,7 @@ def run(options: Options) -> None:
 def _on_images(config: TrainConfig, record: Recorder, options: Options) -> None:
     """Train all members both ways, then segment the test images with them."""
     device, dataset = options.device, config.dataset.build()
-    extractor = build_extractor(config, ours(config, device))
+    extractor = extractor_of(config, ours(config, device))
     images = LabelledImages(dataset, extractor.images_per_pass)
     maps, masks = extract_training_set(extractor, images)
     straightforward = PlainExtractor(config, device)
@@ -81,7 +87,7 @@ def _on_images(config: TrainConfig, record: Recorder, options: Options) -> None:
     _record_testing(tested, len(dataset.test), record)
     _record_scores(tested, dataset, record, strict=options.size != "tiny")
 
-    exact = build_extractor(config, ours(config, device, "32"))
+    exact = extractor_of(config, ours(config, device, "32"))
     sample = dataset.test[0]
     found = _segmented(heads["ours, fast"], [exact(sample.image[None], [f"test/{sample.name}"])])
     alone = as_plain_members(heads["ours, fast"])
@@ -92,7 +98,7 @@ def _on_synthetic_maps(config: TrainConfig, record: Recorder, options: Options) 
     """Times only, on maps of noise; those of slow trainings from a share of their steps."""
     device, dataset = options.device, config.dataset.build()
     size, classes = config.dataset.image_size, dataset.classes
-    layout, count = planned_layout(config), config.head.members
+    layout, count = resolve_segmentation(config, files=False).layout, config.head.members
     maps = synthetic_maps(layout, len(dataset.train), torch.bfloat16, device)
     masks = torch.stack([sample.mask for sample in dataset.train])
     slow = _with_protocol(config, "paper", TIMED_STEPS["ours, paper"])

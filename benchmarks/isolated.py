@@ -46,7 +46,7 @@ class PeakMemory:
         gc.collect()
         # Sandboxes may show the file and forbid to write it.
         with suppress(OSError):
-            _CLEAR.write_text("5")
+            _CLEAR.write_text("5", encoding="utf-8")
         self.before = _status("VmRSS") if _STATUS.exists() else _peak()
 
     def above(self) -> int:
@@ -63,6 +63,6 @@ def _peak() -> int:
 
 
 def _status(key: str) -> int:
-    found = re.search(rf"{key}:\s+(\d+) kB", _STATUS.read_text())
+    found = re.search(rf"{key}:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1]) * 1024

@@ -10,10 +10,9 @@ from benchmarks import plain
 from benchmarks.cases import CASES, Options, PlainExtractor, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import SMALLER, Recorder
-from benchmarks.stages import mlp, trained_head
+from benchmarks.stages import extractor_of, mlp, trained_head
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.composition.build import build_extractor
-from ddpmseg.composition.checks import planned_layout
+from ddpmseg.composition.resolve import resolve_segmentation
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.heads.segment import segment
@@ -42,7 +41,7 @@ def run(options: Options) -> None:
     more = [f"head.max_steps={FULL_STEPS}"] if shortened else []
     repeats = min(options.repeats, REPEATS)
     with prepared(case, options, *more) as config:
-        layout = planned_layout(config)
+        layout = resolve_segmentation(config, files=False).layout
         for count in IMAGES[options.size]:
             some = replace(config, dataset=replace(config.dataset, num_labelled=count, num_test=1))
             matrix = plain.matrix_bytes(count, layout.image_size, layout.dim)
@@ -67,7 +66,7 @@ def our_peak(config: TrainConfig, first_pass_only: bool) -> int:
     dataset = config.dataset.build()
     backbone = ours(config, CPU)
     peak = PeakMemory()
-    extractor = build_extractor(config, FirstPass(backbone) if first_pass_only else backbone)
+    extractor = extractor_of(config, FirstPass(backbone) if first_pass_only else backbone)
     images = LabelledImages(dataset, extractor.images_per_pass)
     maps, masks = extract_training_set(extractor, images)
     head = trained_head(config, maps, masks, dataset)

@@ -80,7 +80,7 @@ class Outcome:
 
     def cells(self) -> list[tuple[int, int, int]]:
         """(block, timestep, seed) of every row of `cells.csv`."""
-        with (self.folder / "cells.csv").open(newline="") as file:
+        with (self.folder / "cells.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return [(int(row["block"]), int(row["timestep"]), int(row["seed"])) for row in rows]
 
@@ -103,7 +103,7 @@ def killed_and_repeated(
     """
     place.mkdir(parents=True, exist_ok=True)
     (place / "counting").mkdir(exist_ok=True)
-    (place / "counting" / "sitecustomize.py").write_text(COUNTING)
+    (place / "counting" / "sitecustomize.py").write_text(COUNTING, encoding="utf-8")
     path = os.pathsep.join([str(place / "counting"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {
         "PYTHONPATH": path.rstrip(os.pathsep),
@@ -128,21 +128,23 @@ def killed_and_repeated(
         raise RuntimeError(f"status {done.returncode}:\n{done.stdout}\n{done.stderr}")
     folder = _folder(place)
     assert folder is not None
-    passes = Counter((place / "passes.txt").read_text().splitlines())
+    passes = Counter((place / "passes.txt").read_text(encoding="utf-8").splitlines())
     return Outcome(folder, read_jobs(folder), passes, seconds)
 
 
 def _kill_when(
     enough: Callable[[], bool], command: Sequence[str], cwd: Path, environment: Mapping[str, str]
 ) -> None:
-    with (cwd / "killed.log").open("a") as told:
+    with (cwd / "killed.log").open("a", encoding="utf-8") as told:
         process = subprocess.Popen(
             command, cwd=cwd, env=environment, stdout=told, stderr=told, start_new_session=True
         )
     try:
         while not enough():
             if process.poll() is not None:
-                raise RuntimeError(f"ended by itself:\n{(cwd / 'killed.log').read_text()}")
+                raise RuntimeError(
+                    f"ended by itself:\n{(cwd / 'killed.log').read_text(encoding='utf-8')}"
+                )
             time.sleep(0.02)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

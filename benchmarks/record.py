@@ -99,7 +99,10 @@ class Recorder:
         """Append all rows."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [*(read(self.path) if self.path.is_file() else []), *self.rows]
-        with written_whole(self.path) as unfinished, unfinished.open("w", newline="") as file:
+        with (
+            written_whole(self.path) as unfinished,
+            unfinished.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(_written(row) for row in rows)
@@ -123,7 +126,7 @@ def read(path: Path) -> list[Row]:
     """All rows of the file. Raises DataError when it is missing or has other columns."""
     if not path.is_file():
         raise DataError(f"there is no '{path}'. Run `make bench` first, or give --results.")
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise DataError(

@@ -4,7 +4,6 @@ import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,16 +12,13 @@ from torch import Tensor
 from benchmarks.cases import CASES, Options, ours, prepared
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import Recorder
-from benchmarks.stages import mlp
+from benchmarks.stages import extractor_of, fit_with_lightning, mlp
 from benchmarks.timing import clocked
-from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import TrainConfig
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.segment import Segmentation, segment
-from ddpmseg.runtime.device import trainer_arguments
-from ddpmseg.training.head import gradient_descent
 
 STAGES = ("extract", "train", "test")
 HIDDEN = [128, 32]
@@ -129,7 +125,7 @@ def measure(config: TrainConfig, point: Point, repeats: int) -> Measured:
     names = [f"train/{name}" for name in dataset.train.names]
     generator = torch.Generator().manual_seed(0)
     masks = torch.randint(point.classes, images[:, 0].shape, generator=generator)
-    extractor = build_extractor(config, ours(config, CPU))
+    extractor = extractor_of(config, ours(config, CPU))
     seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
     peak = PeakMemory()
     highest = math.nan
@@ -153,10 +149,7 @@ def measure(config: TrainConfig, point: Point, repeats: int) -> Measured:
 def _trained(config: TrainConfig, maps: NativeMaps, masks: Tensor, point: Point) -> StackedMLP:
     head = StackedMLP(maps.layout.dim, point.classes, point.members, HIDDEN, config.seed)
     pixels = LabelledPixels(masks, ignore_label=255)
-    arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
-    arguments["enable_progress_bar"] = False
-    train = gradient_descent(config.head.build_protocol(), arguments)
-    train(head, maps, pixels, config.seed)
+    fit_with_lightning(config, head, maps, pixels)
     return head.eval()
 
 

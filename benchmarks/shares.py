@@ -4,7 +4,6 @@ import gc
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 from benchmarks.cases import CASES, Options, ours, prepared, unet_config
 from benchmarks.floor import forward_flops, product_rates
 from benchmarks.record import Recorder
-from benchmarks.stages import mlp, trained_head
+from benchmarks.stages import extractor_of, fit_with_lightning, mlp, trained_head
 from benchmarks.timing import clocked
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import FeaturesConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.maps import NativeMaps
@@ -25,8 +23,6 @@ from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.probes import ProbeReader
 from ddpmseg.heads.segment import segment
 from ddpmseg.metrics.functional import member_confusions
-from ddpmseg.runtime.device import trainer_arguments
-from ddpmseg.training.head import gradient_descent
 
 MATRIX = {"tiny": 256, "small": 4096, "full": 4096}
 """Side of the matrices whose product sets the rate of the floor."""
@@ -112,7 +108,7 @@ def _stages(program: Program, config: TrainConfig, backbone: Backbone) -> dict[s
     classes = dataset.classes
     # Both splits keep what they have decoded.
     seconds["decode"], _ = clocked(lambda: [list(dataset.train), list(dataset.test)], device)
-    extractor = build_extractor(config, backbone)
+    extractor = extractor_of(config, backbone)
     images = torch.stack([sample.image for sample in dataset.train])
     masks = torch.stack([sample.mask for sample in dataset.train])
     names = [f"train/{name}" for name in dataset.train.names]
@@ -148,8 +144,5 @@ def _trained_probes(
 ) -> ProbeReader:
     probes = mlp(config).build_probes(maps.layout, dataset.classes.num_classes, [config.seed])
     pixels = LabelledPixels(masks, dataset.classes.ignore_label)
-    arguments = trainer_arguments(config, Path(config.paths.output_dir), [], "fit")
-    arguments["enable_progress_bar"] = False
-    train = gradient_descent(config.head.build_protocol(), arguments)
-    train(probes, maps, pixels, config.seed)
+    fit_with_lightning(config, probes, maps, pixels)
     return ProbeReader(probes.eval(), maps.dtype)

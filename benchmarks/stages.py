@@ -1,34 +1,58 @@
 """Pieces that several benchmarks share: a trained head, and ours in the form of the plain way."""
 
 import gc
-from pathlib import Path
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
-from ddpmseg.composition.build import build_head
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import build_extractor, build_head
+from ddpmseg.composition.resolve import resolve_segmentation
 from ddpmseg.config import MlpConfig, TrainConfig
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
+from ddpmseg.heads.base import TrainedHead
 from ddpmseg.heads.mlp import StackedMLP
+from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.stacked import StackedBatchNorm, StackedLinear
 from ddpmseg.runs.segment import fit_head
+from ddpmseg.runtime.device import trainer_arguments
+from ddpmseg.training.head import gradient_descent
 
 
 def trained_head(
     config: TrainConfig, maps: NativeMaps, masks: Tensor, dataset: LabelledSet
 ) -> StackedMLP:
     """Train as `ddpmseg train` does, in a folder that is thrown away."""
-    head = build_head(config, maps.layout.dim, dataset.classes)
+    head = build_head(config.head, maps.layout, dataset.classes, config.seed)
     assert isinstance(head, StackedMLP)
     with TemporaryDirectory() as folder:
-        fit_head(config, head, maps, masks, dataset, Path(folder))
+        own = replace(config, paths=replace(config.paths, output_dir=folder))
+        run = resolve_segmentation(own, files=False)
+        fit_head(run, head, maps, masks, dataset.classes)
     # Lightning's modules and trainers refer to each other, and with them to the maps.
     gc.collect()
     return head.eval().to(maps.device)
+
+
+def extractor_of(config: TrainConfig, backbone: Backbone) -> FeatureExtractor:
+    """What reads the features of `config` from `backbone`."""
+    return build_extractor(config.features, backbone, config.dataset.image_size, config.seed)
+
+
+def fit_with_lightning(
+    config: TrainConfig, head: TrainedHead, maps: NativeMaps, pixels: LabelledPixels
+) -> None:
+    """Train a head as the programs do, without a progress bar."""
+    run = resolve_segmentation(config, files=False)
+    arguments = trainer_arguments(config.trainer, run.precision, run.folder)
+    arguments["enable_progress_bar"] = False
+    gradient_descent(config.head.build_protocol(), arguments)(head, maps, pixels, config.seed)
 
 
 def mlp(config: TrainConfig) -> MlpConfig:

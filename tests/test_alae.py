@@ -371,9 +371,7 @@ def test_no_files_damaged_ones_and_traps(tmp_path: Path) -> None:
     assert "it is truncated or no weight file" in refusal(tmp_path / "cut.pth")
     assert "does not exist" in refusal(tmp_path / "none.pth")
     torch.save({"models": {"generator_s": {"a": torch.ones(1)}}}, tmp_path / "half.pth")
-    assert "must map parameter names to tensors; it holds ['models']" in refusal(
-        tmp_path / "half.pth"
-    )
+    assert "must map parameter names to tensors; it" in refusal(tmp_path / "half.pth")
     marker = tmp_path / "executed"
     models = {"discriminator_s": alae_state(TINY, 1)}
     torch.save({"models": models, "auxiliary": Trap(marker)}, tmp_path / "trap.pth")

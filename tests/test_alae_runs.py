@@ -8,12 +8,11 @@ import pytest
 from golden_alae import alae_state, save_alae
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tiny_run import CONF, HARDWARE, blocks_done, composed
+from tiny_run import CONF, HARDWARE, blocks_done, composed, layout_of
 
 from ddpmseg import config as schemas
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.alae.settings import AlaeConfig
-from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.finished.run_folders import read_runs
@@ -81,12 +80,12 @@ def test_a_sweep_goes_over_the_layers_and_an_untrained_control(file: Path, tmp_p
 )
 def test_all_layers_have_these_dimensions(name: str, side: int, dim: int, tmp_path: Path) -> None:
     given = (f"backbone={name}", "backbone.checkpoint=random", f"dataset.image_size={side}")
-    assert planned_layout(typed(tmp_path, *given)).dim == dim
+    assert layout_of(typed(tmp_path, *given)).dim == dim
 
 
 def test_images_can_be_enlarged_to_the_networks_own_size(tmp_path: Path) -> None:
     large = ("backbone=alae_ffhq", "dataset.image_size=256", "backbone.input_size=1024")
-    layout = planned_layout(typed(tmp_path, *large))
+    layout = layout_of(typed(tmp_path, *large))
     assert (len(layout.maps), layout.dim, layout.maps[0].size) == (18, 5584, 256)
 
 

@@ -20,6 +20,7 @@ from tiny_run import CONF, PRETRAIN, ROOT, SEGMENT, UNET, composed, contents
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.composition.plan import compose
+from ddpmseg.composition.resolve import resolve
 from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.errors import (
     CheckpointError,
@@ -228,7 +229,7 @@ def test_impossible_settings_fail_before_any_weight_is_looked_for(
     """The checkpoint does not exist either, and is not what the message is about."""
     later = ["backbone.checkpoint=/nowhere/weights.pt", f"paths.output_dir={tmp_path}", override]
     with pytest.raises(ConfigError) as caught:
-        compose(CONF, [*SEGMENT, *later])
+        resolve(compose(CONF, [*SEGMENT, *later]))
     message = str(caught.value)
     for part in says:
         assert part in message
@@ -253,13 +254,15 @@ def test_impossible_pretraining_settings(override: str, says: list[str], tmp_pat
     unet = [key for key in PRETRAIN if key not in UNET or override != "backbone=pixels"]
     given = [key for key in unet if key != "backbone=random" or override != "backbone=pixels"]
     with pytest.raises(ConfigError) as caught:
-        compose(CONF, [*given, f"paths.output_dir={tmp_path}", override])
+        resolve(compose(CONF, [*given, f"paths.output_dir={tmp_path}", override]))
     assert all(part in str(caught.value) for part in says)
 
 
 def test_value_that_must_be_given(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`dataset\.\w+` has no value yet.*`dataset\.\w+=\.\.\."):
-        compose(CONF, ["dataset=folder", "backbone=random", f"paths.output_dir={tmp_path}"])
+        resolve(
+            compose(CONF, ["dataset=folder", "backbone=random", f"paths.output_dir={tmp_path}"])
+        )
 
 
 @pytest.mark.parametrize(

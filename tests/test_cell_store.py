@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from waiting import wait_until
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.records.cells import CellStore
+from ddpmseg.records.identity import Identity
 
 REQUEST = {"seed": 0, "dataset.name": "ponies", "sweep.noise": "shared"}
-IDENTITY = {"request": REQUEST, "checkpoint_sha256": "a" * 64, "data_sha256": "b" * 64}
+DIGESTS = {"weights": "a" * 64, "images": "b" * 64}
+IDENTITY = Identity(REQUEST, {"device": "cpu", "backbone_precision": "32"}, DIGESTS)
 KEYS = [(0, 5, 0), (0, 50, 0), (11, 999, 3)]
 MASKS = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
 
@@ -37,7 +40,7 @@ def some_cell(block: int, timestep: int, seed: int, seconds: float = 1.25) -> Ce
 def store(tmp_path: Path) -> CellStore:
     """Three finished cells, and one of a control."""
     store = CellStore(tmp_path / "out" / "sweep")
-    store.claim(IDENTITY, "seed: 0\n")
+    store.claim(IDENTITY, {}, "seed: 0\n")
     for key in KEYS:
         store.write(some_cell(*key), MASKS)
     store.write(some_cell(0, 0, 0), MASKS, "pixels")
@@ -201,44 +204,49 @@ def test_full_disk_when_the_folder_is_claimed(
     before = contents(store.folder)
     full_disk(store.folder / "sweep.json")
     with pytest.raises(DataError, match="No space left on device"):
-        store.claim(IDENTITY, "seed: 0\n")
+        store.claim(IDENTITY, {}, "seed: 0\n")
     assert contents(store.folder) == before
 
 
 def test_same_request_is_welcome(store: CellStore) -> None:
     store.check(IDENTITY)
-    store.check({"request": REQUEST})
-    store.claim(IDENTITY | {"command": "ddpmseg sweep"}, "seed: 0\n# later\n")
-    assert store.identity()["command"] == "ddpmseg sweep"
+    store.check(Identity(REQUEST), settings_only=True)
+    store.claim(IDENTITY, {"command": "ddpmseg sweep"}, "seed: 0\n# later\n")
+    assert store.record()["command"] == "ddpmseg sweep"
+    assert store.identity() == IDENTITY
     assert (store.folder / "config.yaml").read_text() == "seed: 0\n# later\n"
     assert store.done() == set(KEYS)
 
 
 OTHERS = [
-    ({"request": REQUEST | {"seed": 1}}, r"`seed` was 0, is 1\. Choose another"),
+    ({"settings": REQUEST | {"seed": 1}}, r"`seed` was 0, is 1\. Choose another"),
     (
-        {"request": REQUEST | {"sweep.noise": "fresh", "seed": 1}},
+        {"settings": REQUEST | {"sweep.noise": "fresh", "seed": 1}},
         r"`seed` was 0, is 1 \(and 1 more\)\. Choose",
     ),
-    ({"request": REQUEST | {"new": 3}}, r"`new` was None, is 3"),
-    ({"checkpoint_sha256": "c" * 64}, r"the weight file was a{12}, is c{12}\."),
-    ({"data_sha256": "c" * 64}, r"the images and masks was b{12}, is c{12}\."),
+    ({"settings": REQUEST | {"new": 3}}, r"`new` was not recorded, is 3"),
+    ({"digests": DIGESTS | {"weights": "c" * 64}}, r"the weights was a{12}, is c{12}\."),
+    ({"digests": DIGESTS | {"images": "c" * 64}}, r"the images was b{12}, is c{12}\."),
+    (
+        {"arithmetic": {"device": "cuda", "backbone_precision": "32"}},
+        r"device was cpu, is cuda\.",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("changed", "says"), OTHERS)
 def test_another_request_is_refused(store: CellStore, changed: dict, says: str) -> None:
     before = contents(store.folder)
-    for attempt in (store.check, lambda wanted: store.claim(wanted, "other: 1\n")):
+    for attempt in (store.check, lambda wanted: store.claim(wanted, {}, "other: 1\n")):
         with pytest.raises(ConfigError, match=rf"{store.folder}' holds the cells of .*{says}"):
-            attempt(IDENTITY | changed)
+            attempt(replace(IDENTITY, **changed))
     assert contents(store.folder) == before
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"version": 2, "request": {}}', r"in format 2; this program reads format 1"),
+        ('{"version": 3, "identity": {}}', r"in format 3; this program reads formats up to 2"),
         ("{", r"sweep\.json' is damaged"),
         ("[]", r"sweep\.json' is damaged"),
         ("{}", r"sweep\.json' is damaged"),
@@ -249,7 +257,7 @@ def test_another_request_is_refused(store: CellStore, changed: dict, says: str) 
 def test_identity_that_cannot_be_trusted(store: CellStore, text: str, says: str) -> None:
     (store.folder / "sweep.json").write_text(text)
     before = contents(store.folder)
-    for attempt in (store.check, lambda wanted: store.claim(wanted, "other: 1\n")):
+    for attempt in (store.check, lambda wanted: store.claim(wanted, {}, "other: 1\n")):
         with pytest.raises(ConfigError, match=says):
             attempt(IDENTITY)
     assert contents(store.folder) == before
@@ -258,7 +266,7 @@ def test_identity_that_cannot_be_trusted(store: CellStore, text: str, says: str)
 def test_cells_of_nobody_knows_what_are_not_adopted(store: CellStore) -> None:
     (store.folder / "sweep.json").unlink()
     with pytest.raises(ConfigError, match=r"holds cells, but 'sweep\.json' .* is missing"):
-        store.claim(IDENTITY, "")
+        store.claim(IDENTITY, {}, "")
     with pytest.raises(ConfigError, match=r"is not the folder of a sweep: there is no"):
         store.identity()
 
@@ -266,7 +274,7 @@ def test_cells_of_nobody_knows_what_are_not_adopted(store: CellStore) -> None:
 def test_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("precious")
     with pytest.raises(DataError, match=r"taken/sweep' cannot be written to \(Not a directory\)"):
-        CellStore(tmp_path / "taken" / "sweep").claim(IDENTITY, "")
+        CellStore(tmp_path / "taken" / "sweep").claim(IDENTITY, {}, "")
 
 
 def test_a_timestep_is_held_by_one(store: CellStore) -> None:
@@ -313,6 +321,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from ddpmseg.records.cells import CellStore
+from ddpmseg.records.identity import Identity
 
 with CellStore(Path(sys.argv[1])).held([5]):
     print("held", flush=True)
@@ -349,7 +358,7 @@ def test_clear_leaves_nothing_of_the_cells(store: CellStore) -> None:
     left = {name for name in contents(store.folder) if not name.startswith(".locks/")}
     assert left == {"config.yaml", "notes.txt"}
     assert store.done() == store.done("pixels") == set()
-    store.claim({"request": {"seed": 5}}, "seed: 5\n")
+    store.claim(Identity({"seed": 5}), {}, "seed: 5\n")
 
 
 def test_clear_where_there_is_nothing(tmp_path: Path) -> None:

@@ -13,19 +13,17 @@ import pytest
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from tiny_run import CONF, ROOT, composed
+from tiny_run import CONF, ROOT, composed, layout_of, resolved_sweep
 
 from ddpmseg import config as schemas
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.registry import BACKBONES
 from ddpmseg.backbones.settings import DEFAULT_FEATURES
-from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig, run_key, run_request, sweep_key
 from ddpmseg.config.store import DOMAINS
 from ddpmseg.data.registry import DATASETS
 from ddpmseg.records.published import load_published
 from ddpmseg.settings import PartConfig
-from ddpmseg.sweeps.checks import checked_sweep
 
 GROUPS = {
     name: hint
@@ -101,7 +99,7 @@ def test_every_backbone_fits_its_schema_and_has_the_blocks_that_it_reads_by_defa
             chosen, defaults = config.features, config.backbone.default_features
             assert (chosen.blocks, chosen.timesteps) == (defaults.blocks, defaults.timesteps)
             assert (chosen.hook, chosen.batch_size) == (defaults.hook, defaults.batch_size)
-            layout = planned_layout(config)
+            layout = layout_of(config)
             assert layout.dim == DIMENSIONS.get(name, layout.dim)
 
 
@@ -144,7 +142,7 @@ def test_the_papers_selections_have_its_dimensions(
     )
     for hook, expected in (("output", dim), ("input", dim_of_inputs)):
         config = typed(tmp_path, *given, f"features.hook={hook}")
-        assert planned_layout(config).dim == expected
+        assert layout_of(config).dim == expected
 
 
 def test_every_experiment_composes_and_says_how_to_run_it(
@@ -157,7 +155,7 @@ def test_every_experiment_composes_and_says_how_to_run_it(
             found = re.search(rf"^# Run: +{command}", path.read_text(), re.M)
             assert found
             if path in SWEEPS:
-                checked_sweep(composed(tmp_path, f"experiment={name}", root="sweep"))
+                resolved_sweep(composed(tmp_path, f"experiment={name}", root="sweep"))
             else:
                 dataset = [found[2]] if found[2] else []
                 typed(tmp_path, f"experiment={name}", *dataset)
@@ -167,7 +165,7 @@ KEYS = json.loads((ROOT / "tests" / "golden" / "run_keys.json").read_text())
 
 
 def test_runs_of_the_paper_keep_their_keys(subtests: pytest.Subtests) -> None:
-    """A file for each method and dataset decided the same settings in version 0.1."""
+    """As of version 0.2, so that a repeated command finds its folder again."""
     for name, by_dataset in KEYS["experiments"].items():
         for dataset, key in by_dataset.items():
             with subtests.test(f"{name} {dataset}"):
@@ -200,13 +198,13 @@ def test_every_published_number_belongs_to_an_experiment(subtests: pytest.Subtes
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_every_grid_fits_the_bundled_backbone(path: Path, tmp_path: Path) -> None:
-    config = checked_sweep(composed(tmp_path, f"grid={path.stem}", root="sweep"))
-    assert config.sweep.blocks == list(range(12))
-    assert len(config.sweep.timesteps or []) > 4
+    grid = resolved_sweep(composed(tmp_path, f"grid={path.stem}", root="sweep")).grid
+    assert grid.blocks == tuple(range(12))
+    assert len(grid.timesteps) > 4
 
 
 def test_sweep_yaml_has_the_defaults_of_the_schema(tmp_path: Path) -> None:
-    config = checked_sweep(composed(tmp_path, "sweep.blocks=null", root="sweep"))
+    config = resolved_sweep(composed(tmp_path, "sweep.blocks=null", root="sweep")).config
     assert config.sweep.head == schemas.MlpConfig(members=1)
     assert config.sweep.clusters == schemas.ClustersConfig()
     assert config.trainer == schemas.TrainerConfig()

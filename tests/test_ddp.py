@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import PRETRAIN, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
+from tiny_run import PRETRAIN, ROOT, SEGMENT, SWEEP, checked, composed, composed_sweep, contents
 
 from ddpmseg import ranks
-from ddpmseg.composition.checks import check_shares, checked_config
+from ddpmseg.composition.checks import check_shares
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
 from ddpmseg.randomness import EpochShuffle
@@ -200,15 +200,15 @@ def test_numbers_of_devices_that_cannot_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.devices=0`: must be at least 1"):
-        checked_config(composed(tmp_path, *SEGMENT, "trainer.devices=0"))
+        checked(composed(tmp_path, *SEGMENT, "trainer.devices=0"))
     with pytest.raises(ConfigError, match=r"batch_size=4` is the batch of all.*devices=3`"):
-        checked_config(composed(tmp_path, *PRETRAIN, "trainer.devices=3"))
-    config = checked_config(composed(tmp_path, *SEGMENT, "trainer.devices=3"))
+        checked(composed(tmp_path, *PRETRAIN, "trainer.devices=3"))
+    config = checked(composed(tmp_path, *SEGMENT, "trainer.devices=3"))
     with pytest.raises(ConfigError, match=r"devices=3`: there are 2 test images.*Use 1\.\.2"):
         check_shares(3, config.dataset.build())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     given = (*SEGMENT, "trainer.accelerator=gpu")
-    assert checked_config(composed(tmp_path, *given, "trainer.devices=4")).trainer.devices == 4
+    assert checked(composed(tmp_path, *given, "trainer.devices=4")).trainer.devices == 4
     with pytest.raises(ConfigError, match=r"devices=5`: must lie in 1\.\.4.*accelerator=gpu"):
-        checked_config(composed(tmp_path, *given, "trainer.devices=5"))
+        checked(composed(tmp_path, *given, "trainer.devices=5"))

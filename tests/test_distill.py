@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import CONF, DISTILL, composed, contents
+from tiny_run import CONF, DISTILL, checked, composed, contents
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation import DeepLabV3
@@ -21,7 +21,6 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from wandb_files import recorded
 
 from ddpmseg.__main__ import main
-from ddpmseg.composition.checks import checked_config
 from ddpmseg.composition.plan import estimate
 from ddpmseg.config import SegmenterConfig, run_key
 from ddpmseg.data.class_table import load_class_table
@@ -191,9 +190,7 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path: Path) -> None:
 def test_recorded_configuration_loads_as_the_same_objects(
     finished: Path, request_of_run: DictConfig
 ) -> None:
-    assert open_run(finished, ("distill",)).config == checked_config(
-        changed(request_of_run, finished)
-    )
+    assert open_run(finished, ("distill",)).config == checked(changed(request_of_run, finished))
 
 
 def test_batches_are_of_the_samples_each_once_an_epoch(samples: Path) -> None:

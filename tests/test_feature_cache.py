@@ -15,7 +15,7 @@ import torch
 from golden_fill import filled, relative_error
 from safetensors.torch import save_file
 from test_train import outcome, same, weights
-from tiny_run import SEGMENT, composed, composed_sweep, contents
+from tiny_run import SEGMENT, checked, composed, composed_sweep, contents, resolved_sweep
 from torch import Tensor
 from waiting import wait_until
 
@@ -23,8 +23,7 @@ from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.pixels.backbone import PixelsBackbone
-from ddpmseg.composition.build import as_training, build_cache
-from ddpmseg.composition.checks import checked_config
+from ddpmseg.composition.build import build_cache
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.bounded import BoundedFolder
 from ddpmseg.features.cache import NAMES, MapCache
@@ -33,7 +32,6 @@ from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.finished.open import open_run
 from ddpmseg.runs.train import train
-from ddpmseg.sweeps.checks import checked_sweep
 
 TINY = UNetFlags(
     image_size=16, num_channels=32, channel_mult="1,2", num_res_blocks=1, attention_resolutions="8"
@@ -509,7 +507,7 @@ def test_heads_are_tuned_on_one_extraction(
 ) -> None:
     caplog.set_level(logging.INFO, logger="ddpmseg")
     passes = count_passes(monkeypatch)
-    backbone = checked_config(composed(tmp_path, *SEGMENT)).backbone
+    backbone = checked(composed(tmp_path, *SEGMENT)).backbone
     assert isinstance(backbone, GuidedDiffusionConfig)
     untrained = GuidedDiffusionBackbone("untrained", backbone.unet, "random").unet.state_dict()
     save_file(filled(untrained, 0), tmp_path / "unet.safetensors")
@@ -565,7 +563,8 @@ def test_the_cache_is_no_part_of_what_identifies_a_run(tmp_path: Path) -> None:
 
 def test_where_and_whether_maps_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def built(*overrides: str) -> MapCache | None:
-        return build_cache(checked_config(composed(tmp_path, *SEGMENT, *overrides)))
+        config = checked(composed(tmp_path, *SEGMENT, *overrides))
+        return build_cache(config.features, config.paths)
 
     monkeypatch.delenv("DDPMSEG_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -581,8 +580,8 @@ def test_where_and_whether_maps_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
     cache = built("features.cache_gb=2.5")
     assert cache is not None
     assert cache.folder == tmp_path / "elsewhere" / "maps"
-    config = checked_sweep(composed_sweep(tmp_path))
-    assert build_cache(as_training(config, [1], [5])) is None
+    config = resolved_sweep(composed_sweep(tmp_path)).config
+    assert build_cache(config.sweep.features([1], [5]), config.paths) is None
 
 
 @pytest.mark.parametrize(
@@ -595,4 +594,4 @@ def test_where_and_whether_maps_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_impossible_caches_are_refused(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        checked_config(composed(tmp_path, *SEGMENT, "features.cache_gb=1", override))
+        checked(composed(tmp_path, *SEGMENT, "features.cache_gb=1", override))

@@ -100,7 +100,7 @@ def limited(folder: Path, num_bytes: int, *words: str) -> subprocess.CompletedPr
 @pytest.mark.parametrize(
     ("given", "num_bytes", "name"),
     [
-        (SEGMENT, 10, "config.yaml"),
+        (SEGMENT, 10, "record.json"),
         (SEGMENT, 5000, "head.safetensors"),
         (PRETRAIN, 100_000, "last.ckpt"),
         ((*PRETRAIN, "pretrain.checkpoint_every=100"), 100_000, "unet.safetensors"),

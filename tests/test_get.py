@@ -12,13 +12,12 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from tiny_run import CONF, SEGMENT, SWEEP, composed, contents
+from tiny_run import CONF, SEGMENT, SWEEP, checked, composed, contents, layout_of
 from web import Web, serving
 
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
-from ddpmseg.composition.checks import checked_config, planned_layout
 from ddpmseg.config import sweep_key
 from ddpmseg.data.settings import FolderDatasetConfig
 from ddpmseg.errors import CheckpointError, ConfigError, DownloadError
@@ -317,13 +316,13 @@ def test_a_digest_that_was_given_holds_for_a_file_put_there_by_hand(
 def test_missing_files_are_answered_with_the_command_that_gets_them(tmp_path: Path) -> None:
     nowhere = f"dataset.root={tmp_path / 'none'}"
     with pytest.raises(ConfigError) as caught:
-        checked_config(composed(tmp_path, "dataset=horse_21", nowhere))
+        checked(composed(tmp_path, "dataset=horse_21", nowhere))
     assert "no such folder" in str(caught.value)
     assert "`ddpmseg data get horse_21` fetches it" in str(caught.value)
     assert "`dataset.download=true`" in str(caught.value)
     missing = f"backbone.checkpoint={tmp_path / 'none.pt'}"
     with pytest.raises(CheckpointError) as caught:
-        checked_config(composed(tmp_path, "backbone=ddpm_lsun_horse", missing))
+        checked(composed(tmp_path, "backbone=ddpm_lsun_horse", missing))
     assert "none.pt' does not exist" in str(caught.value)
     assert "`ddpmseg weights get ddpm_lsun_horse` fetches it" in str(caught.value)
     assert "`backbone.download=true`" in str(caught.value)
@@ -352,10 +351,10 @@ def test_the_papers_networks_have_their_size(tmp_path: Path) -> None:
     cfg = composed(
         tmp_path, f"backbone={MODELS[0]}", "backbone.checkpoint=random", "dataset.image_size=256"
     )
-    config = checked_config(cfg)
+    config = checked(cfg)
     assert isinstance(config.backbone, GuidedDiffusionConfig)
     assert not isinstance(config.dataset, FolderDatasetConfig)
-    assert planned_layout(config).dim == 8448
+    assert layout_of(config).dim == 8448
     with torch.device("meta"):
         unet, _ = build_unet(config.backbone.unet)
     assert sum(value.numel() for value in unet.parameters()) == 552_814_086

@@ -133,9 +133,9 @@ def test_another_error_is_none_of_the_disk(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_sweep_on_a_disk_without_locks(disk_without_locks: Warned, tmp_path: Path) -> None:
     store = CellStore(tmp_path / "sweep")
-    store.claim(IDENTITY, "seed: 0\n")
+    store.claim(IDENTITY, {}, "seed: 0\n")
     for wait in (True, False):
-        with store.held([5, 50], wait), store.reporting():
+        with store.held([5, 50], wait=wait), store.reporting():
             store.write(some_cell(0, 5, 0), MASKS)
     assert store.done() == {(0, 5, 0)}
     store.clear()

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.errors import HydraException
-from tiny_run import SEGMENT, SWEEP, composed, composed_sweep
+from tiny_run import SEGMENT, SWEEP, checked, composed, composed_sweep, resolved_sweep
 
-from ddpmseg.composition.checks import checked_config
 from ddpmseg.errors import ConfigError
 from ddpmseg.finished.open import open_run
 from ddpmseg.runs.train import finished, train
-from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.tracking import loggers
 
 
@@ -24,10 +22,10 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_loggers_add_up(tmp_path: Path) -> None:
-    config = checked_config(composed(tmp_path, "logger=[csv,wandb]"))
+    config = checked(composed(tmp_path, "logger=[csv,wandb]"))
     assert (config.logger.csv, config.logger.wandb) == (True, True)
     assert not config.logger.tensorboard
-    assert not checked_config(composed(tmp_path)).logger.csv
+    assert not checked(composed(tmp_path)).logger.csv
 
 
 @pytest.mark.parametrize("root", ["train", "sweep"])
@@ -47,15 +45,15 @@ def test_a_typo_is_noticed(tmp_path: Path, root: str) -> None:
 )
 def test_settings_that_cannot_work(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        checked_config(composed(tmp_path, *SEGMENT, override))
+        checked(composed(tmp_path, *SEGMENT, override))
     with pytest.raises(ConfigError, match=message):
-        checked_sweep(composed_sweep(tmp_path, override))
+        resolved_sweep(composed_sweep(tmp_path, override))
 
 
 @pytest.mark.parametrize("logger", ["csv", "[csv,wandb]"])
 def test_a_sweep_has_nothing_for_a_csv_logger(tmp_path: Path, logger: str) -> None:
     with pytest.raises(ConfigError, match=r"`logger\.csv=true`: a sweep always writes cells\.csv"):
-        checked_sweep(composed(tmp_path, *SWEEP, f"logger={logger}", root="sweep"))
+        resolved_sweep(composed(tmp_path, *SWEEP, f"logger={logger}", root="sweep"))
 
 
 def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +84,7 @@ def test_loggers_decide_nothing(tmp_path: Path) -> None:
 def test_the_environment_of_wandb_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("MODE", "offline"), ("PROJECT", "ours"), ("ENTITY", "us")):
         monkeypatch.setenv(f"WANDB_{name}", value)
-    logger = checked_config(composed(tmp_path, "logger=wandb")).logger
+    logger = checked(composed(tmp_path, "logger=wandb")).logger
     assert (logger.mode, logger.project, logger.entity) == ("offline", "ours", "us")
-    logger = checked_config(composed(tmp_path, "logger=wandb", "logger.mode=online")).logger
+    logger = checked(composed(tmp_path, "logger=wandb", "logger.mode=online")).logger
     assert logger.mode == "online"

@@ -22,7 +22,16 @@ from ddpmseg.__main__ import main
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns.gather import gather
-from ddpmseg.multiruns.job_records import Job, Plan, State, begin, read_jobs
+from ddpmseg.multiruns.job_records import (
+    BLOCKS,
+    Job,
+    Plan,
+    State,
+    begin,
+    lock_of,
+    read_jobs,
+    running_jobs,
+)
 from ddpmseg.multiruns.jobs import Program, run, settings_of_job
 from ddpmseg.records.cells import CellStore
 from ddpmseg.runs.train import finished, train
@@ -255,7 +264,7 @@ PLAN = Plan(
 
 
 def test_jobs_that_read_the_same_passes_keep_each_others_blocks(hydra_job, tmp_path: Path) -> None:
-    beside = [PLAN.blocks_beside(job) for job in PLAN.jobs]
+    beside = [PLAN.numbers_beside(job, BLOCKS) for job in PLAN.jobs]
     assert beside == [[3, 5, 6], [3, 5, 6], [7], [8], [3, 5, 6]]
     assert Plan.read(tmp_path) == Plan()
     PLAN.write(tmp_path)
@@ -269,6 +278,34 @@ def test_jobs_that_read_the_same_passes_keep_each_others_blocks(hydra_job, tmp_p
     ):
         features = settings_of_job("train", hydra_job(0, *given), job, tmp_path).features
         assert (features.cache_gb, features.cache_dir, features.cache_blocks) == expected
+
+
+def test_jobs_of_a_sweep_share_one_control_timestep(tmp_path: Path) -> None:
+    """However a grid is cut into jobs, the untrained network is read at its smallest t."""
+    own = composed_sweep(tmp_path)
+    for cut in (["[5]", "[50]", "[400]"], ["[400]", "[50,5]"], ["[5,50,400]"]):
+        jobs = [["seed=0", f"sweep.timesteps={part}"] for part in cut]
+        plan = Plan("sweep", "ddpmseg sweep -m", [*jobs, ["seed=1", "sweep.timesteps=[1]"]])
+        plan.write(tmp_path)
+        chosen = {
+            settings_of_job(
+                "sweep", own, Job(number, job, "sweep", State.RUNNING), tmp_path
+            ).sweep.control_timestep
+            for number, job in enumerate(jobs)
+        }
+        assert chosen == {5}
+
+
+def test_a_plan_does_not_replace_one_whose_jobs_run(tmp_path: Path) -> None:
+    begin(tmp_path / "multi", PLAN)
+    other = Plan("train", "ddpmseg train -m", [["seed=7"]])
+    with FolderLocks(tmp_path / "multi").hold({lock_of(3): ""}):
+        assert running_jobs(tmp_path / "multi") == [3]
+        with pytest.raises(ConfigError, match="job 3 of another multirun runs there"):
+            begin(tmp_path / "multi", other)
+        begin(tmp_path / "multi", PLAN)
+    begin(tmp_path / "multi", other)
+    assert running_jobs(tmp_path / "multi") == []
 
 
 def test_records_of_another_plan_go(hydra_job, tmp_path: Path) -> None:
@@ -297,8 +334,10 @@ def test_finished_run_is_recognised_by_its_settings(tmp_path: Path) -> None:
     assert finished(composed(tmp_path, *given)) is None
     score = train(composed(tmp_path, *given))
     assert finished(composed(tmp_path, *given)) == pytest.approx(score, abs=1e-6)
-    for other in ("seed=1", "head.max_steps=4", "paths.overwrite=true"):
-        assert finished(composed(tmp_path, *given, other)) is None
+    assert finished(composed(tmp_path, *given, "paths.overwrite=true")) is None
+    for other in ("seed=1", "head.max_steps=4"):
+        with pytest.raises(ConfigError, match=f"`{other.split('=')[0]}` was .*, is {other[-1]}"):
+            finished(composed(tmp_path, *given, other))
 
 
 @pytest.fixture(scope="module")
@@ -477,6 +516,32 @@ def test_jobs_under_submitit(tmp_path: Path) -> None:
     assert sum(int(row["pairs_computed"]) for row in found) == 5
     assert sum(int(row["pairs_read"]) for row in found) == 5
     assert not (folder / "maps").exists()
+
+    submitted = sorted((folder / ".submitit").iterdir())
+    again = launched("train.py", tmp_path, *command)
+    assert again.returncode == 0, again.stderr
+    assert "all 2 jobs are finished: nothing is submitted" in again.stderr
+    assert sorted((folder / ".submitit").iterdir()) == submitted
+    assert [job["miou"] for job in rows(folder / "jobs.csv")] == [row["miou"] for row in found]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_one_command_given_twice_at_once(tmp_path: Path) -> None:
+    """Each job is run once, and both processes report all of them."""
+    choices = ("features.blocks=[1],[2]", "features.timesteps=[5]", "hydra.sweep.dir=multi")
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, *LONE, *choices]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    jobs = rows(tmp_path / "multi" / "jobs.csv")
+    assert {job["state"] for job in jobs} <= {"done", "skipped"}
+    assert [row["block"] for row in rows(tmp_path / "multi" / "cells.csv")] == ["1", "2"]
+    assert "Best cell: block" in (tmp_path / "multi" / "findings.txt").read_text()
+    assert not list((tmp_path / "multi").rglob("*.tmp"))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from golden_fill import FACTS, filled, golden, golden_maps, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
 from test_train import outcome, row_of
-from tiny_run import CONF, SEGMENT, composed, composed_sweep, contents
+from tiny_run import CONF, SEGMENT, composed, composed_sweep, contents, resolved_sweep
 from torch import Tensor, nn
 
 from ddpmseg.__main__ import main
@@ -24,7 +24,6 @@ from ddpmseg.heads.segment import segment
 from ddpmseg.runs import segment as program
 from ddpmseg.runs.train import finished as finished_score
 from ddpmseg.runs.train import train
-from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.training.head import HeadTraining
 
 PAPERS = (*(key for key in SEGMENT if "hidden" not in key), "head.max_steps=3")
@@ -246,7 +245,8 @@ def test_other_files_in_the_folder_make_another_run(ensemble: Path, tmp_path: Pa
     shutil.copy(second, first)
     assert digest() != before[0]
     assert name() != before[1]
-    assert finished_score(composed(tmp_path / "out", *given)) is None
+    with pytest.raises(ConfigError, match=r"of something else: `head.checkpoint_sha256` was"):
+        finished_score(composed(tmp_path / "out", *given))
 
 
 def test_our_checkpoint_is_none_by_default(tmp_path: Path) -> None:
@@ -342,7 +342,12 @@ MISTAKES: list[tuple[Callable[[Path], None], list[str]]] = [
     (outputs_of_another_set, ["have 21 outputs", "'ponies' has 11 classes", "`dataset`"]),
     (
         features_of_another_choice,
-        ["D = 8448", "'random' gives D = 192", "blocks [1, 2] at t = [5, 50]", "50_150_250_5_6_7"],
+        [
+            "D = 8448",
+            "`features.*` gives D = 192",
+            "blocks [1, 2] at t = [5, 50]",
+            "50_150_250_5_6_7",
+        ],
     ),
     (unknown_key, ["model_1.pth' is no pixel classifier", "unknown attention"]),
     (missing_key, ["model_1.pth' is no pixel classifier", "missing layers.5.running_var"]),
@@ -377,7 +382,7 @@ def test_settings_that_do_not_fit_the_files(ensemble: Path, tmp_path: Path) -> N
 
 def test_a_sweep_trains_its_own_probes(ensemble: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"sweep\.head\.checkpoint=.*are trained"):
-        checked_sweep(composed_sweep(tmp_path, f"sweep.head.checkpoint={ensemble}"))
+        resolved_sweep(composed_sweep(tmp_path, f"sweep.head.checkpoint={ensemble}"))
 
 
 def test_export_names_what_is_wrong(

@@ -14,10 +14,9 @@ from hydra.core.config_store import ConfigStore
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_run import SEGMENT, SWEEP, composed
+from tiny_run import SEGMENT, SWEEP, composed, extractor_of, resolved_sweep
 from torch import Tensor, nn
 
-from ddpmseg.composition.build import as_training, build_extractor
 from ddpmseg.composition.checks import typed_config
 from ddpmseg.config import register, run_request
 from ddpmseg.errors import CheckpointError, ConfigError, TrainingError
@@ -38,7 +37,7 @@ from ddpmseg.runs.export import export
 from ddpmseg.runs.predict import predict
 from ddpmseg.runs.train import train
 from ddpmseg.runtime.logs import quiet_libraries
-from ddpmseg.sweeps.checks import checked_sweep
+from ddpmseg.sweeps.grid import Piece
 from ddpmseg.sweeps.probe import probe_timestep
 from ddpmseg.sweeps.sweep import sweep
 from ddpmseg.tracking.wandb_run import plain_config
@@ -213,7 +212,7 @@ def test_a_run_trains_tests_and_is_opened_again(tmp_path: Path) -> None:
     assert type(config.head) is HEADS["means"]
     dataset = config.dataset.build()
     backbone = config.backbone.build(torch.device("cpu"))
-    extractor = build_extractor(config, backbone)
+    extractor = extractor_of(config, backbone)
     splits = {name: list(getattr(dataset, name)) for name in ("train", "test")}
     vectors, labels = {}, {}
     for name, samples in splits.items():
@@ -268,7 +267,6 @@ def test_names_and_keys(tmp_path: Path) -> None:
     assert {k: v for k, v in request.items() if k.startswith("head.")} == {
         "head.name": "means",
         "head.members": 1,
-        "head.vote": "hard",
         "head.scale": 1.0,
     }
     mlp = composed(tmp_path, *SEGMENT)
@@ -299,7 +297,7 @@ def test_a_probe_is_a_single_member(tmp_path: Path) -> None:
     given = ("head@sweep.head=means", "sweep.head.members=2", *SWEPT)
     cfg = composed(tmp_path, *given, root="sweep")
     with pytest.raises(ConfigError, match=r"`sweep\.head\.members=2`: the probe of a cell"):
-        checked_sweep(cfg)
+        resolved_sweep(cfg)
 
 
 def test_files_of_other_kinds(tmp_path: Path) -> None:
@@ -379,16 +377,15 @@ def cells_of(folder: Path, head: type[MlpConfig], *overrides: str) -> dict[objec
     """Counts of the cells at t = 50 with seed 0, the settings of a head exchanged for others."""
     quiet_libraries()
     given = ("sweep.head.max_steps=60", *overrides)
-    config = checked_sweep(composed(folder, *SWEEP, *given, root="sweep"))
-    training = as_training(config, [1, 2], [50])
-    training.head = head(**vars(training.head))
+    resolved = resolved_sweep(composed(folder, *SWEEP, *given, root="sweep"))
+    config = resolved.config
+    config.sweep.head = head(**vars(config.sweep.head))
     done = []
     found = probe_timestep(
-        training,
+        resolved,
+        Piece("", config.backbone, config.sweep.features([1, 2], [50]), (0,)),
         config.backbone.build(torch.device("cpu")),
         config.dataset.build(),
-        [0],
-        1,
         lambda stage, share: done.append((stage, share)),
     )
     assert sum(share for stage, share in done if stage == "train") == pytest.approx(1)

@@ -17,13 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import PRETRAIN, ROOT, composed, contents
+from tiny_run import PRETRAIN, ROOT, checked, composed, contents
 from waiting import wait_until
 
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
-from ddpmseg.composition.checks import checked_config
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import PonyImages
 from ddpmseg.errors import ConfigError, DataError
@@ -226,7 +225,7 @@ def test_image_source_names_a_file_that_is_not_square(tmp_path: Path) -> None:
 
 
 def test_flags_of_the_tests_are_those_of_the_command(tmp_path: Path) -> None:
-    backbone = checked_config(composed(tmp_path, *PRETRAIN)).backbone
+    backbone = checked(composed(tmp_path, *PRETRAIN)).backbone
     assert isinstance(backbone, GuidedDiffusionConfig)
     differing = {k for k, v in asdict(backbone.unet).items() if v != getattr(FLAGS, k)}
     assert differing <= {"num_head_channels", "resblock_updown"}

@@ -8,10 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_run import SEGMENT, composed, composed_sweep
+from tiny_run import SEGMENT, composed, composed_sweep, resolved_sweep
 from torch import Tensor
 
-from ddpmseg.composition.build import as_training
 from ddpmseg.errors import DataError
 from ddpmseg.features.layout import FeatureLayout, MapSpec
 from ddpmseg.features.maps import NativeMaps
@@ -22,7 +21,7 @@ from ddpmseg.heads.protocols import choose_protocol
 from ddpmseg.metrics.functional import confusion, member_confusions
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.runs.train import train
-from ddpmseg.sweeps.checks import checked_sweep
+from ddpmseg.sweeps.grid import Piece
 from ddpmseg.sweeps.probe import Probed, probe_timestep
 from ddpmseg.training.head import HeadTraining
 
@@ -188,11 +187,12 @@ def probed(
 ) -> list[Probed]:
     """The cells of t = 50 at tiny size, trained for 40 steps."""
     given_ = ("sweep.head.max_steps=40", *overrides)
-    config = checked_sweep(composed_sweep(folder, *given_))
-    dataset = config.dataset.build()
+    given_ += (f"sweep.num_examples={examples}",)
+    resolved = resolved_sweep(composed_sweep(folder, *given_))
+    config = resolved.config
     backbone = config.backbone.build(torch.device("cpu"))
-    training = as_training(config, blocks, [50])
-    return probe_timestep(training, backbone, dataset, seeds, examples, lambda stage, share: None)
+    piece = Piece("", config.backbone, config.sweep.features(blocks, [50]), tuple(seeds))
+    return probe_timestep(resolved, piece, backbone, config.dataset.build(), lambda *_: None)
 
 
 def by_key(found: Sequence[Probed]) -> dict[tuple[int, int, int], Cell]:
@@ -240,7 +240,7 @@ def test_a_seed_does_not_depend_on_the_others(head: tuple[str, ...], tmp_path: P
 def test_masks_of_the_first_test_images(wanted: int, kept: int, tmp_path: Path) -> None:
     """One image at a time, so that what is wanted may span batches."""
     found = probed(tmp_path, [0, 1], [1, 2], "sweep.batch_size=1", examples=wanted)
-    config = checked_sweep(composed_sweep(tmp_path))
+    config = resolved_sweep(composed_sweep(tmp_path)).config
     truths = torch.stack([sample.mask for sample in config.dataset.build().test])
     for one in found:
         assert one.masks.shape == (kept, 16, 16)

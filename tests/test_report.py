@@ -212,7 +212,7 @@ def test_a_control_is_its_best_cell(page: Page, study: Study) -> None:
         (cell.block, cell.timestep): statistics.mean(iou(cell, label) for label in range(5))
         for cell in study.controls["random"].cells
     }
-    assert control["name"] == "random"
+    assert control["name"] == "random (t = 0)"
     assert control["value"] == pytest.approx(max(values.values()), abs=1e-6)
     assert values[control["block"], control["timestep"]] == max(values.values())
 
@@ -270,7 +270,7 @@ def test_hostile_texts_stay_texts(page: Page) -> None:
     assert tags["script"] == 2
     assert tags["img"] == 0
     assert [entry["name"] for entry in page.data["classes"]] == list(NAMES)
-    assert page.data["metrics"][0]["controls"][1]["name"] == HOSTILE
+    assert page.data["metrics"][0]["controls"][1]["name"] == f"{HOSTILE} (t = 0)"
     assert "</" not in page.raw[1]
     # Once in a finding, twice in the settings, once in the command.
     assert page.source.count(html.escape(HOSTILE)) == 4

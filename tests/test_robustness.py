@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 from test_bad_input import CLASSES, save_pair, some_pair
-from tiny_run import HARDWARE, PRETRAIN, SEGMENT, composed, contents
+from tiny_run import HARDWARE, PRETRAIN, SEGMENT, checked, composed, contents, extractor_of
 
 from ddpmseg.__main__ import main
-from ddpmseg.composition.build import build_extractor
 from ddpmseg.data.corruptions import Corruption, corrupt
 from ddpmseg.finished.open import FinishedRun, open_run
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.segment import segment
 from ddpmseg.metrics import functional
-from ddpmseg.records.results import claim_folder
+from ddpmseg.records.identity import Identity
+from ddpmseg.records.run_folder import claim_run
 from ddpmseg.records.runs import Run
 from ddpmseg.robustness import run as app
 from ddpmseg.robustness.figures import examples_figure, robustness_figure
@@ -129,7 +129,7 @@ def test_scores_are_those_of_a_plain_loop(name: str, command, runs: Path, tmp_pa
     assert command(run, "--seed", "4", types="snow,impulse_noise", severities="3") == 0
     config = open_run(run).config
     head, _ = load_head(run / "head.safetensors")
-    extractor = build_extractor(config, config.backbone.build(torch.device("cpu")))
+    extractor = extractor_of(config, config.backbone.build(torch.device("cpu")))
     reader = head.reader(extractor.layout, extractor.backbone.dtype)
     test = config.dataset.build().test
     for row in table(tmp_path / "out" / "robustness.csv")[1:]:
@@ -276,7 +276,7 @@ def empty(run: Path) -> None:
 
 def pretrained(run: Path) -> None:
     shutil.rmtree(run)
-    claim_folder(run, composed(run, *PRETRAIN), False)
+    claim_run(checked(composed(run, *PRETRAIN)), Identity({}))
 
 
 @pytest.mark.parametrize(

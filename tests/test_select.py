@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import SWEEP, composed
+from tiny_run import SWEEP, composed, resolved_sweep
 
 from ddpmseg.__main__ import main
 from ddpmseg.composition.checks import typed_config
@@ -13,7 +13,6 @@ from ddpmseg.data.labelled import LabelledSplit
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.finished.open import open_sweep
 from ddpmseg.heads import ridge
-from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.sweeps.select import draw_sample, select
 from ddpmseg.sweeps.sweep import sweep
 
@@ -105,7 +104,7 @@ def test_one_labelled_image_cannot_be_cross_validated(tmp_path: Path) -> None:
 
 
 def test_weights_of_the_sample_add_up_to_all_labelled_pixels(finished: Path) -> None:
-    dataset = checked_sweep(composed(finished, *SWEEP, root="sweep")).dataset.build()
+    dataset = resolved_sweep(composed(finished, *SWEEP, root="sweep")).config.dataset.build()
     sample = draw_sample(dataset, seed=0)
     masks = torch.stack([one.mask for one in dataset.train])
     assert torch.equal(

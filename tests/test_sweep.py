@@ -1,12 +1,12 @@
 """`sweep` from end to end at tiny size: what it leaves, what it never does twice, kill -9."""
 
 import csv
-import json
 import logging
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_run import ROOT, SWEEP, composed, composed_sweep, contents
+from tiny_run import ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
 from waiting import wait_until
 
 from ddpmseg.__main__ import main
@@ -24,8 +24,10 @@ from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError
 from ddpmseg.finished.open import open_sweep
 from ddpmseg.io.files import file_sha256
+from ddpmseg.records.cell_grid import Cell
 from ddpmseg.records.cells import CellStore
-from ddpmseg.sweeps import sweep as program
+from ddpmseg.runs.train import train
+from ddpmseg.sweeps import compute
 from ddpmseg.sweeps.sweep import finished, sweep
 
 HEADER = "block,timestep,seed,miou,miou_present,pixel_accuracy,miou_small,miou_large,seconds"
@@ -145,6 +147,61 @@ def test_score_of_a_sweep_is_its_best_cell(whole: Path) -> None:
     assert finished(composed_sweep(whole)) == pytest.approx(best, abs=1e-6)
 
 
+def test_a_job_reports_its_own_best_cell(folder: Path) -> None:
+    """Not that of the folder, which other jobs fill, too."""
+    worst, *_, best = sorted(rows(folder / "cells.csv"), key=lambda row: float(row["miou"]))
+    assert float(worst["miou"]) < float(best["miou"])
+    place = (f"sweep.blocks=[{worst['block']}]", f"sweep.timesteps=[{worst['timestep']}]")
+    own = composed_sweep(folder, *place, "sweep.controls=[]")
+    assert finished(own) == pytest.approx(float(worst["miou"]), abs=1e-6)
+    assert sweep(own, True) == finished(own)
+
+
+def test_a_later_timestep_does_not_move_the_control(weights: Path, tmp_path: Path) -> None:
+    given = (f"backbone.checkpoint={weights}", "sweep.controls=[random]")
+    for timesteps in ("[50]", "[400,5]"):
+        sweep(composed_sweep(tmp_path, *given, f"sweep.timesteps={timesteps}"), True)
+    assert {key[1] for key in counts_of(tmp_path, "random")} == {50}
+    sweep(composed_sweep(tmp_path, *given, "sweep.control_timestep=5"), True)
+    assert {key[1] for key in counts_of(tmp_path, "random")} == {5, 50}
+
+
+def test_a_control_is_computed_once_by_processes_side_by_side(tmp_path: Path) -> None:
+    """The second waits for the first, and then finds it done."""
+    first = composed_sweep(tmp_path, "sweep.timesteps=[5]")
+    store = CellStore(tmp_path)
+    sweep(composed_sweep(tmp_path, "sweep.timesteps=[5]", "sweep.controls=[]"), True)
+    with ThreadPoolExecutor(1) as pool, store.held((), ["pixels"]):
+        other = pool.submit(sweep, first, True)
+        with pytest.raises(TimeoutError):
+            other.result(timeout=2)
+        counts = torch.zeros(12, 11, dtype=torch.int64)
+        store.write(Cell(0, 0, 0, counts, 1.0), np.zeros((1, 16, 16), np.uint8), "pixels")
+        before = records(tmp_path)
+    other.result()
+    assert records(tmp_path) == before
+
+
+@pytest.mark.parametrize("finished_run_first", [True, False])
+def test_a_folder_belongs_to_one_program(
+    finished_run_first: bool, finished_run: Path, whole: Path, tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    shutil.copytree(finished_run if finished_run_first else whole, taken)
+    before = contents(taken)
+
+    def other(*overwrite: str) -> None:
+        if finished_run_first:
+            sweep(composed_sweep(taken, *overwrite), True)
+        else:
+            train(composed(taken, *SEGMENT, *overwrite))
+
+    for overwrite in ("false", "true"):
+        with pytest.raises(ConfigError, match=r"this folder holds a (run|sweep).*Choose another"):
+            other(f"paths.overwrite={overwrite}")
+    assert contents(taken) == before
+
+
 def test_configuration_comes_back(whole: Path) -> None:
     config = open_sweep(whole).config
     assert config.sweep.blocks == [1, 2]
@@ -157,7 +214,7 @@ def test_done_is_done_and_a_smaller_grid_reports_all_of_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, tables = records(folder), [(folder / name).read_bytes() for name in TABLES]
-    monkeypatch.setattr(program, "probe_timestep", must_not_run)
+    monkeypatch.setattr(compute, "probe_timestep", must_not_run)
     monkeypatch.setattr(WeightsConfig, "build", must_not_run)
     smaller = composed_sweep(folder, "sweep.blocks=[1]", "sweep.timesteps=[5]", *BARE)
     score = sweep(smaller)
@@ -209,9 +266,9 @@ def test_dry_run_of_many_cells_is_a_line_for_each_timestep(
         sweep(composed_sweep(folder, *wanted))
     assert caplog.messages == [
         f"30 cells, 3 done, 27 to do, in '{folder}'",
-        "t =   5           2 of 12 done",
-        "t = 200           0 of 12 done",
-        "control pixels    1 of 6 done",
+        "t = 5                     2 of 12 done",
+        "t = 200                   0 of 12 done",
+        "control pixels            1 of 6 done",
         "hydra.verbose=true lists every cell",
     ]
     caplog.clear()
@@ -285,8 +342,7 @@ def test_controls_of_trained_weights(whole: Path, weights: Path, trained: Path) 
     ours = counts_of(whole)
     assert counts_of(trained, "random") == {key: ours[key] for key in ours if key[1] == 5}
     assert counts_of(trained)[1, 5, 0] != ours[1, 5, 0]
-    identity = json.loads((trained / "sweep.json").read_text())
-    assert identity["checkpoint_sha256"] == file_sha256(weights)
+    assert CellStore(trained).identity().digests["weights"] == file_sha256(weights)
 
 
 def test_report_is_drawn_on_demand(

@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import some_run
 from PIL import Image
-from tiny_run import PRETRAIN, composed, contents
+from tiny_run import PRETRAIN, checked, composed, contents
 
 from ddpmseg.__main__ import main
 from ddpmseg.compare.ablation import ablation
 from ddpmseg.compare.table import cross_table, paper_table
 from ddpmseg.records.cell_grid import METRICS
+from ddpmseg.records.identity import Identity
 from ddpmseg.records.published import load_published
-from ddpmseg.records.results import claim_folder
+from ddpmseg.records.run_folder import claim_run
 from ddpmseg.records.run_table import run_table, values_of, variants
 from ddpmseg.records.runs import DASH, Run, Summary
 from ddpmseg.tables.table import Row, Table, as_csv, as_latex, as_markdown
@@ -416,7 +417,7 @@ def test_what_is_left_out_is_told(
     (folder / "no_config" / "config.yaml").unlink()
     (folder / "sweep").mkdir()
     (folder / "sweep" / "config.yaml").write_text("sweep: {blocks: [1]}\n")
-    claim_folder(folder / "pretrained", composed(folder / "pretrained", *PRETRAIN), False)
+    claim_run(checked(composed(folder / "pretrained", *PRETRAIN)), Identity({}))
     (folder / "empty").mkdir()
     # Nothing below a run is one: W&B keeps such a file there.
     (folder / "seed1" / "wandb").mkdir()

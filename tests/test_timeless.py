@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from safetensors.torch import save_file
 from test_report import Page, some_grid, some_study
-from tiny_run import HARDWARE, composed, composed_sweep
+from tiny_run import HARDWARE, composed, composed_sweep, resolved_sweep
 
 from ddpmseg.__main__ import main
 from ddpmseg.errors import ConfigError
@@ -32,7 +32,6 @@ from ddpmseg.report.page import render_report
 from ddpmseg.report.panels import cluster_panels
 from ddpmseg.report.profiles import miou_over_blocks, per_class_over_blocks
 from ddpmseg.report.study import Study
-from ddpmseg.sweeps.checks import checked_sweep
 from ddpmseg.sweeps.report import read_study
 from ddpmseg.sweeps.select import select
 from ddpmseg.sweeps.sweep import finished, sweep
@@ -162,26 +161,26 @@ def test_a_finished_sweep_is_known(whole: Path, weights: Path) -> None:
 def test_timesteps_are_refused_and_the_grids_are_left_out(tmp_path: Path) -> None:
     random = "backbone.checkpoint=random"
     for given in ([], ["grid=quick"], ["sweep.timesteps=[0]"], ["sweep.timesteps=null"]):
-        assert checked_sweep(composed_timeless(tmp_path, random, *given)).sweep.timesteps == [0]
+        assert resolved_sweep(composed_timeless(tmp_path, random, *given)).grid.timesteps == (0,)
     for key in ("sweep.timesteps", "sweep.clusters.timesteps"):
         with pytest.raises(ConfigError) as caught:
-            checked_sweep(composed_timeless(tmp_path, random, f"{key}=[50,150]"))
+            resolved_sweep(composed_timeless(tmp_path, random, f"{key}=[50,150]"))
         assert str(caught.value) == (
             f"`{key}=[50, 150]`: backbone 'test_resnet' knows no timesteps; its maps are those of "
             "the clean image. Leave it out: the sweep is over blocks."
         )
-    config = checked_sweep(composed_sweep(tmp_path, "grid=quick", "sweep.timesteps=null"))
-    assert config.sweep.timesteps == [0, 50, 100, 150, 250, 400, 600, 800]
+    config = resolved_sweep(composed_sweep(tmp_path, "grid=quick", "sweep.timesteps=null"))
+    assert config.grid.timesteps == (0, 50, 100, 150, 250, 400, 600, 800)
 
 
 def test_a_sweep_is_over_the_layers_that_are_chosen(tmp_path: Path) -> None:
-    def blocks(*given: str) -> list[int] | None:
+    def blocks(*given: str) -> tuple[int, ...]:
         random = "backbone.checkpoint=random"
-        return checked_sweep(composed_timeless(tmp_path, random, *given)).sweep.blocks
+        return resolved_sweep(composed_timeless(tmp_path, random, *given)).grid.blocks
 
-    assert blocks() == [0, 1, 2, 3, 4]
-    assert blocks("backbone.layers=last2") == [3, 4]
-    assert blocks("backbone.layers=last2", "sweep.blocks=[0]") == [0]
+    assert blocks() == (0, 1, 2, 3, 4)
+    assert blocks("backbone.layers=last2") == (3, 4)
+    assert blocks("backbone.layers=last2", "sweep.blocks=[0]") == (0,)
 
 
 def test_selection_is_among_blocks(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

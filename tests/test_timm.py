@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from golden_fill import relative_error
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_run import HARDWARE, composed
+from tiny_run import HARDWARE, checked, composed
 from torch import Tensor
 
 from ddpmseg.backbones.timm.backbone import TimmBackbone
 from ddpmseg.backbones.timm.models import chosen_layers, layer_numbers, layers_of
 from ddpmseg.backbones.timm.settings import TimmConfig
 from ddpmseg.backbones.timm.weights import hub_file
-from ddpmseg.composition.checks import checked_config, planned_config
 from ddpmseg.composition.plan import blocks, estimate
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import CheckpointError, ConfigError
@@ -376,7 +375,7 @@ def test_a_wrong_setting_is_told_before_anything_is_read(
     overrides: list[str], parts: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        checked_config(composed(tmp_path, *RUN, *overrides))
+        checked(composed(tmp_path, *RUN, *overrides))
     for part in parts:
         assert part in str(caught.value)
 
@@ -384,14 +383,14 @@ def test_a_wrong_setting_is_told_before_anything_is_read(
 def test_a_missing_file_is_told_before_anything_is_read(tmp_path: Path) -> None:
     given = f"backbone.checkpoint={tmp_path / 'none.pth'}"
     with pytest.raises(CheckpointError, match="does not exist"):
-        checked_config(composed(tmp_path, *RUN, given))
-    planned = planned_config(composed(tmp_path, *RUN, given))
+        checked(composed(tmp_path, *RUN, given))
+    planned = checked(composed(tmp_path, *RUN, given), files=False)
     assert any("timed with random ones" in line for line in estimate(planned))
 
 
 def test_layers_choose_the_blocks_of_a_run(tmp_path: Path) -> None:
     def chosen(*overrides: str) -> list[int]:
-        return checked_config(composed(tmp_path, *RUN, *overrides)).features.blocks
+        return checked(composed(tmp_path, *RUN, *overrides)).features.blocks
 
     assert chosen() == [0, 1, 2, 3, 4, 5]
     assert chosen("backbone.layers=last2") == [4, 5]
@@ -400,7 +399,7 @@ def test_layers_choose_the_blocks_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_plan_says_that_there_are_no_timesteps(tmp_path: Path) -> None:
-    config = planned_config(composed(tmp_path, *RUN, "backbone.input_size=64"))
+    config = checked(composed(tmp_path, *RUN, "backbone.input_size=64"), files=False)
     assert blocks(config)[:3] == [
         "test_vit: layers, in forward order; no timesteps",
         "block  channels     size  layers",

@@ -12,9 +12,8 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from PIL import Image
-from tiny_run import SEGMENT, composed, contents
+from tiny_run import SEGMENT, checked, composed, contents
 
-from ddpmseg.composition.checks import checked_config
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import ConfigError, DataError
@@ -23,6 +22,7 @@ from ddpmseg.heads.base import TrainedHead
 from ddpmseg.heads.export import load_head
 from ddpmseg.heads.protocols import BatchLossStopping
 from ddpmseg.records.results import COLUMNS
+from ddpmseg.records.run_folder import hold_run
 from ddpmseg.runs import segment
 from ddpmseg.runs.predict import predict
 from ddpmseg.runs.train import finished as is_finished
@@ -169,7 +169,7 @@ def test_head_says_what_it_is(finished: Path) -> None:
 
 
 def test_recorded_configuration_loads_as_the_same_objects(finished: Path) -> None:
-    assert open_run(finished).config == checked_config(composed(finished, *SEGMENT))
+    assert open_run(finished).config == checked(composed(finished, *SEGMENT))
 
 
 @pytest.mark.parametrize("text", ["", "a: 1\n", "[1, 2]\n", "a: [1\n", "dataset: {name: x}\n"])
@@ -246,7 +246,7 @@ def test_pixels_as_features(tmp_path: Path) -> None:
     assert load_head(tmp_path / "head.safetensors")[0].dim == 3
     opened, expected = (
         open_run(tmp_path).config,
-        checked_config(composed(tmp_path, *given, *chosen)),
+        checked(composed(tmp_path, *given, *chosen)),
     )
     # A run does not record what would have been read had `features` not been chosen.
     expected.backbone.default_features = opened.backbone.default_features
@@ -284,10 +284,19 @@ def test_damaged_results_are_told(damage: str, finished: Path, tmp_path: Path) -
 def test_unfinished_run_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(composed(tmp_path, *SEGMENT))
     (tmp_path / "results.csv").unlink()
-    with pytest.raises(ConfigError, match=r"unfinished run with other settings.*config\.yaml"):
+    with pytest.raises(ConfigError, match="run of something else: `seed` was 0, is 1"):
         train(composed(tmp_path, *SEGMENT, "seed=1"))
     train(composed(tmp_path, *SEGMENT))
     assert (tmp_path / "results.csv").is_file()
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path: Path) -> None:
+    with hold_run(tmp_path):
+        before = contents(tmp_path)
+        with pytest.raises(ConfigError, match=r"being computed by process \d+ on .*Wait for it"):
+            train(composed(tmp_path, *SEGMENT))
+        assert contents(tmp_path) == before
+    train(composed(tmp_path, *SEGMENT))
 
 
 class _PowerCutError(Exception):

@@ -8,11 +8,10 @@ import pytest
 from golden_vdvae import TINY, save_vdvae, tiny_state, tiny_vdvae
 from omegaconf import OmegaConf
 from test_encoder_runs import HERE, SWEEP, TRAIN
-from tiny_run import blocks_done, composed
+from tiny_run import blocks_done, composed, layout_of
 
 from ddpmseg.__main__ import main
 from ddpmseg.backbones.vdvae.settings import VdvaeConfig
-from ddpmseg.composition.checks import planned_layout
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.runs.train import train
@@ -56,7 +55,7 @@ def test_a_sweep_takes_the_default_blocks_and_an_untrained_control(
 def test_the_experiment_reads_ten_blocks(dataset: str, tmp_path: Path) -> None:
     config = OmegaConf.to_object(composed(tmp_path, "experiment=vdvae", f"dataset={dataset}"))
     assert isinstance(config, TrainConfig)
-    layout = planned_layout(config)
+    layout = layout_of(config)
     assert layout.dim == 5120
     assert sorted({spec.size for spec in layout.maps}) == [8, 16, 32, 64, 128]
 

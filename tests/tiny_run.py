@@ -16,7 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpmseg import config as schemas
+from ddpmseg.backbones.base import Backbone
+from ddpmseg.composition.build import build_extractor
+from ddpmseg.composition.checks import typed_config
+from ddpmseg.composition.resolve import resolve, resolve_segmentation
+from ddpmseg.config import SweepConfig, TrainConfig
+from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.records.cells import CellStore
+from ddpmseg.sweeps.resolve import ResolvedSweep, resolve_sweep
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -130,6 +138,24 @@ def composed(
     return config
 
 
+def checked(cfg: DictConfig, files: bool = True) -> TrainConfig:
+    """The typed configuration of `train`, after all checks that need no images."""
+    return resolve(typed_config(cfg), files).config
+
+
+def layout_of(config: TrainConfig) -> FeatureLayout:
+    """The layout that a run of task=segment will have; its images and weights may be missing."""
+    return resolve_segmentation(config, files=False).layout
+
+
+def extractor_of(config: TrainConfig, backbone: Backbone) -> FeatureExtractor:
+    return build_extractor(config.features, backbone, config.dataset.image_size, config.seed)
+
+
+def resolved_sweep(cfg: DictConfig) -> ResolvedSweep:
+    return resolve_sweep(typed_config(cfg, SweepConfig))
+
+
 def composed_sweep(folder: Path, *overrides: str) -> DictConfig:
     """A tiny sweep with these overrides."""
     return composed(folder, *SWEEP, *overrides, root="sweep")
@@ -159,6 +185,6 @@ def blocks_done(folder: Path, *controls: str) -> list[list[int]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`, by its relative path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Every file below `folder` but for locks, by its relative path."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != ".locks")
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddpmseg.api.ponies import ponies
     from ddpmseg.api.runs import open_run
     from ddpmseg.api.segmenter import Segmenter
-    from ddpmseg.api.sweeps import Sweep, open_sweep
+    from ddpmseg.api.sweeps import Sweep, open_sweep, sweep
     from ddpmseg.errors import UserError
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "open_run",
     "open_sweep",
     "ponies",
+    "sweep",
 ]
 __version__ = version("ddpmseg")
 
@@ -54,6 +55,7 @@ __getattr__ = lazy_attributes(
         "open_run": "api.runs",
         "open_sweep": "api.sweeps",
         "ponies": "api.ponies",
+        "sweep": "api.sweeps",
     },
 )
 

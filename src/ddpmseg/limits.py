@@ -28,7 +28,7 @@ def machine_memory() -> int:
     """Bytes that the processes of this machine, or of this container, have at most."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        allowed = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        allowed = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
     except OSError:
         return memory
     return min(memory, int(allowed)) if allowed.isdigit() else memory

@@ -12,9 +12,9 @@ from ddpmseg.api.images import Pictures, fitted_images
 from ddpmseg.api.messages import python_names
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.settings import BackboneConfig, DefaultFeatures
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import FeaturesConfig
 from ddpmseg.errors import ConfigError
-from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.noise import NoiseKind
@@ -50,12 +50,12 @@ class Features:
     @property
     def blocks(self) -> list[int]:
         """Ascending."""
-        return sorted({spec.block for spec in self.layout.maps})
+        return self.layout.blocks
 
     @property
     def timesteps(self) -> list[int]:
         """In the order of a pixel vector."""
-        return list(dict.fromkeys(spec.timestep for spec in self.layout.maps))
+        return self.layout.timesteps
 
     def map(self, block: int, timestep: int | None = None) -> Tensor:
         """The map of a block at a timestep: (n, c, h, w); shares memory with the others.
@@ -136,7 +136,7 @@ def extract(
     """
     with python_names():
         chosen = features_config(backbone, blocks, timesteps, hook, noise, pass_size)
-        extractor = extractor_of(backbone, chosen, seed)
+        extractor = build_extractor(chosen, backbone, backbone.image_size, seed)
         pictures, names = fitted_images(images, backbone.image_size)
     step = extractor.images_per_pass
 
@@ -172,24 +172,22 @@ def features_config(
     )
 
 
-def extractor_of(backbone: Backbone, features: FeaturesConfig, seed: int) -> FeatureExtractor:
-    """Raises ConfigError for a block, a timestep or a noise that is not there."""
-    return FeatureExtractor(
-        backbone,
-        features.blocks,
-        features.timesteps,
-        image_size=backbone.image_size,
-        hook=features.hook,  # pyright: ignore[reportArgumentType]
-        noise=features.noise,  # pyright: ignore[reportArgumentType]
-        seed=seed,
-        batch_size=features.batch_size,
-    )
-
-
 def settings_of(backbone: Backbone) -> BackboneConfig | None:
     """What `load_backbone` built it from; None for an object of a class of the user's own."""
     settings = backbone.settings
     assert settings is None or isinstance(settings, BackboneConfig)
+    return settings
+
+
+def recorded_settings(backbone: Backbone) -> BackboneConfig:
+    """As `settings_of`; ConfigError for an object that `load_backbone` did not make."""
+    settings = settings_of(backbone)
+    if settings is None:
+        raise ConfigError(
+            f"backbone '{backbone.name}' was not made by `ddpmseg.load_backbone`, so no settings "
+            "say how to build it again. docs/add_a_backbone.md shows how a class of your own "
+            "becomes a name that `load_backbone` knows."
+        )
     return settings
 
 

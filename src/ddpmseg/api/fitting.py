@@ -4,31 +4,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from tqdm.auto import tqdm
 
 from ddpmseg.api.classes import Classes, class_table
-from ddpmseg.api.features import extractor_of, features_config, settings_of
+from ddpmseg.api.features import features_config, recorded_settings, settings_of
 from ddpmseg.api.images import Pictures, each_mask, fitted_samples
 from ddpmseg.api.messages import python_names
 from ddpmseg.api.segmenter import Segmenter
 from ddpmseg.api.settings import chosen
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.settings import BackboneConfig
-from ddpmseg.composition.build import build_head
+from ddpmseg.composition.build import build_extractor, build_head
+from ddpmseg.composition.identity import run_identity
+from ddpmseg.composition.resolve import ResolvedRun
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.arrays import LabelledArrays
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.settings import ArraysConfig
-from ddpmseg.data.survey import survey
-from ddpmseg.errors import ConfigError
+from ddpmseg.data.survey import known_survey, survey
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.heads.base import Head
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.segmenter import HeadSegmenter
-from ddpmseg.records.results import claim_folder, mark_finished, write_per_class, write_results
+from ddpmseg.records.results import write_per_class, write_results
+from ddpmseg.records.run_folder import claim_run, hold_run, mark_finished
 from ddpmseg.runs.record import Tested, described, write_head
-from ddpmseg.runtime.device import trainer_arguments
+from ddpmseg.runtime.device import trainer_arguments, trainer_precision
 from ddpmseg.runtime.logs import quiet_libraries
 from ddpmseg.training.callbacks import StepBar
 from ddpmseg.training.extraction import extract_training_set
@@ -104,8 +105,8 @@ def fit(
         config.dataset = ArraysConfig.of(dataset, survey(dataset).sha256, tiny_annotations)
         config.trainer.accelerator = backbone.device.type
         config.head.check()
-        extractor = extractor_of(backbone, config.features, seed)
-        fitted = build_head(config, extractor.layout.dim, table)
+        extractor = build_extractor(config.features, backbone, size, seed)
+        fitted = build_head(config.head, extractor.layout, table, seed)
         if not config.head.comes_fitted:
             pictures = LabelledImages(dataset, extractor.images_per_pass)
             with tqdm(
@@ -113,7 +114,11 @@ def fit(
             ) as bar:
                 maps, labels = extract_training_set(extractor, pictures, bar.update)
             pixels = LabelledPixels(labels, table.ignore_label)
-            arguments = trainer_arguments(config, None, [], "fit") | {"enable_progress_bar": False}
+            precision = trainer_precision(
+                config.trainer.precision, config.head.exact, backbone.device
+            )
+            arguments = trainer_arguments(config.trainer, precision, None)
+            arguments["enable_progress_bar"] = False
             shown = [StepBar("fit")] if progress else []
             train = gradient_descent(config.head.build_protocol(), arguments, shown)
             fitted.fit_to(maps, pixels, seed, train)
@@ -134,15 +139,13 @@ def _save(
     overwrite: bool,
     tested: Tested | None,
 ) -> None:
-    if backbone.settings is None:
-        raise ConfigError(
-            f"backbone '{backbone.name}' was not made by `ddpmseg.load_backbone`, so no settings "
-            "say how to build it again. docs/add_a_backbone.md shows how a class of your own "
-            "becomes a name that `load_backbone` knows."
-        )
-    config.paths.output_dir = str(folder)
-    cfg = OmegaConf.structured(config)
-    claim_folder(folder, cfg, overwrite, {"classes": dataset.classes.record()})
+    recorded_settings(backbone)
+    config.paths.output_dir, config.paths.overwrite = str(folder), overwrite
+    precision = trainer_precision(config.trainer.precision, config.head.exact, backbone.device)
+    run = ResolvedRun(config, backbone.device, precision)
+    images_sha256 = known_survey(config.dataset, dataset).sha256
+    with hold_run(folder):
+        claim_run(config, run_identity(run, images_sha256), {"classes": dataset.classes.record()})
     write_head(folder, head, dataset.classes, config.features)
     if tested is not None:
         write_per_class(folder, dataset.classes, tested.scores)

@@ -66,6 +66,10 @@ class BackboneConfig(PartConfig):
         """Build the network with its weights on `device`. Raises as the network's class."""
         return self.construct().to(device)
 
+    def precision_on(self, device: "torch.device") -> str:
+        """'32', 'bf16' or '16': the precision in which the network runs on `device`."""
+        return "32"
+
     def shape(self) -> "Backbone":
         """Build the network on the meta device, without allocating or reading weights."""
         import torch
@@ -114,10 +118,13 @@ class WeightsConfig(DownloadConfig, BackboneConfig):
     """Draws the weights of checkpoint=random."""
 
     def build(self, device: "torch.device") -> "Backbone":
+        precision = self.precision_on(device)
+        return self.construct(precision=precision, sha256=self.sha256).to(device)
+
+    def precision_on(self, device: "torch.device") -> str:
         from ddpmseg.backbones.precision import choose_precision
 
-        precision = choose_precision(self.precision, device)
-        return self.construct(precision=precision, sha256=self.sha256).to(device)
+        return choose_precision(self.precision, device)
 
     def as_untrained(self) -> "BackboneConfig":
         return replace(self, checkpoint=RANDOM, sha256=None)

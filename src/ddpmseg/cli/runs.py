@@ -74,9 +74,9 @@ def add_after(commands: Any) -> None:
 
 
 def _estimate(config_dir: Path | None, overrides: list[str]) -> int:
-    from ddpmseg.composition import checks, plan
+    from ddpmseg.composition import plan
 
-    return show(plan.estimate(plan.compose(config_dir, overrides, checks.planned_config)))
+    return show(plan.estimate(plan.compose(config_dir, overrides)))
 
 
 def _blocks(config_dir: Path | None, overrides: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a configuration, found before any weight or image is read."""
+"""Checks of the parts of a configuration, before any weight or image is read; they only check."""
 
 import os
 from typing import get_args, overload
@@ -7,24 +7,28 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.guided_diffusion.sampler import check_steps
-from ddpmseg.composition.build import build_head, maps_folder
-from ddpmseg.composition.checks_distill import check_distillation
-from ddpmseg.composition.memory import (
-    check_distillation_memory,
-    check_pretraining_memory,
-    check_segmentation_memory,
+from ddpmseg.composition.build import maps_folder
+from ddpmseg.composition.memory import check_distillation_memory, check_pretraining_memory
+from ddpmseg.config import (
+    FeaturesConfig,
+    LoggerConfig,
+    PathsConfig,
+    SweepConfig,
+    TrainConfig,
+    TrainerConfig,
 )
-from ddpmseg.config import SweepConfig, TrainConfig, TrainerConfig
 from ddpmseg.config.overrides import composition_error
 from ddpmseg.config.values import check_values, refuse_unknown
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.errors import ConfigError
-from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.noise import NoiseKind
 from ddpmseg.io.folders import check_writable
+from ddpmseg.records.labelled_samples import images_folder
 from ddpmseg.runtime.device import choose_device
+from ddpmseg.segmenters.deeplab import ARCHITECTURES, find_weights
 from ddpmseg.settings import at_least, one_of
 from ddpmseg.tracking.loggers import check_loggers
 
@@ -32,44 +36,6 @@ FEWEST_PROCESSES = 8
 """So many may share a processor, however few cores it has."""
 TASKS = ("segment", "distill", "pretrain")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
-
-
-def checked_config(cfg: DictConfig) -> TrainConfig:
-    """The composed configuration as typed objects, after all checks that need no data.
-
-    Raises ConfigError naming the key, what is allowed and what to change; CheckpointError for a
-    weight file that does not exist.
-    """
-    config = typed_config(cfg)
-    check_training(config)
-    return config
-
-
-def planned_config(cfg: DictConfig) -> TrainConfig:
-    """As `checked_config`, but images and weights may be missing."""
-    config = typed_config(cfg)
-    check_training(config, files=False)
-    return config
-
-
-def check_training(config: TrainConfig, files: bool = True) -> None:
-    """The checks of `checked_config`; without `files` those of `planned_config`."""
-    one_of("task", config.task, TASKS)
-    one_of("trainer.precision", config.trainer.precision, TRAINER_PRECISIONS)
-    check_loggers(config.logger)
-    at_least("trainer.log_every_n_steps", config.trainer.log_every_n_steps, 1)
-    _check_devices(config)
-    if config.task == "pretrain":
-        _check_pretraining(config)
-    else:
-        config.dataset.check()
-        if files:
-            config.dataset.check_files()
-        check = check_distillation if config.task == "distill" else _check_segmentation
-        check(config, files)
-        if config.task == "distill":
-            check_distillation_memory(config)
-    check_writable("paths.output_dir", config.paths.output_dir)
 
 
 def check_alone(trainer: TrainerConfig, in_multirun: bool) -> None:
@@ -106,24 +72,27 @@ def typed_config(
     return config
 
 
-def _check_devices(config: TrainConfig) -> None:
-    count = config.trainer.devices
+def check_trainer(trainer: TrainerConfig, logger: LoggerConfig) -> None:
+    """Raise ConfigError for settings of the trainer and the loggers that cannot work here."""
+    one_of("trainer.precision", trainer.precision, TRAINER_PRECISIONS)
+    check_loggers(logger)
+    at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
+    count = trainer.devices
     at_least("trainer.devices", count, 1)
-    device = choose_device(config.trainer.accelerator)
+    device = choose_device(trainer.accelerator)
     cores = max(os.cpu_count() or 1, FEWEST_PROCESSES)
     present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, cores)
     if count > present:
         said = (
             f"as many processes as the processor has cores, and {FEWEST_PROCESSES} on any"
             if device.type == "cpu"
-            else "the number this machine has of "
-            f"`trainer.accelerator={config.trainer.accelerator}`"
+            else f"the number this machine has of `trainer.accelerator={trainer.accelerator}`"
         )
         raise ConfigError(f"`trainer.devices={count}`: must lie in 1..{present}, {said}.")
 
 
-def _check_segmentation(config: TrainConfig, files: bool) -> None:
-    features, head = config.features, config.head
+def check_features(features: FeaturesConfig, paths: PathsConfig) -> None:
+    """Raise ConfigError for settings of the features that no network could satisfy."""
     one_of("features.hook", features.hook, get_args(Hook))
     one_of("features.noise", features.noise, get_args(NoiseKind))
     at_least("features.batch_size", features.batch_size, 1)
@@ -131,34 +100,18 @@ def _check_segmentation(config: TrainConfig, files: bool) -> None:
         raise ConfigError(f"`features.cache_gb={features.cache_gb}`: must be at least 0.")
     if features.cache_gb:
         key = "paths.cache_dir" if features.cache_dir is None else "features.cache_dir"
-        check_writable(key, maps_folder(config))
-    head.check()
-    config.backbone.check()
-    backbone = config.backbone.shape()
-    layout = _layout(config, backbone)
-    check_segmentation_memory(config, backbone, layout, training=files)
+        check_writable(key, maps_folder(features, paths))
+
+
+def check_dataset(dataset: DatasetConfig, files: bool) -> None:
+    """Raise ConfigError for settings that cannot work; without `files` images may be missing."""
+    dataset.check()
     if files:
-        config.backbone.check_files()
-    if head.comes_fitted:
-        build_head(config, layout.dim, config.dataset.class_table())
+        dataset.check_files()
 
 
-def planned_layout(config: TrainConfig) -> FeatureLayout:
-    """The layout a run will have, from the network's shape alone."""
-    return _layout(config, config.backbone.shape())
-
-
-def _layout(config: TrainConfig, backbone: Backbone) -> FeatureLayout:
-    return feature_layout(
-        backbone,
-        config.features.blocks,
-        config.features.timesteps,
-        config.features.hook,  # pyright: ignore[reportArgumentType]
-        config.dataset.image_size,
-    )
-
-
-def _check_pretraining(config: TrainConfig) -> None:
+def check_pretraining(config: TrainConfig) -> None:
+    """Raise ConfigError for settings of task=pretrain that cannot work."""
     flags = config.backbone.unet_flags()
     if flags is None:
         raise ConfigError(
@@ -182,14 +135,48 @@ def _check_pretraining(config: TrainConfig) -> None:
             raise ConfigError(f"`pretrain.{name}={getattr(settings, name)}`: must lie in 0..1.")
     if settings.learning_rate <= 0:
         raise ConfigError(f"`pretrain.learning_rate={settings.learning_rate}`: must be above 0.")
-    backbone = config.backbone.shape()
-    stride = max(block.input_stride for block in backbone.blocks)
-    if backbone.image_size % stride:
+    network = config.backbone.shape()
+    stride = max(block.input_stride for block in network.blocks)
+    if network.image_size % stride:
         raise ConfigError(
-            f"`backbone.unet.image_size={backbone.image_size}`: this network needs images whose "
+            f"`backbone.unet.image_size={network.image_size}`: this network needs images whose "
             f"side is divisible by {stride}."
         )
-    check_pretraining_memory(config, backbone)
+    check_pretraining_memory(config, network)
+
+
+def check_distillation(config: TrainConfig, files: bool) -> None:
+    """Raise ConfigError for a setting that cannot work, CheckpointError for weights not there.
+
+    Without `files` images and weights may be missing.
+    """
+    settings, devices = config.segmenter, config.trainer.devices
+    if devices > 1:
+        raise ConfigError(
+            f"`trainer.devices={devices}`: task=distill uses one device, for its batch norms take "
+            "the mean of a whole batch. Set `trainer.devices=1`; several runs go side by side with "
+            "`-m` and a launcher."
+        )
+    one_of("segmenter.architecture", settings.architecture, tuple(ARCHITECTURES))
+    for name in ("num_epochs", "num_images", "checkpoint_every"):
+        at_least(f"segmenter.{name}", getattr(settings, name), 1)
+    for name in ("drop_certain", "num_workers"):
+        at_least(f"segmenter.{name}", getattr(settings, name), 0)
+    if settings.batch_size < 2:
+        raise ConfigError(
+            f"`segmenter.batch_size={settings.batch_size}`: must be at least 2, for a batch norm "
+            "of the network sees one value per image."
+        )
+    if not settings.learning_rate > 0:  # NaN is not
+        raise ConfigError(f"`segmenter.learning_rate={settings.learning_rate}`: must be above 0.")
+    if not 0 <= settings.filter_out < 1:
+        raise ConfigError(
+            f"`segmenter.filter_out={settings.filter_out}`: must be a share, from 0 to below 1."
+        )
+    if files:
+        images_folder(settings)
+        find_weights(settings.architecture, settings.checkpoint)
+    check_distillation_memory(config)
 
 
 def check_shares(devices: int, dataset: LabelledSet) -> None:

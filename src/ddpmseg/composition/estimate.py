@@ -8,12 +8,11 @@ from collections.abc import Callable
 import torch
 
 from ddpmseg import ranks
-from ddpmseg.composition.build import build_extractor
+from ddpmseg.composition.resolve import ResolvedSegmentation
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.extract import FeatureExtractor
-from ddpmseg.features.layout import FeatureLayout
 from ddpmseg.heads.probes import StackedProbes
 
 log = logging.getLogger(__name__)
@@ -24,18 +23,17 @@ def num_training_images(config: TrainConfig, dataset: LabelledSet) -> int:
     return 0 if config.head.comes_fitted else len(dataset.train)
 
 
-def describe(
-    config: TrainConfig, layout: FeatureLayout, num_train: int, num_test: int
-) -> list[str]:
+def describe(run: ResolvedSegmentation, num_train: int, num_test: int) -> list[str]:
     """Lines about the vectors, the maps kept in memory and the forward passes of a run."""
-    timesteps = len({spec.timestep for spec in layout.maps})
+    config, layout = run.config, run.layout
+    timesteps = len(layout.timesteps)
     values, size = layout.values_per_image(), layout.image_size
     kept = num_train * values * 4
     full = num_train * layout.dim * size**2 * 4
     when = ", no timesteps" if layout.timeless else f" at t = {config.features.timesteps}"
     passes = "one each" if layout.timeless else f"{timesteps} timesteps each"
     features = (
-        f"features: {layout.dim} per pixel, blocks {sorted(config.features.blocks)} of "
+        f"features: {layout.dim} per pixel, blocks {layout.blocks} of "
         f"'{config.backbone.name}'{when} ({config.features.hook}s)"
     )
     if not num_train:
@@ -53,10 +51,9 @@ def describe(
     ]
 
 
-def forecast(config: TrainConfig, extractor: FeatureExtractor, images: LabelledImages) -> None:
+def forecast(extractor: FeatureExtractor, images: LabelledImages, num_train: int) -> None:
     """Log how long the forward passes will take; runs none where the cache has all maps."""
     timesteps, cache = len(extractor.timesteps), extractor.cache
-    num_train = num_training_images(config, images.dataset)
     num_images = num_train + len(images.dataset.test)
     missing = num_images * timesteps / ranks.num_ranks()
     if cache is not None:
@@ -77,7 +74,7 @@ def forecast(config: TrainConfig, extractor: FeatureExtractor, images: LabelledI
                 *(needed / 1e9, cache.max_bytes / 1e9),
             )
     # Timed without the cache, which has no use for maps of an empty image.
-    per_image = seconds_per_image(build_extractor(config, extractor.backbone)) if missing else 0.0
+    per_image = seconds_per_image(extractor.without_cache()) if missing else 0.0
     seconds, device = missing / timesteps * per_image, extractor.backbone.device
     log.info("time: about %.0f s of forward passes on %s", seconds, device)
 

@@ -6,8 +6,10 @@ import torch
 
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.config import TrainConfig
+from ddpmseg.data.settings import DatasetConfig
 from ddpmseg.errors import ConfigError
 from ddpmseg.features.layout import FeatureLayout
+from ddpmseg.heads.settings import HeadConfig
 from ddpmseg.limits import gigabytes, machine_memory
 from ddpmseg.runtime.device import choose_device
 
@@ -26,27 +28,31 @@ class Need:
     keys: tuple[str, ...]
 
 
-def check_segmentation_memory(
-    config: TrainConfig, backbone: Backbone, layout: FeatureLayout, training: bool
+def check_readout_memory(
+    dataset: DatasetConfig,
+    head: HeadConfig,
+    backbone: Backbone,
+    layout: FeatureLayout,
+    batch_size: int,
+    device: torch.device,
+    training: bool,
 ) -> None:
-    """Raise ConfigError where a run of task=segment takes more memory than there is.
+    """Raise ConfigError if reading these maps out takes more memory than there is.
 
-    backbone: its shape, on the meta device. training: with the maps of the training images and the
-    head. The numbers are lower bounds.
+    backbone: its shape, on the meta device. batch_size: (image, timestep) pairs per forward pass.
+    training: with the maps of the training images and the head. The numbers are lower bounds.
     """
-    size, features = config.dataset.image_size, config.features
-    timesteps = len({spec.timestep for spec in layout.maps})
-    values = layout.values_per_image()
-    images = max(1, features.batch_size // timesteps)
+    size, values = dataset.image_size, layout.values_per_image()
+    images = max(1, batch_size // len(layout.timesteps))
     image = ("dataset.image_size", "features.batch_size")
     needs = [
         _network(backbone, 1),
-        Need("the images of a forward pass", features.batch_size * 3 * size**2 * FLOAT, image),
+        Need("the images of a forward pass", batch_size * 3 * size**2 * FLOAT, image),
         Need("the maps of a forward pass", images * values * HALF, (*image, "features.blocks")),
     ]
     if training:
-        head, num_classes = config.head, config.dataset.class_table().num_classes
-        num_train = 0 if head.comes_fitted else config.dataset.announced()[0]
+        num_classes = dataset.class_table().num_classes
+        num_train = 0 if head.comes_fitted else dataset.announced()[0]
         parameters = head.num_parameters(layout.dim, num_classes)
         batch = 0 if head.comes_fitted else head.build_protocol().batch_size * layout.dim
         trained = 1 if head.comes_fitted else TRAINED
@@ -59,7 +65,7 @@ def check_segmentation_memory(
             Need("the head", parameters * trained * FLOAT, ("head.members", "head.hidden")),
             Need("the vectors of a batch", batch * FLOAT, ("head.batch_size", "features.blocks")),
         ]
-    _check(config, needs)
+    _check(needs, device)
 
 
 def check_pretraining_memory(config: TrainConfig, backbone: Backbone) -> None:
@@ -74,14 +80,15 @@ def check_pretraining_memory(config: TrainConfig, backbone: Backbone) -> None:
     ]
     if settings.images is None and settings.cache_images:
         needs.append(Need("the images", settings.num_images * image, ("pretrain.num_images", side)))
-    _check(config, needs)
+    _check(needs, choose_device(config.trainer.accelerator))
 
 
 def check_distillation_memory(config: TrainConfig) -> None:
     """Raise ConfigError where the training of a segmenter takes more memory than there is."""
     settings, size = config.segmenter, config.dataset.image_size
     keys = ("segmenter.batch_size", "dataset.image_size")
-    _check(config, [Need("a batch", settings.batch_size * 3 * size**2 * FLOAT, keys)])
+    needs = [Need("a batch", settings.batch_size * 3 * size**2 * FLOAT, keys)]
+    _check(needs, choose_device(config.trainer.accelerator))
 
 
 def _network(backbone: Backbone, numbers: int) -> Need:
@@ -89,9 +96,9 @@ def _network(backbone: Backbone, numbers: int) -> Need:
     return Need("the network", count * numbers * HALF, ("backbone",))
 
 
-def _check(config: TrainConfig, needs: list[Need]) -> None:
+def _check(needs: list[Need], device: torch.device) -> None:
     memory = machine_memory()
-    if choose_device(config.trainer.accelerator).type == "cuda":
+    if device.type == "cuda":
         memory += torch.cuda.mem_get_info()[1]
     largest = max(needs, key=lambda need: need.count)
     total = sum(need.count for need in needs)

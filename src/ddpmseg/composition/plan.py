@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from hydra import compose as hydra_compose
 from omegaconf import DictConfig, OmegaConf
 
 from ddpmseg.composition.build import build_extractor
-from ddpmseg.composition.checks import checked_config, planned_layout
+from ddpmseg.composition.checks import typed_config
 from ddpmseg.composition.estimate import (
     describe,
     num_training_images,
     other_work,
     seconds_per_image,
 )
-from ddpmseg.config import TrainConfig, run_request
+from ddpmseg.composition.resolve import resolve_segmentation
+from ddpmseg.config import SweepConfig, TrainConfig, run_request
 from ddpmseg.config.groups import groups_of
 from ddpmseg.config.overrides import COMPOSING, check_overrides, composition_error
 from ddpmseg.config.search_path import packaged_folder
@@ -22,16 +24,18 @@ from ddpmseg.data.settings import SMALLEST_IMAGE
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.features.layout import check_image_size
 from ddpmseg.records.published import SOURCE, load_published
-from ddpmseg.runtime.device import choose_device
 from ddpmseg.settings import at_least
+
+Typed = TypeVar("Typed", TrainConfig, SweepConfig)
 
 
 def compose(
     config_dir: Path | None,
     overrides: list[str],
-    check: Callable[[DictConfig], TrainConfig] = checked_config,
-) -> TrainConfig:
-    """The configuration of `ddpmseg train` with these overrides, as `check` leaves it.
+    typed: Callable[[DictConfig], Typed] = typed_config,
+    program: str = "train",
+) -> Typed:
+    """The configuration of `ddpmseg PROGRAM` with these overrides, as `typed` makes it of Hydra's.
 
     Files in `config_dir`, where it is given, hide those of the same name in the usual folders (see
     `ddpmseg.config.search_path`). Raises ConfigError.
@@ -42,23 +46,24 @@ def compose(
             f"`--config-dir {folder}`: there is no such folder. Name one with configuration files, "
             "such as backbone/NAME.yaml, or leave the option out."
         )
-    with groups_of("train", folder) as groups:
+    with groups_of(program, folder) as groups:
         check_overrides(overrides, groups.choices)
         try:
-            cfg = hydra_compose("train", overrides)
+            cfg = hydra_compose(program, overrides)
         except COMPOSING as error:
             raise composition_error(error) from error
-    return check(cfg)
+    return typed(cfg)
 
 
 def estimate(config: TrainConfig) -> list[str]:
     """The published score, memory, forward passes, and time measured on one batch: lines of text.
 
-    Images that are not there yet are counted as the class table says, and weights that are not
-    there are replaced by random ones, which take as long.
+    Missing images are counted as the class table says, and missing weights are replaced by random
+    ones, which take as long. Raises as `resolve`, and ConfigError for another task.
     """
     if config.task != "segment":
         raise ConfigError(f"`task={config.task}`: only what task=segment takes is estimated.")
+    run = resolve_segmentation(config, files=False)
     notes = []
     dataset = config.dataset
     if missing := dataset.missing():
@@ -73,13 +78,14 @@ def estimate(config: TrainConfig) -> list[str]:
     except CheckpointError as error:
         notes.append(f"weights: timed with random ones. {error}")
         backbone = backbone.as_untrained()
-    network = backbone.build(choose_device(config.trainer.accelerator))
+    network = backbone.build(run.device)
     others = other_work()  # before the measurement adds its own
-    seconds = seconds_per_image(build_extractor(config, network))
+    extractor = build_extractor(config.features, network, config.dataset.image_size, config.seed)
+    seconds = seconds_per_image(extractor)
     return [
         *_published(config),
         *notes,
-        *describe(config, planned_layout(config), num_train, num_test),
+        *describe(run, num_train, num_test),
         f"time: about {(num_train + num_test) * seconds:.0f} s of forward passes on "
         f"{network.device} ({1000 * seconds:.0f} ms an image), measured just now{others}",
     ]

@@ -3,6 +3,7 @@
 from ddpmseg.backbones.settings import BackboneConfig, WeightsConfig
 from ddpmseg.config.identity import (
     CACHE,
+    RESULTS_VERSION,
     leave_out_how,
     multirun_key,
     multirun_name,
@@ -33,6 +34,7 @@ from ddpmseg.heads.settings import HeadConfig, MlpConfig
 
 __all__ = [
     "CACHE",
+    "RESULTS_VERSION",
     "RESUMES",
     "TRANSFER",
     "BackboneConfig",

@@ -26,7 +26,13 @@ HOW = (
     ("paths", "cache_dir"),
     *(("segmenter", key) for key in ("num_workers", "checkpoint_every", "keep_epochs")),
 )
-"""Keys that decide how something is computed, not what."""
+"""Keys that decide how something is computed, not what; a run does not record them."""
+PASS_SIZE = "features.batch_size"
+"""Decides no number either, but is recorded: whoever opens the run needs as much memory."""
+
+RESULTS_VERSION = 1
+"""Raised by hand when the arithmetic of a run or a cell changes, so that old and new numbers never
+share a folder. The goldens in tests/ say when."""
 
 FIRST_HEAD = "mlp"
 """Runs made before there were other heads do not name theirs."""
@@ -45,7 +51,7 @@ def run_request(cfg: DictConfig) -> dict[str, Any]:
     request = OmegaConf.masked_copy(cfg, ["task", "seed", *groups])
     request.trainer = {"precision": cfg.trainer.precision}
     leave_out_how(request)
-    return _flat(OmegaConf.to_container(request, resolve=True))
+    return _numbers_only(_flat(OmegaConf.to_container(request, resolve=True)))
 
 
 def run_key(_root_: DictConfig) -> str:
@@ -83,7 +89,7 @@ def sweep_request(cfg: DictConfig) -> dict[str, Any]:
     request.sweep = OmegaConf.masked_copy(cfg.sweep, ["head", "hook", "noise", "num_examples"])
     request.trainer = {"precision": cfg.trainer.precision}
     leave_out_how(request)
-    return _flat(OmegaConf.to_container(request, resolve=True))
+    return _numbers_only(_flat(OmegaConf.to_container(request, resolve=True)))
 
 
 def sweep_key(_root_: DictConfig) -> str:
@@ -111,6 +117,15 @@ def multirun_name() -> str | None:
     return Path(HydraConfig.get().sweep.dir).name
 
 
+def _numbers_only(request: dict[str, Any]) -> dict[str, Any]:
+    """The request without settings that change no number of it."""
+    request.pop(PASS_SIZE, None)
+    for head in ("head", "sweep.head"):
+        if request.get(f"{head}.members") == 1:
+            request.pop(f"{head}.vote", None)  # a single member has nobody to vote with
+    return request
+
+
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
@@ -118,5 +133,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def request_key(request: Mapping[str, Any]) -> str:
-    """Eight hex digits of a request."""
-    return hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hex digits of a request, and of the version of the arithmetic that answers it."""
+    versioned = {"results_version": RESULTS_VERSION, **request}
+    return hashlib.sha256(json.dumps(versioned, sort_keys=True).encode()).hexdigest()[:8]

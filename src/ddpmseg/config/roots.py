@@ -1,5 +1,6 @@
 """The schemas of the other groups, and of the two roots `conf/train.yaml` and `conf/sweep.yaml`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -68,13 +69,20 @@ class SweepSettings:
     batch_size: int = 24
     """These three as in `features`."""
     controls: list[str] = field(default_factory=lambda: ["pixels", "random"])
-    """'pixels': a probe on the colours; 'random': the same network untrained, all blocks at the
-    smallest timestep."""
+    """'pixels': a probe on the colours; 'random': the same network untrained, all blocks at
+    `control_timestep`."""
+    control_timestep: int | None = None
+    """Of the control 'random'. null: the smallest timestep of the grid, in a multirun that of all
+    its jobs; a later command on the same folder keeps the timestep that is there."""
     clusters: ClustersConfig = field(default_factory=ClustersConfig)
     num_examples: int = 4
     """Test images whose predicted masks every cell keeps, the first in file order."""
     dry_run: bool = False
     """List the cells and whether they are done; compute nothing."""
+
+    def features(self, blocks: Iterable[int], timesteps: Iterable[int]) -> FeaturesConfig:
+        """These maps, read as the sweep reads its own."""
+        return FeaturesConfig(list(blocks), list(timesteps), self.hook, self.noise, self.batch_size)
 
 
 @dataclass

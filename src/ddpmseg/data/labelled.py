@@ -1,7 +1,7 @@
 """Labelled images: photographs with masks in folders, and the procedural ponies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -67,6 +67,10 @@ class LabelledSplit(Dataset[Sample], ABC):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
+
+    def files(self) -> Sequence[Path] | None:
+        """All files that samples are read from; None if that is unknown."""
+        return None
 
     @abstractmethod
     def _sample(self, index: int) -> Sample: ...
@@ -197,6 +201,9 @@ class LabelledFiles(LabelledSplit):
         self.pairs, self.classes, self.image_size = pairs, classes, image_size
         self.center_crop, self.tiny_annotations = center_crop, tiny_annotations
 
+    def files(self) -> list[Path]:
+        return [path for pair in self.pairs for path in (pair.image, pair.mask)]
+
     def _sample(self, index: int) -> Sample:
         pair = self.pairs[index]
         return labelled_sample(
@@ -270,6 +277,9 @@ class _Scenes(LabelledSplit):
         self.scenes, self.split, self.seed = scenes, split, seed
         self.ignore_label, self.image_size = classes.ignore_label, image_size
         self.tiny_annotations = tiny_annotations
+
+    def files(self) -> list[Path]:
+        return []
 
     def _sample(self, index: int) -> Sample:
         image, mask = draw_pony(self.scenes[index], self.split, self.seed, self.image_size)

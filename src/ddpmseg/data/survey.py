@@ -1,6 +1,7 @@
 """Reads every labelled image once, before anything expensive starts."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
+from ddpmseg.data.settings import DatasetConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,30 @@ class Survey:
                 each = f"each of them {consequence}" if len(absent) > 1 else f"it {consequence}"
                 sentences.append(f"no {images} image holds {names}: {each}")
         return sentences
+
+
+_KNOWN: dict[tuple[object, ...], "Survey"] = {}
+
+
+def known_survey(settings: DatasetConfig, dataset: LabelledSet | None = None) -> Survey:
+    """The survey of the set of these settings, made once in a process unless its files change.
+
+    dataset: the set, if it is built already. Raises as `survey`.
+    """
+    dataset = settings.build() if dataset is None else dataset
+    files = [split.files() for split in (dataset.train, dataset.test)]
+    if any(found is None for found in files):
+        return survey(dataset)
+    facts = [path.stat() for found in files for path in found or ()]
+    classes = json.dumps(dataset.classes.record())
+    key = (
+        repr(settings),
+        classes,
+        *((f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for f in facts),
+    )
+    if key not in _KNOWN:
+        _KNOWN[key] = survey(dataset)
+    return _KNOWN[key]
 
 
 def survey(dataset: LabelledSet) -> Survey:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ddpmseg.download.transfer import PartialFile, Source, explain_disk_errors, transfer
 from ddpmseg.errors import DataError, DownloadError, UserError
+from ddpmseg.io.digests import known_sha256
 from ddpmseg.io.files import file_sha256, written_whole
 from ddpmseg.io.locks import FolderLocks
 
@@ -78,7 +79,7 @@ def origin_path(file: Path) -> Path:
 
 def write_origin(file: Path, origin: Origin) -> None:
     with written_whole(origin_path(file)) as unfinished:
-        unfinished.write_text(json.dumps(asdict(origin), indent=2) + "\n")
+        unfinished.write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
 
 
 def read_origin(file: Path) -> Origin | None:
@@ -90,7 +91,7 @@ def read_origin(file: Path) -> Origin | None:
     if not path.is_file():
         return None
     try:
-        return Origin(**json.loads(path.read_text()))
+        return Origin(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"'{path}', the record of where '{file.name}' was fetched from, is damaged ({error}). "
@@ -103,7 +104,7 @@ def checked_sha256(file: Path, expected: str | None, error: type[UserError]) -> 
 
     Raises `error` when the digests differ.
     """
-    digest, origin = file_sha256(file), read_origin(file)
+    digest, origin = known_sha256(file), read_origin(file)
     if expected and digest != expected.lower():
         raise error(
             f"'{file}' is not the file that was asked for: its SHA-256 is {digest}, expected was "

@@ -88,7 +88,7 @@ class PartialFile:
     def state(self, url: str) -> FileState | None:
         """The state of a resumable beginning of the file at `url`; None if there is none."""
         try:
-            state = FileState(**json.loads(self._state_path.read_text()))
+            state = FileState(**json.loads(self._state_path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
         resumable = state.validator or state.size is not None
@@ -97,7 +97,7 @@ class PartialFile:
     def begin(self, state: FileState) -> None:
         self.path.open("wb").close()
         with written_whole(self._state_path) as unfinished:
-            unfinished.write_text(json.dumps(asdict(state)))
+            unfinished.write_text(json.dumps(asdict(state)), encoding="utf-8")
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from itertools import groupby
 
 import torch
@@ -58,7 +59,7 @@ class FeatureExtractor:
         self.blocks = sorted(blocks)
         self.hook: Hook = hook
         self.layout: FeatureLayout = feature_layout(backbone, blocks, timesteps, hook, image_size)
-        self.timesteps = list(dict.fromkeys(spec.timestep for spec in self.layout.maps))
+        self.timesteps = self.layout.timesteps
         self.noise = NoiseSource(noise, seed, image_size)
         self.batch_size = batch_size
         network = backbone.identity()
@@ -75,6 +76,13 @@ class FeatureExtractor:
     def images_per_pass(self) -> int:
         """Number of images whose timesteps fill one forward pass."""
         return max(1, self.batch_size // len(self.timesteps))
+
+    def without_cache(self) -> "FeatureExtractor":
+        """The same without a cache, and with counts of its own."""
+        other = copy(self)
+        other.cache, other._computed_blocks = None, self.blocks
+        other.num_passes = other.computed_pairs = other.read_pairs = 0
+        return other
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[Tensor, "n 3 s s"], names: Sequence[str]) -> NativeMaps:

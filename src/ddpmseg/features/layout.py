@@ -40,6 +40,16 @@ class FeatureLayout:
         """Number of features of a pixel vector."""
         return sum(spec.channels for spec in self.maps)
 
+    @property
+    def blocks(self) -> list[int]:
+        """Ascending."""
+        return sorted({spec.block for spec in self.maps})
+
+    @property
+    def timesteps(self) -> list[int]:
+        """In the order of a pixel vector; of a network without timesteps one without meaning."""
+        return list(dict.fromkeys(spec.timestep for spec in self.maps))
+
     @cached_property
     def slices(self) -> tuple[slice, ...]:
         """Columns of each map in a pixel vector."""

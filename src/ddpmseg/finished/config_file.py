@@ -14,7 +14,7 @@ from ddpmseg.config.identity import FIRST_HEAD
 from ddpmseg.config.store import PARTS
 from ddpmseg.errors import ConfigError
 from ddpmseg.heads.registry import HEADS
-from ddpmseg.records.results import CONFIG
+from ddpmseg.records.folder_kind import CONFIG
 
 Root = TypeVar("Root", TrainConfig, SweepConfig)
 PROGRAMS = {TrainConfig: "ddpmseg train", SweepConfig: "ddpmseg sweep"}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import TASKS
-from ddpmseg.config import SweepConfig, TrainConfig
+from ddpmseg.config import SweepConfig, TrainConfig, run_request
 from ddpmseg.data.class_table import ClassTable, read_class_table
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
 from ddpmseg.features.extract import FeatureExtractor
@@ -20,14 +21,13 @@ from ddpmseg.heads.base import Head
 from ddpmseg.heads.export import HEAD, load_head
 from ddpmseg.heads.segmenter import HeadSegmenter, ImageSegmenter
 from ddpmseg.io.record_file import read_record
-from ddpmseg.records.cells import IDENTITY, CellStore
-from ddpmseg.records.results import RECORD, RESULTS, read_results
+from ddpmseg.records.cells import CellStore
+from ddpmseg.records.folder_kind import RECORD, RESULTS, UNET, kind_of
+from ddpmseg.records.identity import IDENTITY, Identity
+from ddpmseg.records.results import read_results
 from ddpmseg.segmenters.deeplab import DeepLab
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 from ddpmseg.segmenters.segment import NetworkSegmenter
-
-MULTIRUN = "multirun.json"
-UNET = "unet.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,14 @@ class FinishedRun:
     config: TrainConfig
     results: Mapping[str, str]
     record: Mapping[str, Any]
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What its results depend on; of a run of version 0.1, settings and weights alone."""
+        if IDENTITY in self.record:
+            return Identity.read(self.record, str(self.folder / RECORD))
+        weights = {"weights": self.results.get("checkpoint_sha256", "")}
+        return Identity(run_request(OmegaConf.structured(self.config)), {}, weights)
 
     @cached_property
     def classes(self) -> ClassTable:
@@ -99,7 +107,10 @@ class FinishedRun:
         """
         backbone = self.config.backbone.build(device)
         self._check_weights(backbone)
-        extractor = build_extractor(self.config, backbone)
+        config = self.config
+        extractor = build_extractor(
+            config.features, backbone, config.dataset.image_size, config.seed
+        )
         if self.head.dim != extractor.layout.dim:
             raise CheckpointError(
                 f"'{self.folder / HEAD}' reads D = {self.head.dim} features per pixel, by the "
@@ -127,24 +138,21 @@ class FinishedRun:
 
 @dataclass(frozen=True, eq=False)
 class FinishedSweep:
-    """A sweep with at least one finished cell.
-
-    identity: what its cells depend on, see `CellStore.identity`.
-    """
+    """A sweep with at least one finished cell. identity: what its cells depend on."""
 
     folder: Path
     config: SweepConfig
     store: CellStore
-    identity: Mapping[str, Any]
+    identity: Identity
 
     @cached_property
     def classes(self) -> ClassTable:
-        return self.config.dataset.class_table()
+        return self.store.classes()
 
     def backbone(self, device: torch.device) -> Backbone:
         """The network with its weights; CheckpointError where these are not those of the cells."""
         backbone = self.config.backbone.build(device)
-        expected = self.identity.get("checkpoint_sha256", backbone.checkpoint_sha256)
+        expected = self.identity.digests["weights"]
         if backbone.checkpoint_sha256 != expected:
             raise CheckpointError(
                 f"the weights of '{backbone.name}' are not those of the cells in '{self.folder}': "
@@ -160,9 +168,7 @@ def open_finished(folder: Path) -> FinishedRun | FinishedSweep:
     Networks are not read here, only when they are asked for. Raises ConfigError for a folder of
     neither or of a later version, DataError where nothing is finished or the results are damaged.
     """
-    if (folder / IDENTITY).is_file():
-        return open_sweep(folder)
-    return open_run(folder, TASKS)
+    return open_sweep(folder) if kind_of(folder) == "sweep" else open_run(folder, TASKS)
 
 
 def open_run(folder: Path, tasks: Sequence[str] = ("segment",)) -> FinishedRun:
@@ -170,9 +176,9 @@ def open_run(folder: Path, tasks: Sequence[str] = ("segment",)) -> FinishedRun:
 
     Raises as `open_finished`, and ConfigError for a sweep, a multirun or a run of another task.
     """
-    for name, kind in ((IDENTITY, "a sweep"), (MULTIRUN, "a multirun: name one of its runs")):
-        if (folder / name).is_file():
-            raise ConfigError(f"'{folder}' is the folder of {kind}. Name a run of ddpmseg train.")
+    others = {"sweep": "a sweep", "multirun": "a multirun: name one of its runs"}
+    if kind := others.get(kind_of(folder) or ""):
+        raise ConfigError(f"'{folder}' is the folder of {kind}. Name a run of ddpmseg train.")
     record = {}
     if (folder / RECORD).exists():
         record = read_record(folder / RECORD, "Repeat the run with `paths.overwrite=true`.")

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from ddpmseg.config import run_request
 from ddpmseg.errors import ConfigError, DataError, UserError
-from ddpmseg.finished.open import open_run
+from ddpmseg.finished.open import FinishedRun, open_run
 from ddpmseg.records.cell_grid import METRICS
+from ddpmseg.records.folder_kind import CONFIG, RESULTS
 from ddpmseg.records.published import Published
-from ddpmseg.records.results import CONFIG, RESULTS
 from ddpmseg.records.runs import METHOD, Run
 
 
@@ -22,13 +19,17 @@ def read_runs(
 ) -> tuple[list[Run], list[tuple[Path, str]]]:
     """All finished runs in and below `paths`, and each folder left out with the reason.
 
-    Left out are unfinished and damaged runs, what is no segmentation, and runs of the same settings
-    and seeds as one before. Raises ConfigError for a path that is no folder.
+    Left out are unfinished and damaged runs, what is no segmentation, runs of the same settings and
+    seeds as one before, and runs of other weights or images than one before whose settings name
+    the same. Raises ConfigError for a path that is no folder.
     """
-    runs, left_out = [], []
+    runs, left_out, contents = [], [], _Contents()
     for folder in _run_folders(paths):
         try:
-            runs.append(_read(folder, published))
+            opened = open_run(folder, ("segment", "distill"))
+            run = _read(opened, published)
+            contents.check(opened)
+            runs.append(run)
         except UserError as error:
             left_out.append((folder, str(error)))
     first: dict[str, Run] = {}
@@ -59,11 +60,33 @@ def _searched(path: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _read(folder: Path, published: Published) -> Run:
-    run = open_run(folder, ("segment", "distill"))
-    settings = run_request(OmegaConf.structured(run.config))
+class _Contents:
+    """What the files are that runs name by the same settings: a table must not mix their scores."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str], tuple[str, Path]] = {}
+
+    def check(self, run: FinishedRun) -> None:
+        """Raise DataError if the run read something else under the same settings."""
+        identity = run.identity
+        for kind, group in (("weights", "backbone."), ("images", "dataset.")):
+            digest = identity.digests.get(kind)
+            if digest is None:
+                continue  # of version 0.1, which did not record it
+            named = {k: v for k, v in identity.settings.items() if k.startswith(group)}
+            key = (kind, json.dumps([run.config.task, named], sort_keys=True))
+            known, folder = self._first.setdefault(key, (digest, run.folder))
+            if known != digest:
+                raise DataError(
+                    f"its {kind} are not those of '{folder}', though the settings are the same: "
+                    "the files were changed between the two runs"
+                )
+
+
+def _read(run: FinishedRun, published: Published) -> Run:
+    settings = dict(run.identity.settings)
     scores = _scores(run.results)
-    return Run(str(folder), settings | {METHOD: published.method_of(settings)}, scores)
+    return Run(str(run.folder), settings | {METHOD: published.method_of(settings)}, scores)
 
 
 def _scores(row: Mapping[str, str]) -> dict[str, float]:

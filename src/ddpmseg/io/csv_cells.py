@@ -5,8 +5,8 @@ from typing import TypeVar
 
 Cell = TypeVar("Cell")
 
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""Beginnings that a spreadsheet computes, and what `guarded` makes of them."""
+FORMULA = re.compile(r"'*(?:[=+@\t\r]|-.)")
+"""Beginnings that a spreadsheet computes, and what `guarded` makes of them; a dash is a dash."""
 
 
 def guarded(cell: Cell) -> Cell | str:

@@ -50,7 +50,9 @@ class FolderLocks:
             for name, doing in sorted(locks.items()):
                 lock = self._lock(name, signed=bool(doing))
                 if not _take(lock):
-                    owner = self._path(name).read_text().strip() or "another process"
+                    owner = (
+                        self._path(name).read_text(encoding="utf-8").strip() or "another process"
+                    )
                     if refuse:
                         raise ConfigError(f"{doing} by {owner}. {refuse}")
                     if doing:

@@ -1,6 +1,7 @@
 """After the last job of a multirun: what all of them found, in one report."""
 
 import csv
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,15 @@ from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import Cell, CellGrid
 from ddpmseg.records.results import CONFUSION
 from ddpmseg.report.study import Study
+from ddpmseg.sweeps.networks import NetworkSlot
 from ddpmseg.sweeps.report import network_record, write_study
+from ddpmseg.sweeps.resolve import resolve_sweep
 from ddpmseg.sweeps.sweep import show
 from ddpmseg.sweeps.track import log_multirun, record_cells, sweep_run
 
 log = logging.getLogger(__name__)
+CELL = ("features.blocks", "features.timesteps", "seed")
+"""Settings in which the runs of a report differ."""
 
 
 def gather(folder: Path, command: str) -> int:
@@ -35,9 +40,10 @@ def gather(folder: Path, command: str) -> int:
     tell(jobs, folder)
     succeeded = [job for job in jobs if job.miou is not None]
     for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
-        config = open_sweep(Path(sweep)).config
+        resolved = resolve_sweep(open_sweep(Path(sweep)).config)
+        config = resolved.config
         with sweep_run(config) as run:
-            show(config, config.dataset.build(), run)
+            show(resolved, config.dataset.build(), NetworkSlot(resolved.device), run)
         record_cells(config)
     _report_runs([Path(job.folder) for job in succeeded if job.program == "train"], folder, command)
     return sum(job.state in (State.FAILED, State.CUT_OFF) for job in jobs)
@@ -56,7 +62,7 @@ def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
         if len(blocks) > 1 or len(timesteps) > 1:
             log.info("'%s' reads out several maps at once: it is in no curve", run)
             continue
-        key = _all_else(config)
+        key = _all_else(opened)
         configs[key] = config
         cell = Cell(blocks[0], timesteps[0], config.seed, *_counts_and_seconds(opened))
         groups[key][cell.key] = cell
@@ -72,15 +78,15 @@ def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
         log_multirun(configs[key], study, place, folder)
 
 
-def _all_else(config: TrainConfig) -> str:
-    """The settings of a run but for its block, timestep, seed, logger and paths."""
-    features = config.features
-    fixed = (features.hook, features.noise, config.trainer.precision)
-    return repr((config.dataset, config.backbone, config.head, fixed))
+def _all_else(run: FinishedRun) -> str:
+    """The identity of a run but for its block, timestep and seed."""
+    identity = run.identity
+    settings = {key: value for key, value in identity.settings.items() if key not in CELL}
+    return json.dumps([settings, identity.arithmetic, identity.digests], sort_keys=True)
 
 
 def _counts_and_seconds(run: FinishedRun) -> tuple[torch.Tensor, float]:
-    with (run.folder / CONFUSION).open(newline="") as file:
+    with (run.folder / CONFUSION).open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     given = run.results.items()
     seconds = sum(float(value) for key, value in given if key.startswith("seconds_"))

@@ -18,11 +18,15 @@ from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import written_whole
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.record_file import read_record, write_record
+from ddpmseg.records.folder_kind import check_kind
 
 JOB, PLAN, STOP = "job.json", "multirun.json", "stopped"
-BLOCKS = "features.blocks="
-INDIFFERENT = (BLOCKS, "head=", "head.", "logger=", "logger.")
-"""Beginnings of overrides in which jobs may differ that read the same forward passes."""
+BLOCKS, TIMESTEPS = "features.blocks=", "sweep.timesteps="
+INDIFFERENT = {
+    BLOCKS: (BLOCKS, "head=", "head.", "logger=", "logger."),
+    TIMESTEPS: (TIMESTEPS,),
+}
+"""Beginnings of overrides in which jobs may differ that share forward passes, or a control."""
 
 
 class State(StrEnum):
@@ -111,19 +115,19 @@ class Plan:
         except TypeError as error:
             raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
 
-    def blocks_beside(self, overrides: Sequence[str]) -> list[int]:
-        """Blocks read by all jobs that need the same forward passes as the one with `overrides`.
+    def numbers_beside(self, overrides: Sequence[str], axis: str) -> list[int]:
+        """Numbers that `axis` (`BLOCKS` or `TIMESTEPS`) has in all jobs that differ in it alone.
 
-        So one pass serves them all, however they come one after the other.
+        Jobs of `BLOCKS` may differ in head and logger as well: they read the same forward passes,
+        and one pass serves them all, whatever their order.
         """
-        wanted = _decides_passes(overrides)
-        beside = [job for job in self.jobs if _decides_passes(job) == wanted]
-        given = {override for job in beside for override in job if override.startswith(BLOCKS)}
+
+        def rest(job: Sequence[str]) -> list[str]:
+            return [given for given in job if not given.startswith(INDIFFERENT[axis])]
+
+        beside = [job for job in self.jobs if rest(job) == rest(overrides)]
+        given = {override for job in beside for override in job if override.startswith(axis)}
         return sorted({number for override in given for number in _numbers(override)})
-
-
-def _decides_passes(overrides: Sequence[str]) -> list[str]:
-    return [given for given in overrides if not given.startswith(INDIFFERENT)]
 
 
 def _numbers(override: str) -> list[int]:
@@ -165,12 +169,26 @@ def lock_of(number: int) -> str:
     return f"job{number}"
 
 
+def running_jobs(multirun: Path) -> list[int]:
+    """Numbers of the jobs that a process runs now."""
+    locks = FolderLocks(multirun)
+    names = [path.name for path in multirun.glob(f".locks/{lock_of(0)[:-1]}*")]
+    return sorted(int(name[len(lock_of(0)) - 1 :]) for name in names if locks.is_held(name))
+
+
 def begin(multirun: Path, plan: Plan) -> None:
     """Prepare the folder for a command. What is known of its jobs stays.
 
-    Records of another plan go: their numbers would mean other jobs.
+    Records of another plan go: their numbers would mean other jobs. Raises ConfigError while jobs
+    of another plan run, and for a folder of another program.
     """
+    check_kind(multirun, "multirun", "hydra.sweep.dir")
     if Plan.read(multirun).jobs not in ([], plan.jobs):
+        if running := running_jobs(multirun):
+            raise ConfigError(
+                f"`hydra.sweep.dir={multirun}`: job {running[0]} of another multirun runs there. "
+                "Wait for it, or choose another `hydra.sweep.dir`."
+            )
         for path in multirun.glob(f"*/{JOB}"):
             path.unlink()
     (multirun / STOP).unlink(missing_ok=True)
@@ -180,12 +198,12 @@ def begin(multirun: Path, plan: Plan) -> None:
 def stop(multirun: Path, number: int) -> None:
     """Begin no further job, for this one has failed."""
     with written_whole(multirun / STOP) as unfinished:
-        unfinished.write_text(str(number))
+        unfinished.write_text(str(number), encoding="utf-8")
 
 
 def stopped_by(multirun: Path) -> int | None:
     """The job because of which none is begun any more."""
     try:
-        return int((multirun / STOP).read_text())
+        return int((multirun / STOP).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None

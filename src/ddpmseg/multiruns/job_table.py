@@ -26,7 +26,10 @@ def tell(jobs: Sequence[Job], multirun: Path) -> None:
 
 def write(jobs: Sequence[Job], multirun: Path) -> None:
     """Write `jobs.csv`: a header and a row of `COLUMNS` for every job."""
-    with written_whole(multirun / TABLE) as unfinished, unfinished.open("w", newline="") as file:
+    with (
+        written_whole(multirun / TABLE) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for job in jobs:

@@ -17,6 +17,8 @@ from ddpmseg.errors import ConfigError, DiskError, UserError
 from ddpmseg.io.files import append_text
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns.job_records import (
+    BLOCKS,
+    TIMESTEPS,
     Job,
     Plan,
     State,
@@ -133,19 +135,23 @@ def _left_out(cfg: DictConfig, job: Job, multirun: Path) -> str:
 def settings_of_job(program: str, cfg: DictConfig, job: Job, multirun: Path) -> DictConfig:
     """What a job is run with: its own settings, and those that its multirun decides.
 
-    A job of `train` keeps maps for the others: those of all blocks they read.
+    A job of `train` keeps maps for the others: those of all blocks they read. A job of `sweep`
+    computes its control at the smallest timestep of all jobs.
     """
     cfg = cfg.copy()
     with open_dict(cfg):
         if cfg.multirun.resume == "rerun":
             cfg.paths.overwrite = True
         if program != "train":
+            if cfg.sweep.control_timestep is None:
+                beside = Plan.read(multirun).numbers_beside(job.overrides, TIMESTEPS)
+                cfg.sweep.control_timestep = min(beside, default=None)
             return cfg
         if not cfg.features.cache_gb and cfg.multirun.share_gb:
             cfg.features.cache_gb = cfg.multirun.share_gb
             cfg.features.cache_dir = str(multirun / "maps")
         if cfg.features.cache_gb and not cfg.features.cache_blocks:
-            cfg.features.cache_blocks = Plan.read(multirun).blocks_beside(job.overrides)
+            cfg.features.cache_blocks = Plan.read(multirun).numbers_beside(job.overrides, BLOCKS)
     return cfg
 
 

@@ -4,7 +4,8 @@ import atexit
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ddpmseg.config.overrides import composition_error
 from ddpmseg.config.values import refuse_unknown
 from ddpmseg.errors import ConfigError, MissingLibraryError, UserError
 from ddpmseg.io.folders import check_writable
+from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns import job_table
 from ddpmseg.multiruns.job_records import (
     Job,
@@ -32,6 +34,7 @@ from ddpmseg.multiruns.job_records import (
     as_written,
     begin,
     read_jobs,
+    running_jobs,
 )
 
 log = logging.getLogger(__name__)
@@ -41,11 +44,12 @@ LAUNCHERS = ("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submiti
 
 
 class GatherJobs(Callback):
-    """Hydra callback. Plans the jobs, tells what became of each, and reports their cells.
+    """Hydra callback. Plans the jobs, logs what became of each, and reports their cells.
 
     In the folder of the multirun: `multirun.json`, its plan; `jobs.csv`; and what
     `ddpmseg.multiruns.gather` makes of the jobs' results. The exit status is 1 when a job failed.
-    With `multirun.dry_run` the jobs are listed and nothing else happens.
+    With `multirun.dry_run` the jobs are listed and nothing else happens. Nothing is submitted to a
+    launcher if all jobs are finished.
     """
 
     def __init__(self) -> None:
@@ -54,54 +58,90 @@ class GatherJobs(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         configure_log(config.hydra.job_logging, config.hydra.verbose)
         folder = Path(config.hydra.sweep.dir)
-        try:
+        with _exit_status(folder, "the jobs could not be planned"):
             _check(config)
             plan = Plan(config.hydra.job.name, called_command(), planned_jobs(config))
             if config.multirun.dry_run:
                 dry_run(plan, folder, config)
                 sys.exit(0)
             begin(folder, plan)
-        except UserError as error:
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(2)
-        except OSError as error:
-            sys.stderr.write(f"error: '{folder}' cannot be written to ({error.strerror}).\n")
-            sys.exit(2)
-        except Exception:
-            # Hydra would turn it into a warning, and start jobs even where none shall be.
-            log.exception("the jobs could not be planned")
-            sys.exit(1)
-        # Hydra calls `on_multirun_end` only where nothing was raised.
-        atexit.register(self._tell_if_broken_off, folder)
+            if _is_submitted(config) and _all_finished(plan, config):
+                log.info("all %d jobs are finished: nothing is submitted", len(plan.jobs))
+                self._gather(folder)
+                sys.exit(0)
+        # Hydra calls `on_multirun_end` only if nothing was raised.
+        atexit.register(self._report_if_broken_off, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from ddpmseg.multiruns.gather import gather  # with torch, for which jobs need not wait
-
         folder = Path(config.hydra.sweep.dir)
         self._ended = True
         # After each job Hydra goes back to the logging of its own lines.
         configure_log(config.hydra.job_logging, config.hydra.verbose)
-        try:
+        with _exit_status(folder, "the jobs could not be gathered"):
+            self._gather(folder)
+
+    def _gather(self, folder: Path) -> None:
+        from ddpmseg.multiruns.gather import gather  # with torch, for which jobs need not wait
+
+        # The same command may run twice: both write the same tables and pages.
+        gathering = {"gather": f"the jobs in '{folder}' are being gathered"}
+        with FolderLocks(folder).hold(gathering):
             failed = gather(folder, called_command())
-        except UserError as error:
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(2)
-        except Exception:
-            # Hydra would turn it into a warning and a status of 0.
-            log.exception("the jobs could not be gathered")
-            sys.exit(1)
+            if not failed and not running_jobs(folder):
+                shutil.rmtree(folder / MAPS, ignore_errors=True)
         if failed:
             sys.exit(1)
-        shutil.rmtree(folder / MAPS, ignore_errors=True)
 
-    def _tell_if_broken_off(self, folder: Path) -> None:
+    def _report_if_broken_off(self, folder: Path) -> None:
         if self._ended:
             return
-        jobs = read_jobs(folder)
-        if all(job.state is State.WAITING for job in jobs):
-            return  # a mistake in the command, which Hydra has told
-        job_table.tell(jobs, folder)
+        try:
+            jobs = read_jobs(folder)
+            if all(job.state is State.WAITING for job in jobs):
+                return  # a mistake in the command, which Hydra has reported
+            job_table.tell(jobs, folder)
+        except (UserError, OSError) as error:
+            sys.stderr.write(f"error: the jobs in '{folder}' cannot be listed: {error}\n")
         log.warning("the multirun broke off; repeat the command to go on: %s", called_command())
+
+
+@contextmanager
+def _exit_status(folder: Path, failure: str) -> Iterator[None]:
+    """End the process with a message and a status if the block fails.
+
+    Hydra would turn an exception into a warning, and start jobs, or end with status 0.
+    """
+    try:
+        yield
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        reason = error.strerror or error
+        sys.stderr.write(f"error: '{folder}' cannot be written to ({reason}).\n")
+        sys.exit(2)
+    except Exception:
+        log.exception(failure)
+        sys.exit(1)
+
+
+def _is_submitted(config: DictConfig) -> bool:
+    """Whether a launcher starts other processes for the jobs, on this machine or another."""
+    return not config.hydra.launcher._target_.endswith(".BasicLauncher")
+
+
+def _all_finished(plan: Plan, config: DictConfig) -> bool:
+    """Whether every job's results are there; False for a sweeper that decides as it goes."""
+    if not plan.jobs or config.multirun.resume == "rerun":
+        return False
+    before = HydraConfig.instance().cfg
+    try:
+        jobs = (_composed(number, job, config) for number, job in enumerate(plan.jobs))
+        return all(_finished(plan.program, cfg) is not None for cfg in jobs)
+    except (UserError, HydraException, OmegaConfBaseException):
+        return False  # the job itself will say it
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def planned_jobs(config: DictConfig) -> list[list[str]]:
@@ -148,8 +188,6 @@ def dry_run(plan: Plan, multirun: Path, config: DictConfig) -> None:
 
 def _foreseen(number: int, plan: Plan, known: Job | None, config: DictConfig) -> Job:
     """A job as it is, with the output folder its settings give it."""
-    from ddpmseg.records.results import finished_miou  # with torch
-
     overrides: Sequence[str] = plan.jobs[number]
     try:
         cfg = _composed(number, overrides, config)
@@ -158,10 +196,13 @@ def _foreseen(number: int, plan: Plan, known: Job | None, config: DictConfig) ->
         reason = composition_error(error)
         raise ConfigError(f"job {number} ({' '.join(overrides)}): {reason}") from error
     state, score = (known.state, known.miou) if known is not None else (State.WAITING, None)
-    if state is State.WAITING and plan.program == "train":
-        score = finished_miou(Path(folder), cfg)
-        state = State.WAITING if score is None else State.SKIPPED
     error = "" if known is None else known.error
+    if state is State.WAITING:
+        try:
+            score = _finished(plan.program, cfg)
+            state = State.WAITING if score is None else State.SKIPPED
+        except UserError as reason:
+            error = str(reason)
     return Job(number, list(overrides), plan.program, state, folder, score, error=error)
 
 
@@ -177,6 +218,15 @@ def _composed(number: int, overrides: Sequence[str], config: DictConfig) -> Dict
             whole.hydra.runtime.output_dir = str(folder.absolute())
     HydraConfig.instance().set_config(whole)
     return cfg
+
+
+def _finished(program: str, cfg: DictConfig) -> float | None:
+    """The score of a job that is done already."""
+    # With torch, for which other commands need not wait.
+    from ddpmseg.runs import train
+    from ddpmseg.sweeps import sweep
+
+    return {"train": train.finished, "sweep": sweep.finished}[program](cfg)
 
 
 def _check(config: DictConfig) -> None:

@@ -14,15 +14,18 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from ddpmseg.data.class_table import ClassTable, load_class_table, read_class_table
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.cell_grid import Cell
-from ddpmseg.records.results import CONFIG
+from ddpmseg.records.folder_kind import CONFIG, SWEEP, check_kind
+from ddpmseg.records.identity import IDENTITY, Identity, listed_differences
 
-VERSION = 1
-"""Of the format of records; another one is refused, never guessed at."""
-IDENTITY = "sweep.json"
+VERSION = 2
+"""Of the format of `sweep.json`; a later one is refused, never guessed at."""
+CELL_VERSION = 1
+"""Of the format of the record of a cell."""
 MADE_OF_CELLS = ("*.npz", "cells.csv", "controls.csv", "findings.txt", "report.html", "figures/*")
 RECORD = re.compile(r"b(\d+)_t(\d+)_s(\d+)\.json")
 
@@ -40,86 +43,95 @@ class CellStore:
         self.folder = folder
         self._locks = FolderLocks(folder)
 
-    def identity(self) -> dict[str, Any]:
-        """What `claim` wrote. Raises ConfigError when the folder holds no sweep, or is damaged."""
-        path = self.folder / IDENTITY
+    def record(self) -> dict[str, Any]:
+        """What `claim` wrote. Raises ConfigError if the folder holds no sweep, or is damaged."""
+        path = self.folder / SWEEP
         if not path.is_file():
             raise ConfigError(
                 f"'{self.folder}' is not the folder of a sweep: there is no '{path}'."
             )
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             version = found["version"]
-            if version == VERSION and not isinstance(found["request"], dict):
-                raise ValueError("its request is none")
-        except (ValueError, KeyError, TypeError) as error:
+            if version == 1:
+                found = _from_version_1(found)
+            if version <= VERSION:
+                Identity.read(found, str(path))
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise ConfigError(
                 f"'{path}' is damaged ({error}), so nobody can say of what the cells there are. "
                 "Restore it, or choose another `paths.output_dir`."
             ) from error
-        if version != VERSION:
+        if version > VERSION:
             raise ConfigError(
-                f"'{self.folder}' holds a sweep in format {version}; this program reads format "
-                f"{VERSION}. Choose another `paths.output_dir`, or use the program that made it."
+                f"'{self.folder}' holds a sweep in format {version}; this program reads formats "
+                f"up to {VERSION}. Choose another `paths.output_dir`, or use the program that "
+                "made it."
             )
         return found
 
-    def check(self, wanted: Mapping[str, Any]) -> None:
-        """Raise ConfigError unless the folder is new or its cells hold what `wanted` describes.
+    def identity(self) -> Identity:
+        """What the cells depend on; raises as `record`."""
+        return Identity.read(self.record(), str(self.folder / SWEEP))
 
-        Both are compared by `request`, and by whatever else of `wanted` the folder knows.
+    def classes(self) -> ClassTable:
+        """The classes of the cells; raises as `record`, and ConfigError for a damaged table.
+
+        Version 0.1 recorded only the name of the table.
         """
-        if not (self.folder / IDENTITY).exists():
+        record = self.record()
+        if "classes" in record:
+            return read_class_table(record["classes"], str(self.folder / SWEEP))
+        return load_class_table(record[IDENTITY]["settings"]["dataset.classes"])
+
+    def check(self, identity: Identity, settings_only: bool = False) -> None:
+        """Raise ConfigError unless the folder is new, or its cells are of this identity.
+
+        `settings_only`: before images and weights are read, when `identity` has no digests yet.
+        """
+        check_kind(self.folder, "sweep", "paths.output_dir")
+        if not (self.folder / SWEEP).exists():
             if any(self.folder.glob("cells/*.json")):
                 raise ConfigError(
-                    f"'{self.folder}' holds cells, but '{IDENTITY}' that says of what is missing. "
+                    f"'{self.folder}' holds cells, but '{SWEEP}' that says of what is missing. "
                     "Choose another `paths.output_dir`."
                 )
             return
-        found = self.identity()
-        told = [
-            (f"`{key}`", value, found["request"].get(key))
-            for key, value in wanted["request"].items()
-            if found["request"].get(key) != value
-        ]
-        names = {"checkpoint_sha256": "the weight file", "data_sha256": "the images and masks"}
-        told += [
-            (what, wanted[key][:12], str(found.get(key))[:12])
-            for key, what in names.items()
-            if key in wanted and found.get(key) != wanted[key]
-        ]
-        if told:
-            what, new, old = told[0]
-            more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+        earlier = self.identity()
+        compare = identity.settings_differ if settings_only else identity.differences
+        if different := compare(earlier):
             raise ConfigError(
-                f"'{self.folder}' holds the cells of another request: {what} was {old}, is {new}"
-                f"{more}. Choose another `paths.output_dir`."
+                f"'{self.folder}' holds the cells of another request: "
+                f"{listed_differences(different)}. Choose another `paths.output_dir`, or set "
+                "`paths.overwrite=true`."
             )
 
-    def claim(self, identity: Mapping[str, Any], settings: str) -> None:
-        """Create the folder, or check that it holds the cells of the same request.
+    def claim(self, identity: Identity, facts: Mapping[str, Any], settings: str) -> None:
+        """Create the folder, or check that it holds the cells of the same identity.
 
-        `settings` is the configuration as YAML, for those who read the folder later. Raises
-        ConfigError as `check` does, DataError when the folder cannot be written to.
+        `facts`, plain JSON values, and `settings`, the configuration as YAML, are for those who
+        read the folder later. Raises ConfigError as `check`, DataError if the folder cannot be
+        written to.
         """
+        check_kind(self.folder, "sweep", "paths.output_dir")
         with explain_unwritable(self.folder, OUTPUT_DIR):
             (self.folder / "cells").mkdir(parents=True, exist_ok=True)
         with self._locks.hold({"claim": ""}):
             self.check(identity)
-            for name, text in (
-                (CONFIG, settings),
-                (IDENTITY, json.dumps({"version": VERSION, **identity}, indent=1)),
-            ):
+            record = {"version": VERSION, **facts, IDENTITY: identity.record()}
+            for name, text in ((CONFIG, settings), (SWEEP, json.dumps(record, indent=1))):
                 with written_whole(self.folder / name) as unfinished:
-                    unfinished.write_text(text)
+                    unfinished.write_text(text, encoding="utf-8")
 
     def clear(self) -> None:
         """Delete all records and what was made of them. Raises ConfigError when they are in use."""
-        busy = sorted(int(path.name[1:]) for path in self.folder.glob(".locks/t*"))
         if not self.folder.exists():
             return
-        with self.held(busy):
-            for pattern in ("cells/*.json", "controls/*/*.json", *MADE_OF_CELLS, IDENTITY):
+        busy = [path.name for path in self.folder.glob(".locks/*")]
+        timesteps = sorted(int(name[1:]) for name in busy if name.startswith("t"))
+        controls = [name.removeprefix("control_") for name in busy if name.startswith("control_")]
+        with self.held(timesteps, controls):
+            for pattern in ("cells/*.json", "controls/*/*.json", *MADE_OF_CELLS, SWEEP):
                 for path in self.folder.glob(pattern):
                     path.unlink()
 
@@ -128,14 +140,20 @@ class CellStore:
         for key in keys:
             self._path(key, control).unlink(missing_ok=True)
 
-    def held(self, timesteps: Iterable[int], wait: bool = False) -> AbstractContextManager[None]:
-        """Keep other processes from these timesteps until the block ends, however it ends.
+    def held(
+        self, timesteps: Iterable[int], controls: Iterable[str] = (), wait: bool = False
+    ) -> AbstractContextManager[None]:
+        """Keep other processes from these timesteps and controls until the block ends.
 
-        When one does so now, raises ConfigError or, with `wait`, waits for it.
+        If another process holds one now, raises ConfigError or, with `wait`, waits for it.
         """
         locks = {
             f"t{timestep:04d}": f"t = {timestep} of '{self.folder}' is being computed"
             for timestep in timesteps
+        }
+        locks |= {
+            f"control_{name}": f"control {name} of '{self.folder}' is being computed"
+            for name in controls
         }
         other = "Wait for it and repeat the command, or choose other `sweep.timesteps`."
         return self._locks.hold(locks, refuse="" if wait else other)
@@ -183,7 +201,7 @@ class CellStore:
     def write(self, cell: Cell, masks: UInt8[np.ndarray, "n s s"], control: str = "") -> None:
         """Record a finished cell. Raises DataError when the disk is full; other cells stay."""
         record = {
-            "version": VERSION,
+            "version": CELL_VERSION,
             "block": cell.block,
             "timestep": cell.timestep,
             "seed": cell.seed,
@@ -195,7 +213,7 @@ class CellStore:
         with explain_unwritable(self.folder, OUTPUT_DIR):
             path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
-            unfinished.write_text(json.dumps(record))
+            unfinished.write_text(json.dumps(record), encoding="utf-8")
 
     def _records(self, control: str) -> list[Path]:
         found = self._folder(control).glob("b*_t*_s*.json")
@@ -210,9 +228,9 @@ class CellStore:
 
     def _parse(self, path: Path) -> tuple[Cell, np.ndarray]:
         try:
-            record = json.loads(path.read_text())
-            if record["version"] != VERSION:
-                raise ValueError(f"format {record['version']}, not {VERSION}")
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["version"] != CELL_VERSION:
+                raise ValueError(f"format {record['version']}, not {CELL_VERSION}")
             key = (record["block"], record["timestep"], record["seed"])
             if key != _key(path):
                 raise ValueError(f"it is of cell {key}")
@@ -225,6 +243,19 @@ class CellStore:
                 f"record '{path}' is damaged ({error}). Repeat the command of the sweep: it "
                 "computes this cell again and keeps the others."
             ) from error
+
+
+def _from_version_1(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a sweep of version 0.1, which knew neither dtypes nor devices."""
+    identity = {
+        "settings": record["request"],
+        "arithmetic": {},
+        "digests": {
+            "weights": record.get("checkpoint_sha256", ""),
+            "images": record.get("data_sha256", ""),
+        },
+    }
+    return {**record, IDENTITY: identity}
 
 
 def _key(path: Path) -> Key:

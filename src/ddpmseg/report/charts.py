@@ -48,7 +48,7 @@ class Scores:
     def of(cls, study: Study, metric: Metric) -> "Scores":
         values = metric(study.grid) * 100
         controls = {
-            name: float(np.nanmax(seed_mean(metric(grid) * 100)))
+            study.control_label(name): float(np.nanmax(seed_mean(metric(grid) * 100)))
             for name, grid in study.controls.items()
         }
         return cls(study.grid, seed_mean(values), seed_spread(values), controls)

@@ -18,6 +18,8 @@ from ddpmseg.report.study import Study
 BAND = 0.9
 """Share of the best value that a block must reach to count as near it."""
 SIGNIFICANT = 0.05
+UNKNOWN_SPREAD = 0.01
+"""What two scores must differ by where a single seed leaves their spread unknown."""
 AGREES, DISAGREES = "agrees with the paper", "does not agree with the paper"
 
 
@@ -101,7 +103,7 @@ def _half_of_maximum(grid: CellGrid) -> str:
 
 
 def _largest_timestep(study: Study) -> str:
-    """How the largest t compares with the best cell, and with the best cell of the controls."""
+    """How the largest t compares with the best cell, and with the controls at this t or at none."""
     grid = study.grid
     if len(grid.timesteps) < 2:
         return ""
@@ -113,16 +115,16 @@ def _largest_timestep(study: Study) -> str:
         f"At t = {largest.timestep}, the largest of the grid, the best block ({largest.block}) has "
         f"{_percent(largest.mean)} mIoU, {_percent(share)} of the best cell's value"
     )
-    if not study.controls:
+    controls = {
+        study.control_label(name): _best(control)
+        for name, control in study.controls.items()
+        if control.numbering.timeless or control.timesteps == (largest.timestep,)
+    }
+    if not controls:
         return f"{sentence}."
-    controls = {name: _best(control) for name, control in study.controls.items()}
     name = max(controls, key=lambda name: controls[name].mean)
     control = controls[name]
-    # Without a spread (one seed) any difference counts.
-    if abs(largest.mean - control.mean) <= np.nan_to_num([largest.spread, control.spread]).sum():
-        verdict = "level with"
-    else:
-        verdict = "above" if largest.mean > control.mean else "below"
+    verdict = _compared(largest, control)
     return f"{sentence}; that is {verdict} the control {name} ({_percent(control.mean)})."
 
 
@@ -227,14 +229,35 @@ def _significant(p: float, reading: str) -> str:
     return f"no clear relation (p > {SIGNIFICANT})" if p > SIGNIFICANT else reading
 
 
+def _compared(cell: "_Best", control: "_Best") -> str:
+    """'above', 'below' or 'level with' the control, whose difference must exceed the spreads."""
+    spreads = [best.spread for best in (cell, control) if not np.isnan(best.spread)]
+    margin = sum(spreads) if len(spreads) == 2 else max(UNKNOWN_SPREAD, *spreads, 0.0)
+    if abs(cell.mean - control.mean) <= margin:
+        return "level with"
+    return "above" if cell.mean > control.mean else "below"
+
+
 def _controls(study: Study) -> str:
+    """The best cell of every control; of the untrained network beside the trained one at its t."""
     parts = []
     for name, grid in study.controls.items():
         best = _best(grid)
         single = len(grid.blocks) == len(grid.timesteps) == 1
         part = f"{name} reaches {_percent(best.mean)} mIoU"
-        parts.append(part if single else f"{part} ({best.where})")
-    return f"The control {', the control '.join(parts)}." if parts else ""
+        part = part if single else f"{part} ({best.where})"
+        if not grid.numbering.timeless and best.timestep in study.grid.timesteps:
+            miou = study.grid.metric("miou")
+            column = study.grid.timesteps.index(best.timestep)
+            miou = np.where(np.arange(miou.shape[1])[:, None] == column, miou, np.nan)
+            if not np.isnan(miou).all():
+                trained = _best(study.grid, miou)
+                part += (
+                    f", the trained network {_percent(trained.mean)} at this t (block "
+                    f"{trained.block})"
+                )
+        parts.append(part)
+    return f"The control {'; the control '.join(parts)}." if parts else ""
 
 
 def _missing(grid: CellGrid) -> str:

@@ -183,7 +183,9 @@ def _metric(study: Study, name: str, label: str, kind: str, values: Values) -> d
         if not np.isnan(means).all():
             row, column = best_cell(means)
             place = {"block": grid.blocks[row], "timestep": grid.timesteps[column]}
-            controls.append({"name": control, "value": _plain(means[row, column]), **place})
+            controls.append(
+                {"name": study.control_label(control), "value": _plain(means[row, column]), **place}
+            )
     return {
         "id": name,
         "label": label,

@@ -62,3 +62,10 @@ class Study:
     @cached_property
     def groups(self) -> ClassGroups:
         return group_classes(self.grid.true_pixels, self.classes)
+
+    def control_label(self, name: str) -> str:
+        """The name of a control, with its timestep if it has a single one."""
+        grid = self.controls[name]
+        if grid.numbering.timeless or len(grid.timesteps) > 1:
+            return name
+        return f"{name} (t = {min(grid.timesteps)})"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddpmseg.composition.build import cache_folder
-from ddpmseg.composition.checks import check_training
+from ddpmseg.composition.identity import readout_arithmetic
+from ddpmseg.composition.resolve import resolve_segmentation
 from ddpmseg.config import PathsConfig, TrainConfig
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption, check_size
@@ -113,7 +114,7 @@ def _open_run(
     cache_dir = request.cache_dir or os.environ.get("DDPMSEG_CACHE") or PathsConfig.cache_dir
     config.paths.cache_dir = str(cache_dir)
     config.head = config.head.without_files()  # its ensemble is in the folder like any other
-    check_training(config)
+    resolved = resolve_segmentation(config)
     check_size(request.corruptions, config.dataset.image_size)
     shared = f"{config.dataset} {config.paths.cache_dir}"
     if shared not in images:
@@ -126,6 +127,9 @@ def _open_run(
         "checkpoint_sha256": opened.results["checkpoint_sha256"],
         "images_sha256": versions.sha256,
         "seed": request.seed,
+        "arithmetic": readout_arithmetic(
+            *(config.backbone, config.head, resolved.device, "", opened.classes.num_classes)
+        ),
         "libraries": versions.libraries,
     }
     store = OutcomeStore(request.output, identity)

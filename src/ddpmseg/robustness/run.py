@@ -15,13 +15,13 @@ from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.heads.base import Head
 from ddpmseg.metrics import functional
 from ddpmseg.records.cell_grid import METRICS
-from ddpmseg.records.results import RESULTS
+from ddpmseg.records.folder_kind import RESULTS
 from ddpmseg.records.runs import METHOD
 from ddpmseg.robustness.plan import Plan, Request, open_runs
 from ddpmseg.robustness.report import write_report
 from ddpmseg.robustness.scores import Robustness
 from ddpmseg.robustness.store import Outcome
-from ddpmseg.runtime.device import choose_device, trainer_arguments
+from ddpmseg.runtime.device import TEST_PRECISION, choose_device, trainer_arguments
 from ddpmseg.runtime.progress import Progress, duration
 from ddpmseg.training.head import HeadTesting
 
@@ -115,7 +115,7 @@ def _test(plan: Plan, head: Head, extractor: FeatureExtractor, split: LabelledSp
     dataset.test = split
     vote = plan.opened.config.head.vote
     testing = HeadTesting(head, extractor, plan.ignore_label, vote)  # pyright: ignore
-    arguments = trainer_arguments(plan.opened.config, plan.folder, [], "test")
+    arguments = trainer_arguments(plan.opened.config.trainer, TEST_PRECISION, plan.folder)
     arguments["enable_progress_bar"] = False
     trainer = pl.Trainer(**arguments)
     trainer.test(testing, LabelledImages(dataset, extractor.images_per_pass), verbose=False)

@@ -82,7 +82,7 @@ class OutcomeStore:
         record = {"seconds": round(outcome.seconds, 3), "counts": outcome.counts.tolist()}
         path = self._path(corruption)
         with explain_unwritable(self.folder, ELSEWHERE), written_whole(path) as unfinished:
-            unfinished.write_text(json.dumps(record))
+            unfinished.write_text(json.dumps(record), encoding="utf-8")
 
     def _path(self, corruption: Corruption | None) -> Path:
         name = f"{corruption.type}_{corruption.severity}" if corruption else "clean"

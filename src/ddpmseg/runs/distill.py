@@ -3,24 +3,25 @@
 import logging
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from ddpmseg.composition.resolve import ResolvedRun
 from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
-from ddpmseg.data.survey import survey
+from ddpmseg.data.survey import known_survey
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.records.labelled_samples import labelled_samples
 from ddpmseg.records.pictures import PredictionWriter
 from ddpmseg.records.results import peak_rss_mb, score_columns, write_per_class, write_results
-from ddpmseg.runs.epochs import EPOCHS, EpochScores
-from ddpmseg.runtime.device import trainer_arguments
+from ddpmseg.records.run_folder import CHECKPOINT, EPOCHS
+from ddpmseg.runs.epochs import EpochScores
+from ddpmseg.runtime.device import TEST_PRECISION, trainer_arguments
 from ddpmseg.segmenters.deeplab import DeepLab, find_weights, load_body
 from ddpmseg.segmenters.export import SEGMENTER, load_segmenter
 from ddpmseg.tracking.loggers import Claim, Tracking
@@ -31,7 +32,7 @@ from ddpmseg.training.distill import SegmenterTesting, SegmenterTraining
 log = logging.getLogger(__name__)
 
 
-def run_distillation(config: TrainConfig, claim: Claim) -> Scores:
+def run_distillation(run: ResolvedRun, claim: Claim) -> Scores:
     """Train, choose the best epoch, test and record; returns the test scores.
 
     The network learns from the images of `segmenter.images`. The epoch is the one that does best on
@@ -42,9 +43,10 @@ def run_distillation(config: TrainConfig, claim: Claim) -> Scores:
 
     Source: Baranchuk et al. 2022; DatasetDDPM of its code.
     """
-    folder, settings = Path(config.paths.output_dir), config.segmenter
-    dataset = replace(config.dataset, tiny_annotations="keep").build()
-    data_sha256 = survey(dataset).sha256
+    config, folder = run.config, run.folder
+    settings = config.segmenter
+    dataset = run.dataset.build()
+    data_sha256 = known_survey(run.dataset, dataset).sha256
     samples = labelled_samples(settings, dataset.classes, dataset.image_size)
     if len(samples) < settings.batch_size:
         raise ConfigError(
@@ -52,16 +54,16 @@ def run_distillation(config: TrainConfig, claim: Claim) -> Scores:
             "the filter, and an incomplete batch is dropped. Lower it, or draw more images."
         )
     network, weights_sha256 = build_segmenter(config, dataset.classes.num_classes)
-    tracking = claim()
+    tracking = claim(data_sha256)
     started = time.perf_counter()
-    best, earlier = train_segmenter(config, network, samples, dataset, folder, tracking)
+    best, earlier = train_segmenter(run, network, samples, dataset, tracking)
     seconds = {"seconds_train": earlier + time.perf_counter() - started}
     with written_whole(folder / SEGMENTER) as unfinished:
         shutil.copyfile(best, unfinished)
 
     started = time.perf_counter()
     trained, _ = load_segmenter(folder / SEGMENTER)
-    testing = test_segmenter(config, trained, dataset, folder, tracking)
+    testing = test_segmenter(run, trained, dataset, tracking)
     seconds["seconds_test"] = time.perf_counter() - started
     scores = testing.scores
     assert scores is not None
@@ -74,9 +76,6 @@ def run_distillation(config: TrainConfig, claim: Claim) -> Scores:
             log_picture(tracking.run, "examples/sheet", folder / "overlays.png")
         if config.logger.artifacts:
             log_artifacts(tracking.run, folder / SEGMENTER, config.dataset.name, data_sha256, row)
-    (folder / "last.ckpt").unlink(missing_ok=True)
-    if not settings.keep_epochs:
-        shutil.rmtree(folder / EPOCHS)
     log.info(
         "miou %.4f  miou_present %.4f  pixel_accuracy %.4f  (%d test images; train %.1f s, test "
         "%.1f s)",
@@ -102,11 +101,10 @@ def build_segmenter(config: TrainConfig, num_classes: int) -> tuple[DeepLab, str
 
 
 def train_segmenter(
-    config: TrainConfig,
+    run: ResolvedRun,
     network: DeepLab,
     samples: LabelledSplit,
     dataset: LabelledSet,
-    folder: Path,
     tracking: Tracking,
 ) -> tuple[Path, float]:
     """Train from the start or from `last.ckpt`.
@@ -114,15 +112,16 @@ def train_segmenter(
     Returns the weights of the best epoch, and the seconds of an earlier process that the training
     went on from.
     """
+    config, folder = run.config, run.folder
     settings = config.segmenter
     module = SegmenterTraining(network, samples, dataset.classes, settings, config.seed)
     photographs = LabelledImages(dataset, settings.batch_size)
     facts = {"class_names": dataset.classes.names, "image_size": dataset.image_size}
     epochs = EpochScores(folder, photographs.train_dataloader, dataset.classes, facts)
     every = (settings.checkpoint_every, module.steps_per_epoch)
-    checkpoint = Checkpoint(folder / "last.ckpt", *every)
+    checkpoint = Checkpoint(folder / CHECKPOINT, *every)
     trainer = pl.Trainer(
-        **trainer_arguments(config, folder, tracking.loggers, "fit"),
+        **trainer_arguments(config.trainer, run.precision, folder, tracking.loggers),
         max_steps=module.num_steps,
         callbacks=[epochs, *progress_callbacks(folder), checkpoint],
     )
@@ -140,15 +139,16 @@ def train_segmenter(
 
 
 def test_segmenter(
-    config: TrainConfig, network: DeepLab, dataset: LabelledSet, folder: Path, tracking: Tracking
+    run: ResolvedRun, network: DeepLab, dataset: LabelledSet, tracking: Tracking
 ) -> SegmenterTesting:
     """Segment and score the test images; write masks and `overlays.png`."""
+    config, folder = run.config, run.folder
     classes = dataset.classes
     testing = SegmenterTesting(network, classes.ignore_label)
     callbacks: list[Callback] = [PredictionWriter(folder, classes), *progress_callbacks(folder)]
     if tracking.run:
         callbacks.append(ExampleImages(tracking.run, classes, config.logger.num_images))
-    arguments = trainer_arguments(config, folder, tracking.loggers, "test")
+    arguments = trainer_arguments(config.trainer, TEST_PRECISION, folder, tracking.loggers)
     trainer = pl.Trainer(**arguments, callbacks=callbacks)
     trainer.test(testing, LabelledImages(dataset, config.segmenter.batch_size), verbose=False)
     return testing

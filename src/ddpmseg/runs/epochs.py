@@ -12,13 +12,12 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.datamodule import Batch
 from ddpmseg.metrics.segmentation import SegmentationScores
 from ddpmseg.records.results import write_table
+from ddpmseg.records.run_folder import EPOCHS
 from ddpmseg.segmenters.export import save_segmenter
 from ddpmseg.training.callbacks import METRICS, append_metrics
 from ddpmseg.training.distill import SegmenterTraining
 
 log = logging.getLogger(__name__)
-EPOCHS = "epochs"
-"""The folder of the weights after each epoch; with the suffix .csv the table of their scores."""
 
 
 class EpochScores(Callback):

@@ -14,11 +14,12 @@ from torchvision.utils import save_image
 
 from ddpmseg import ranks
 from ddpmseg.backbones.guided_diffusion.sampler import Sampler
+from ddpmseg.composition.resolve import ResolvedRun
 from ddpmseg.config import PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
 from ddpmseg.io.files import file_sha256, written_whole
 from ddpmseg.io.tensor_file import write_safetensors
-from ddpmseg.runtime.device import choose_device, trainer_precision
+from ddpmseg.records.run_folder import CHECKPOINT
 from ddpmseg.runtime.processes import StopAtOnce
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import log_model, log_picture
@@ -28,22 +29,22 @@ from ddpmseg.training.pretrain import AveragedWeights, DiffusionPretraining
 log = logging.getLogger(__name__)
 
 
-def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
+def run_pretraining(run: ResolvedRun, claim: Claim, command: str) -> None:
     """Train, sample and export.
 
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir`: `last.ckpt` (to
     resume from), `samples_*.png`, `unet.safetensors` (the averaged weights in fp16) and its card
     `unet.json`. On several devices rank 0 writes them.
     """
-    folder, settings = Path(config.paths.output_dir), config.pretrain
+    config, folder = run.config, run.folder
+    settings = config.pretrain
     flags = config.backbone.unet_flags()
     assert flags is not None
     source = image_source(settings, flags.image_size, config.seed)
-    tracking = claim()
+    tracking = claim(None)
     module = DiffusionPretraining(flags, settings, source, config.seed)
-    device = choose_device(config.trainer.accelerator)
     averaging = AveragedWeights(settings.ema_decay)
-    checkpoint = Checkpoint(folder / "last.ckpt", settings.checkpoint_every)
+    checkpoint = Checkpoint(folder / CHECKPOINT, settings.checkpoint_every)
     first = ranks.is_first()
     samples = _Samples(folder, averaging, tracking)
     trainer = pl.Trainer(
@@ -51,7 +52,7 @@ def run_pretraining(config: TrainConfig, claim: Claim, command: str) -> None:
         devices=config.trainer.devices,
         strategy="ddp" if config.trainer.devices > 1 else "auto",
         use_distributed_sampler=False,
-        precision=trainer_precision(config, device),  # pyright: ignore[reportArgumentType]
+        precision=run.precision,  # pyright: ignore[reportArgumentType]
         max_steps=settings.num_steps,
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=config.trainer.log_every_n_steps,
@@ -133,6 +134,6 @@ def _export(
         "torch": torch.__version__,
     }
     with written_whole(folder / "unet.json") as unfinished:
-        unfinished.write_text(json.dumps(card, indent=2) + "\n")
+        unfinished.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     log.info("averaged weights in %s", path)
     return card

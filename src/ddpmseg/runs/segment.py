@@ -3,24 +3,20 @@
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
-from ddpmseg.composition.build import (
-    build_cache,
-    build_extractor,
-    build_head,
-)
-from ddpmseg.composition.checks import check_shares, planned_layout
+from ddpmseg.composition.build import build_cache, build_extractor, build_head
+from ddpmseg.composition.checks import check_shares
 from ddpmseg.composition.estimate import describe, forecast, num_training_images
-from ddpmseg.config import TrainConfig
+from ddpmseg.composition.resolve import ResolvedSegmentation
+from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
-from ddpmseg.data.survey import survey
+from ddpmseg.data.survey import known_survey
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.maps import NativeMaps
 from ddpmseg.heads.base import Head
@@ -28,8 +24,9 @@ from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.records.pictures import PredictionWriter
 from ddpmseg.records.results import peak_rss_mb, write_per_class, write_results
+from ddpmseg.records.run_folder import CHECKPOINT
 from ddpmseg.runs.record import Tested, described, write_head
-from ddpmseg.runtime.device import choose_device, trainer_arguments
+from ddpmseg.runtime.device import TEST_PRECISION, trainer_arguments
 from ddpmseg.runtime.processes import alone
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
@@ -40,38 +37,41 @@ from ddpmseg.training.head import HeadTesting, gradient_descent
 log = logging.getLogger(__name__)
 
 
-def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
+def run_segmentation(run: ResolvedSegmentation, claim: Claim) -> Scores:
     """Extract, train, test and record; returns the test scores.
 
-    Where the head comes fitted, nothing is extracted or trained before the test.
+    If the head comes fitted, nothing is extracted or trained before the test.
     Calls `claim` before it writes the first file. Leaves in `paths.output_dir` the files named in
-    the README, `results.csv` last and still to be put in its place by `mark_finished`. Each rank
-    extracts and tests its share of the images; rank 0 trains the head and writes all but the masks
-    of the others.
+    the README, `results.csv` last and still to be put in place by `mark_finished`. Each rank
+    extracts and tests its share of the images; rank 0 trains the head and writes everything but
+    the masks of the others.
     """
-    folder = Path(config.paths.output_dir)
+    config, folder = run.config, run.folder
     dataset = config.dataset.build()
+    num_train = num_training_images(config, dataset)
     data_sha256 = ""
     if ranks.is_first():
         check_shares(config.trainer.devices, dataset)
-        data_sha256 = tell(config, dataset)
+        data_sha256 = announce(run, dataset)
     started = time.perf_counter()
-    backbone = config.backbone.build(choose_device(config.trainer.accelerator))
-    extractor = build_extractor(config, backbone, build_cache(config))
+    backbone = config.backbone.build(run.device)
+    cache = build_cache(config.features, config.paths)
+    size = config.dataset.image_size
+    extractor = build_extractor(config.features, backbone, size, config.seed, cache)
     images = LabelledImages(dataset, extractor.images_per_pass)
     if ranks.is_first():
-        forecast(config, extractor, images)
+        forecast(extractor, images, num_train)
     training_set = None
     if not config.head.comes_fitted:
         training_set = extract_training_set(extractor, images)
     seconds = {"seconds_extract": time.perf_counter() - started}
 
-    tracking = claim()
+    tracking = claim(data_sha256)
     started = time.perf_counter()
-    head = build_head(config, extractor.layout.dim, dataset.classes)
+    head = build_head(config.head, extractor.layout, dataset.classes, config.seed)
     if training_set is not None and ranks.is_first():
         with alone():
-            started -= fit_head(config, head, *training_set, dataset, folder, tracking.loggers)
+            started -= fit_head(run, head, *training_set, dataset.classes, tracking.loggers)
     del training_set
     if ranks.is_first():
         write_head(folder, head, dataset.classes, config.features)
@@ -79,7 +79,7 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     seconds["seconds_train"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    testing = test_head(config, head, extractor, images, folder, tracking)
+    testing = test_head(run, head, extractor, images, tracking)
     seconds["seconds_test"] = time.perf_counter() - started
     assert testing.scores is not None
     counted = (("pairs_computed", extractor.computed_pairs), ("pairs_read", extractor.read_pairs))
@@ -98,7 +98,6 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
             if config.logger.artifacts:
                 head_file, name = folder / "head.safetensors", config.dataset.name
                 log_artifacts(tracking.run, head_file, name, data_sha256, row)
-        (folder / "last.ckpt").unlink(missing_ok=True)
     log.info(
         "miou %.4f  miou_present %.4f  pixel_accuracy %.4f  (%d test images; %s)",
         testing.scores.miou,
@@ -113,60 +112,60 @@ def run_segmentation(config: TrainConfig, claim: Claim) -> Scores:
     return testing.scores
 
 
-def tell(config: TrainConfig, dataset: LabelledSet) -> str:
-    """Say what the run will take and what its images lack; returns the digest of the images.
+def announce(run: ResolvedSegmentation, dataset: LabelledSet) -> str:
+    """Log what the run will take and what its images lack; returns the digest of the images.
 
-    DataError for one that is damaged.
+    Raises DataError for a damaged image.
     """
-    num_train = num_training_images(config, dataset)
-    for line in describe(config, planned_layout(config), num_train, len(dataset.test)):
+    num_train = num_training_images(run.config, dataset)
+    for line in describe(run, num_train, len(dataset.test)):
         log.info(line)
-    found = survey(dataset)
+    found = known_survey(run.dataset, dataset)
     for sentence in found.warnings(dataset.classes):
         log.warning(sentence)
     return found.sha256
 
 
 def fit_head(
-    config: TrainConfig,
+    run: ResolvedSegmentation,
     head: Head,
     maps: NativeMaps,
     masks: torch.Tensor,
-    dataset: LabelledSet,
-    folder: Path,
+    classes: ClassTable,
     loggers: Sequence[Logger] = (),
 ) -> float:
-    """Fit a fresh head to the labelled pixels; one that is trained goes on from `last.ckpt`.
+    """Fit a fresh head to the labelled pixels; a gradient-trained one continues `last.ckpt`.
 
-    Returns the seconds of an earlier process that this training goes on from.
+    Returns the seconds of an earlier process whose training is continued.
     """
-    checkpoint = Checkpoint(folder / "last.ckpt", 2000)
+    config, folder = run.config, run.folder
+    checkpoint = Checkpoint(folder / CHECKPOINT, 2000)
     train = gradient_descent(
         config.head.build_protocol(),
-        trainer_arguments(config, folder, loggers, "fit"),
+        trainer_arguments(config.trainer, run.precision, folder, loggers),
         [*progress_callbacks(folder), checkpoint],
         checkpoint_to_resume(checkpoint.path, config.trainer.resume),
     )
-    head.fit_to(maps, LabelledPixels(masks, dataset.classes.ignore_label), config.seed, train)
+    head.fit_to(maps, LabelledPixels(masks, classes.ignore_label), config.seed, train)
     return checkpoint.earlier_seconds
 
 
 def test_head(
-    config: TrainConfig,
+    run: ResolvedSegmentation,
     head: Head,
     extractor: FeatureExtractor,
     images: LabelledImages,
-    folder: Path,
     tracking: Tracking,
 ) -> HeadTesting:
     """Segment and score the test images as a stream; write masks and `overlays.png`."""
+    config, folder = run.config, run.folder
     classes = images.dataset.classes
     testing = HeadTesting(head, extractor, classes.ignore_label, config.head.vote)  # pyright: ignore
-    told = progress_callbacks(folder) if ranks.is_first() else []
-    writers = [PredictionWriter(folder, classes), *told]
+    progress = progress_callbacks(folder) if ranks.is_first() else []
+    writers = [PredictionWriter(folder, classes), *progress]
     if tracking.run:
         writers.append(ExampleImages(tracking.run, classes, config.logger.num_images))
-    arguments = trainer_arguments(config, folder, tracking.loggers, "test")
+    arguments = trainer_arguments(config.trainer, TEST_PRECISION, folder, tracking.loggers)
     trainer = pl.Trainer(**arguments, callbacks=writers)
     trainer.test(testing, images, verbose=False)
     return testing

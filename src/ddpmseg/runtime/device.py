@@ -1,17 +1,21 @@
-"""Where to compute and in how many bits, and what every Trainer is told of it."""
+"""Chooses where to compute and in how many bits, and the arguments of every Trainer."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
 from ddpmseg.backbones.precision import choose_precision
-from ddpmseg.config import TrainConfig
+from ddpmseg.config import TrainerConfig
 from ddpmseg.errors import ConfigError
+
+TEST_PRECISION = "32-true"
+"""Only training is autocast: in a test the backbone and the readers of its maps run in the dtype of
+the maps, which need not be autocast's."""
 
 
 def choose_device(accelerator: str) -> torch.device:
@@ -31,32 +35,30 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)
 
 
-def trainer_precision(config: TrainConfig, device: torch.device) -> str:
-    """`trainer.precision`, where 'auto' becomes what suits the device and the protocol."""
-    if config.trainer.precision != "auto":
-        return config.trainer.precision
-    exact = config.task == "segment" and config.head.exact
+def trainer_precision(precision: str, exact: bool, device: torch.device) -> str:
+    """`trainer.precision`, with 'auto' replaced by what suits the device.
+
+    exact: 'auto' means 32 bits, whatever the device is faster in.
+    """
+    if precision != "auto":
+        return precision
     native = device.type == "cuda" or choose_precision("auto", device) == "bf16"
     return "bf16-mixed" if native and not exact else "32-true"
 
 
 def trainer_arguments(
-    config: TrainConfig,
-    folder: Path | None,
-    loggers: Sequence[Logger],
-    stage: Literal["fit", "test"],
+    trainer: TrainerConfig, precision: str, folder: Path | None, loggers: Sequence[Logger] = ()
 ) -> dict[str, Any]:
-    """What every Trainer is given that a rank uses by itself, besides its steps and callbacks.
+    """The arguments of every Trainer that a rank uses by itself, besides steps and callbacks.
 
-    Only training is autocast: in a test the backbone and the readers of its maps run in the dtype
-    of the maps, which need not be autocast's.
+    `precision` is that of `trainer_precision` for training and `TEST_PRECISION` for a test.
     """
-    device = choose_device(config.trainer.accelerator)
+    device = choose_device(trainer.accelerator)
     return {
-        "accelerator": config.trainer.accelerator,
-        "devices": _own_device(config, device),
-        "precision": trainer_precision(config, device) if stage == "fit" else "32-true",
-        "log_every_n_steps": config.trainer.log_every_n_steps,
+        "accelerator": trainer.accelerator,
+        "devices": _own_device(trainer, device),
+        "precision": precision,
+        "log_every_n_steps": trainer.log_every_n_steps,
         "default_root_dir": folder,
         "logger": list(loggers),
         "enable_checkpointing": False,
@@ -65,8 +67,8 @@ def trainer_arguments(
     }
 
 
-def _own_device(config: TrainConfig, device: torch.device) -> int | list[int]:
-    """Lightning's `devices` for the one that is this rank's."""
-    if config.trainer.devices > 1 and device.type == "cuda":
+def _own_device(trainer: TrainerConfig, device: torch.device) -> int | list[int]:
+    """Lightning's `devices` for the device of this rank."""
+    if trainer.devices > 1 and device.type == "cuda":
         return [torch.cuda.current_device()]
     return 1

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -13,17 +13,19 @@ log = logging.getLogger(__name__)
 class Progress:
     """Counts forecast seconds of work, so that the rest of the time is right from the beginning.
 
-    `pieces` holds for every piece of work the forecast seconds of its stages.
+    Args:
+        pieces: for every piece of work the forecast seconds of its stages.
+        show_bar: a bar; None: only on a terminal. Without a bar every piece logs a line.
     """
 
-    def __init__(self, pieces: list[Mapping[str, float]]) -> None:
+    def __init__(self, pieces: list[Mapping[str, float]], show_bar: bool | None = None) -> None:
         self.pieces = pieces
         self.total = sum(sum(piece.values()) for piece in pieces)
         self.finished = 0
         self.started = time.monotonic()
         self._bar = tqdm(
             total=self.total,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() if show_bar is None else show_bar),
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
         )
 

@@ -11,15 +11,25 @@ from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.heads.probes import StackedProbes
 from ddpmseg.runtime.progress import Progress, duration
 from ddpmseg.sweeps.grid import Piece
+from ddpmseg.sweeps.resolve import ResolvedSweep
 
 log = logging.getLogger(__name__)
 
 
-def forecast_sweep(pieces: Sequence[Piece], backbone: Backbone, dataset: LabelledSet) -> Progress:
-    """Log how long all pieces will take and what memory they need; returns their progress."""
-    piece = next((p for p in pieces if not p.control), pieces[0])
-    extractor = build_extractor(piece.config, backbone)
-    head, layout = piece.config.head, extractor.layout
+def forecast_sweep(
+    sweep: ResolvedSweep,
+    pieces: Sequence[Piece],
+    backbone: Backbone,
+    dataset: LabelledSet,
+    show_bar: bool | None = None,
+) -> Progress:
+    """Log how long all pieces will take and what memory they need; returns their progress.
+
+    `backbone` is the network of the first piece.
+    """
+    piece = pieces[0]
+    extractor = build_extractor(piece.features, backbone, dataset.image_size, sweep.config.seed)
+    head, layout = sweep.config.sweep.head, extractor.layout
     probes = head.build_probes(layout, dataset.classes.num_classes, piece.seeds)
     per_pass = seconds_per_image(extractor) / ranks.num_ranks()
     per_step = per_mask = 0.0
@@ -41,7 +51,8 @@ def forecast_sweep(pieces: Sequence[Piece], backbone: Backbone, dataset: Labelle
         [
             {stage: value * share.get(p.control, 1.0) for stage, value in stages.items()}
             for p in pieces
-        ]
+        ],
+        show_bar,
     )
     kept = len(dataset.train) * layout.values_per_image() * backbone.dtype.itemsize
     log.info(

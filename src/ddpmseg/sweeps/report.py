@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ddpmseg.backbones.base import Backbone
-from ddpmseg.data.class_table import load_class_table
 from ddpmseg.errors import DataError
 from ddpmseg.io.files import written_whole
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import METRICS, CellGrid
 from ddpmseg.records.cells import CellStore
+from ddpmseg.records.identity import Identity
 from ddpmseg.records.results import write_table
 from ddpmseg.report.figures import save_figures
 from ddpmseg.report.findings import findings
@@ -23,6 +23,7 @@ from ddpmseg.report.study import Examples, Study
 from ddpmseg.sweeps.show import EXAMPLES, read_arrays, read_clusters
 
 log = logging.getLogger(__name__)
+PRECISION_NAMES = {"32": "float32", "16": "float16", "bf16": "bfloat16"}
 LAYERS = "network"
 """Key of a sweep's identity under which `network_record` lies."""
 COLUMNS = ("block", "timestep", "seed", *METRICS, "miou_small", "miou_large", "seconds")
@@ -50,13 +51,13 @@ def write_sweep_report(folder: Path) -> Study:
 
 def read_study(store: CellStore) -> Study:
     """Everything a sweep folder has to show."""
-    identity = store.identity()
-    request = identity["request"]
-    classes = load_class_table(request["dataset.classes"])
+    record, identity = store.record(), store.identity()
+    request = identity.settings
+    classes = store.classes()
     cells = store.read()
     if not cells:
         raise DataError(f"'{store.folder}' holds no finished cell. Run the sweep first.")
-    numbering = Numbering.read(identity.get(LAYERS))
+    numbering = Numbering.read(record.get(LAYERS))
     grid = CellGrid(cells, classes.ignore_label, numbering)
     # The control 'random' is the same network, and 'pixels' a single layer without timesteps.
     controls = {"random": numbering, "pixels": Numbering(timeless=True)}
@@ -66,8 +67,8 @@ def read_study(store: CellStore) -> Study:
         backbone=request["backbone.name"],
         classes=classes,
         grid=grid,
-        command=identity["command"],
-        settings=_settings(identity, grid),
+        command=record["command"],
+        settings=_settings(record, identity, grid),
         controls={
             name: CellGrid(found, classes.ignore_label, controls[name])
             for name, found in read.items()
@@ -90,7 +91,7 @@ def write_study(folder: Path, study: Study) -> None:
     write_table(folder / "controls.csv", ("control", *COLUMNS), controls)
     sentences = findings(study)
     with written_whole(folder / "findings.txt") as unfinished:
-        unfinished.write_text("\n".join(sentences) + "\n")
+        unfinished.write_text("\n".join(sentences) + "\n", encoding="utf-8")
     save_figures(study, folder / "figures")
     write_report(folder / "report.html", study, sentences)
     for sentence in sentences:
@@ -120,19 +121,21 @@ def cell_rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
         }
 
 
-def _settings(identity: Mapping[str, object], grid: CellGrid) -> dict[str, str]:
-    request = identity["request"]
-    assert isinstance(request, dict)
-    checkpoint = str(identity.get("checkpoint_sha256", ""))[:12]
+def _settings(record: Mapping[str, Any], identity: Identity, grid: CellGrid) -> dict[str, str]:
+    request, arithmetic = identity.settings, identity.arithmetic
+    checkpoint = identity.digests.get("weights", "")[:12]
     shown = {
-        "labelled images": str(identity["num_labelled"]),
-        "test images": str(identity["num_test"]),
+        "labelled images": str(record["num_labelled"]),
+        "test images": str(record["num_test"]),
         "image size": f"{request['dataset.image_size']} pixels",
         **_probe({k.removeprefix("sweep.head."): v for k, v in request.items()}),
         "seeds": ", ".join(map(str, grid.seeds)),
         "features": f"block {request['sweep.hook']}s"
         + ("" if grid.numbering.timeless else f", noise {request['sweep.noise']}"),
     }
+    if "backbone_precision" in arithmetic:
+        bits = arithmetic["backbone_precision"]
+        shown["computed in"] = f"{PRECISION_NAMES.get(bits, bits)} on {arithmetic['device']}"
     return shown | ({"weights (sha256)": checkpoint} if checkpoint else {})
 
 

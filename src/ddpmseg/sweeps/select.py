@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ddpmseg.command_line import command
-from ddpmseg.composition.build import as_training, build_extractor
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.config import FeaturesConfig, SweepConfig
 from ddpmseg.config.groups import overrides_of
 from ddpmseg.data.datamodule import LabelledImages
@@ -119,7 +119,9 @@ def select(
     )
     vectors = {}
     for timestep in timesteps:
-        extractor = build_extractor(as_training(config, blocks, [timestep]), backbone)
+        extractor = build_extractor(
+            config.sweep.features(blocks, [timestep]), backbone, dataset.image_size, config.seed
+        )
         vectors |= _sampled(extractor, dataset, sample)
 
     def score(chosen: Chosen) -> float:

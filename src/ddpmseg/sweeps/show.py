@@ -4,18 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpmseg.composition.build import (
-    as_training,
-    build_extractor,
-)
-from ddpmseg.config import SweepConfig
+from ddpmseg.composition.build import build_extractor
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.io.files import written_whole
 from ddpmseg.records.cells import CellStore
 from ddpmseg.report.clusters import cluster_maps, default_cluster_choice, evenly_chosen
 from ddpmseg.report.study import ClusterMaps
-from ddpmseg.runtime.device import choose_device
+from ddpmseg.sweeps.networks import NetworkSlot
+from ddpmseg.sweeps.resolve import ResolvedSweep
 
 EXAMPLES, CLUSTERS = "examples.npz", "clusters.npz"
 
@@ -33,18 +30,18 @@ def write_examples(folder: Path, dataset: LabelledSet, count: int) -> None:
         )
 
 
-def write_clusters(folder: Path, config: SweepConfig, dataset: LabelledSet) -> None:
+def write_clusters(sweep: ResolvedSweep, dataset: LabelledSet, networks: NetworkSlot) -> None:
     """Cluster maps of the first test images (paper, figure 4), unless that is done already.
 
     Unless `sweep.clusters` says which, blocks and timesteps are chosen among all finished cells.
     """
+    folder, config, network = sweep.folder, sweep.config, sweep.network
     settings = config.sweep.clusters
     cells = CellStore(folder).read()
     count = min(settings.images, len(dataset.test))
     if not count or not cells:
         return
     timesteps = sorted({cell.timestep for cell in cells})
-    network = config.backbone.shape()
     num_blocks = len(network.blocks)
     if network.num_timesteps is None:
         blocks = evenly_chosen(num_blocks)
@@ -56,8 +53,12 @@ def write_clusters(folder: Path, config: SweepConfig, dataset: LabelledSet) -> N
     wanted = (tuple(blocks), tuple(timesteps), settings.k, count)
     if earlier and wanted == (earlier.blocks, earlier.timesteps, earlier.k, len(earlier.images)):
         return
-    backbone = config.backbone.build(choose_device(config.trainer.accelerator))
-    extractor = build_extractor(as_training(config, blocks, timesteps), backbone)
+    extractor = build_extractor(
+        config.sweep.features(blocks, timesteps),
+        networks.get(config.backbone),
+        dataset.image_size,
+        config.seed,
+    )
     images, _, names = next(iter(LabelledImages(dataset, count).test_dataloader()))
     maps = cluster_maps(extractor, images, names, settings.k)
     with written_whole(folder / CLUSTERS) as unfinished, unfinished.open("wb") as file:

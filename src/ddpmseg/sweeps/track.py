@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpmseg.composition.build import as_training
 from ddpmseg.config import SweepConfig, TrainConfig, request_key
 from ddpmseg.records.cells import CellStore
 from ddpmseg.report.study import Study
@@ -47,11 +46,11 @@ def log_sweep(run: "Run", config: SweepConfig, study: Study) -> None:
     log_study(run, study, folder)
     if not config.logger.artifacts:
         return
-    known = CellStore(folder).identity()
-    if known.get("data_sha256"):
-        log_reference(run, DATASET, f"dataset-{study.dataset}", known["data_sha256"])
-    if known.get("checkpoint_sha256"):
-        log_reference(run, MODEL, f"weights-{study.backbone}", known["checkpoint_sha256"])
+    digests = CellStore(folder).identity().digests
+    if digests.get("images"):
+        log_reference(run, DATASET, f"dataset-{study.dataset}", digests["images"])
+    if digests.get("weights"):
+        log_reference(run, MODEL, f"weights-{study.backbone}", digests["weights"])
 
 
 def log_multirun(config: TrainConfig, study: Study, place: Path, folder: Path) -> None:
@@ -75,11 +74,11 @@ def record_cells(config: SweepConfig) -> None:
     if not settings.wandb or settings.runs != "cell" or settings.mode == "disabled":
         return
     sweep, new = _identity(config), []
-    with (folder / "cells.csv").open(newline="") as file:
+    with (folder / "cells.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         block, timestep, seed = (int(row[key]) for key in ("block", "timestep", "seed"))
-        identity = cell_identity(as_training(config, [block], [timestep]), sweep, seed)
+        identity = cell_identity(config, sweep, (block, timestep, seed))
         if any((folder / "wandb").glob(f"offline-run-*-{identity.id}")):
             continue
         with open_run(settings, folder, identity, upload=False, quick=True) as run:
@@ -92,5 +91,5 @@ def record_cells(config: SweepConfig) -> None:
 
 
 def _identity(config: SweepConfig) -> Identity:
-    request = CellStore(Path(config.paths.output_dir)).identity()["request"]
+    request = CellStore(Path(config.paths.output_dir)).identity().settings
     return sweep_identity(config, request_key(request))

@@ -32,8 +32,10 @@ class Tracking:
     run: "Run | None" = None
 
 
-Claim = Callable[[], Tracking]
-"""Makes the output folder a run's own, once its input has been read, and opens its loggers."""
+Claim = Callable[[str | None], Tracking]
+"""Makes the output folder a run's own, once its input has been read, and opens its loggers.
+
+Its argument is the digest of the labelled images, if the task has read any."""
 
 
 def check_loggers(settings: LoggerConfig) -> None:

@@ -41,7 +41,7 @@ class Upload:
         self.recorded = [*earlier, *([] if run is None else [run])]
         live = [] if run is None else ["--live", str(run)]
         options = [*live, "--parent", str(os.getpid()), "--timeout", str(timeout)]
-        with self.log_path.open("a") as file:
+        with self.log_path.open("a", encoding="utf-8") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, *options, "--", *map(str, earlier)],
                 stdin=subprocess.DEVNULL,
@@ -75,7 +75,10 @@ class Upload:
 
     def last_words(self) -> str:
         """What `wandb sync` said last, in a line; where there is an error, that."""
-        lines = [line.removeprefix("wandb: ") for line in self.log_path.read_text().splitlines()]
+        lines = [
+            line.removeprefix("wandb: ")
+            for line in self.log_path.read_text(encoding="utf-8").splitlines()
+        ]
         told = [line.strip() for line in lines if line.strip() not in ("", "ERROR")]
         errors = [line for line in told if "error" in line.lower()]
         return (errors or told or ["it said nothing"])[-1][:200]

@@ -144,7 +144,7 @@ def table_of(path: Path) -> Any:
     """A CSV file as a table; numbers become numbers, an empty cell is empty."""
     import wandb
 
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         columns, *rows = ([unguarded(cell) for cell in row] for row in csv.reader(file))
     return wandb.Table(columns=[*columns], data=[[_value(cell) for cell in row] for row in rows])
 
@@ -153,7 +153,7 @@ def confusion_chart(path: Path) -> Any:
     """The counts of `confusion.csv` as W&B's own chart of a confusion matrix."""
     import wandb
 
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         header, *rows = ([unguarded(cell) for cell in row] for row in csv.reader(file))
     columns = ["Actual", "Predicted", "nPredictions"]
     data: list[Iterable[Any]] = [

@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpmseg.config import TRANSFER, LoggerConfig, SweepConfig, TrainConfig
+from ddpmseg.config import (
+    TRANSFER,
+    LoggerConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from ddpmseg.runtime.surroundings import environment
 from ddpmseg.tracking.upload import Upload
 
@@ -84,16 +90,28 @@ def multirun_identity(config: TrainConfig, name: str) -> Identity:
     )
 
 
-def cell_identity(config: TrainConfig, sweep: Identity, seed: int) -> Identity:
-    """Of one cell; `config` is what ddpmseg train would be given for it."""
-    (block,), (timestep,) = config.features.blocks, config.features.timesteps
+def cell_identity(config: SweepConfig, sweep: Identity, key: tuple[int, int, int]) -> Identity:
+    """Of a cell (block, timestep, seed): its columns are those of a run of ddpmseg train."""
+    block, timestep, seed = key
     place = f"b{block:02d}_t{timestep:04d}_s{seed}"
+    own = config.sweep
+    run = TrainConfig(
+        seed=seed,
+        dataset=config.dataset,
+        backbone=config.backbone,
+        features=own.features([block], [timestep]),
+        head=own.head,
+        pretrain=PretrainConfig(),
+        trainer=config.trainer,
+        logger=config.logger,
+        paths=config.paths,
+    )
     return Identity(
         id=f"{sweep.id.replace('sweep', 'cell')}-{place}",
         name=place,
         job_type="cell",
-        config=plain_config(config) | {"seed": seed},
-        tags=_tags(config),
+        config=plain_config(run),
+        tags=_tags(run),
         group=sweep.group,
     )
 

@@ -36,9 +36,12 @@ class DiffusersConfig(BackboneConfig):
     """Fetch a model of the hub that is not in the hub's cache."""
 
     def build(self, device: "torch.device") -> "Backbone":
+        return self.construct(precision=self.precision_on(device)).to(device)
+
+    def precision_on(self, device: "torch.device") -> str:
         from ddpmseg.backbones.precision import choose_precision
 
-        return self.construct(precision=choose_precision(self.precision, device)).to(device)
+        return choose_precision(self.precision, device)
 
     def as_untrained(self) -> BackboneConfig:
         return replace(self, untrained=True)
