@@ -1,4 +1,4 @@
-"""Figures draw names in any script that an installed font has, or say once that none does."""
+"""Names are drawn in any script that an installed font has; one sentence says that none has it."""
 
 import io
 import warnings
@@ -12,7 +12,9 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from ddpmseg.report import fonts
+from ddpmseg import fonts
+from ddpmseg.data.class_table import ClassTable
+from ddpmseg.records.pictures import contact_sheet
 from ddpmseg.report.canvas import axes_at, house_style, paper, save_figure, text_width, write
 
 HORSE, LEG = "\u9a6c", "\u817f"
@@ -31,7 +33,7 @@ def without_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def forget() -> None:
-    fonts._family_with.cache_clear()
+    fonts._font_with.cache_clear()
     fonts._new_fonts.cache_clear()
     fonts._without_font.clear()
 
@@ -89,6 +91,28 @@ def test_a_font_that_has_the_characters_is_used(
     assert not np.array_equal(pixels(figure), pixels(drawn(f"a {LEG}")))  # a box
     assert len(caplog.records) == 1
     assert LEG in caplog.text
+
+
+def legend(*names: str) -> np.ndarray:
+    """The names of classes beside a contact sheet, as grey values (height, width)."""
+    palette = np.full((len(names), 3), 255, np.uint8)
+    sheet = contact_sheet([], ClassTable("tiny", names, palette, 255, None, None), titles=[])
+    return np.asarray(sheet.convert("L"))[22:, 26:]
+
+
+@pytest.mark.usefixtures("new_font")
+def test_a_contact_sheet_draws_names_of_classes_in_such_a_font(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inked = np.argwhere(legend(HORSE) < 128)
+    height, width = np.ptp(inked, axis=0) + 1
+    assert width == pytest.approx(20, abs=1)  # the bar of the font above, at 10 pixels
+    assert height <= 2
+    ink = {name: (legend(name) < 128).sum(0).nonzero()[0].max() for name in ("ab", f"ab{HORSE}")}
+    assert ink[f"ab{HORSE}"] == pytest.approx(ink["ab"] + 20, abs=3)
+    assert not caplog.records
+    legend(LEG)
+    assert len(caplog.records) == 1
 
 
 def test_one_sentence_says_that_no_font_has_them(

@@ -2,16 +2,11 @@
 
 import logging
 import unicodedata
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontEntry, findSystemFonts, fontManager
+from matplotlib.font_manager import FontEntry, findfont, findSystemFonts, fontManager
 from matplotlib.ft2font import FT2Font
-from matplotlib.text import Text
 
 log = logging.getLogger(__name__)
 USUAL = "DejaVu Sans"
@@ -22,64 +17,62 @@ _without_font: set[str] = set()
 """Characters that no installed font has, as far as they were met in this process."""
 
 
-class TextFigure(Figure):
-    """A figure whose texts are drawn in fonts that have their characters, wherever it is saved."""
-
-    def draw(self, renderer: Any) -> None:
-        for axes in self.axes:  # whose ticks get their texts when they are asked for
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.get_ticklabels()
-        for found in self.findobj(Text):
-            assert isinstance(found, Text)
-            families = families_for(found.get_text())
-            if len(families) > 1:
-                found.set_fontfamily(families)
-        with quiet_about_glyphs():
-            super().draw(renderer)
-
-
-@contextmanager
-def quiet_about_glyphs() -> Iterator[None]:
-    """Silence matplotlib's warnings about single characters; `families_for` gives one for all."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        yield
-
-
 def families_for(text: str) -> list[str]:
     """Families that have all characters of a text between them, the usual one first.
 
     A warning, once in a process, says that no installed font has some of them.
     """
-    families = dict.fromkeys([USUAL])
-    for character in dict.fromkeys(text):
-        if ord(character) < 128 or unicodedata.category(character)[0] in NOT_DRAWN:
-            continue
-        family = _family_with(character)
-        if family is not None:
-            families[family] = None
-        elif not _without_font:
+    fonts = filter(None, map(_font_for, dict.fromkeys(text)))
+    return list(dict.fromkeys([USUAL, *(font.name for font in fonts)]))
+
+
+def split_by_font(text: str) -> list[tuple[str, str]]:
+    """The text in pieces, each with the path of a font file that has its characters.
+
+    The usual font draws what no installed font has; warns as `families_for`.
+    """
+    usual = findfont(USUAL)
+    pieces: list[tuple[str, str]] = []
+    for character in text:
+        font = _font_for(character)
+        file = usual if font is None else font.fname
+        if pieces and pieces[-1][0] == file:
+            pieces[-1] = (file, pieces[-1][1] + character)
+        else:
+            pieces.append((file, character))
+    return pieces
+
+
+def _font_for(character: str) -> FontEntry | None:
+    """An installed font that has the character; None where the usual one will do, or none has it.
+
+    Warns of the first character that no font has.
+    """
+    if ord(character) < 128 or unicodedata.category(character)[0] in NOT_DRAWN:
+        return None
+    font = _font_with(character)
+    if font is None:
+        if not _without_font:
             log.warning(
                 "no installed font has the character '%s': figures show boxes for it and its like. "
                 "Install one, such as Noto Sans CJK (Debian: fonts-noto-cjk) for Chinese, Japanese "
                 "and Korean, and draw the figures anew",
                 character,
             )
-        if family is None:
-            _without_font.add(character)
-    return list(families)
+        _without_font.add(character)
+    return font
 
 
 @cache
-def _family_with(character: str) -> str | None:
-    """The family of an installed font that has the character; the usual one if it does."""
+def _font_with(character: str) -> FontEntry | None:
+    """An installed font that has the character; the usual one if it does."""
     known = _first_with(character, fontManager.ttflist)
     return known or _first_with(character, _new_fonts())
 
 
-def _first_with(character: str, entries: Iterable[FontEntry]) -> str | None:
+def _first_with(character: str, entries: Iterable[FontEntry]) -> FontEntry | None:
     ordered = sorted(entries, key=_preference)
-    return next((e.name for e in ordered if ord(character) in _characters(e.fname)), None)
+    return next((e for e in ordered if ord(character) in _characters(e.fname)), None)
 
 
 def _preference(entry: FontEntry) -> tuple[bool, bool, bool, bool, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.callbacks import Callback
 
 from ddpmseg import ranks
@@ -17,6 +17,8 @@ from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.io.tensor_file import npy
 
 COLUMN_TITLES = ("image", "truth", "prediction", "uncertainty")
+NAME_SIZE, NAME_ASCENT = 10, 10
+"""Height of the letters of a class name, and their baseline below its corner, in pixels."""
 
 
 class PredictionWriter(Callback):
@@ -107,5 +109,22 @@ def contact_sheet(
     for line, (name, colour) in enumerate(names):
         top = head + line * line_height
         draw.rectangle((left, top, left + 12, top + 12), fill=colour, outline="grey")
-        draw.text((left + 20, top), name, fill="black")
+        draw_name(draw, (left + 20, top), name)
     return sheet
+
+
+def draw_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: str) -> None:
+    """Draw the name in black with its upper left corner at (x, y) in pixels, in any script.
+
+    Pillow's own font, which has Latin letters only, draws plain ASCII; installed fonts the rest.
+    """
+    if name.isascii():
+        draw.text(corner, name, fill="black")
+        return
+    from ddpmseg.fonts import split_by_font  # with matplotlib, for which most names need not wait
+
+    left, baseline = corner[0], corner[1] + NAME_ASCENT
+    for file, piece in split_by_font(name):
+        font = ImageFont.truetype(file, NAME_SIZE)
+        draw.text((left, baseline), piece, fill="black", font=font, anchor="ls")
+        left += font.getlength(piece)

@@ -19,8 +19,9 @@ from matplotlib.textpath import text_to_path
 from numpy import ndarray
 
 from ddpmseg.data.class_table import ClassTable
+from ddpmseg.fonts import families_for
 from ddpmseg.io.files import written_whole
-from ddpmseg.report.fonts import TextFigure, families_for, quiet_about_glyphs
+from ddpmseg.report.text_figure import TextFigure, quiet_about_glyphs
 
 DPI = 150
 GREY, DARK = "#767676", "#222222"
