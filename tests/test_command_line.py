@@ -120,6 +120,34 @@ def test_words_that_continue_a_command(
     assert bool(words) == bool(fitting)
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("./", ["./my horses/", "./plain/"]),
+        ("./B", []),
+        ('"./', ['"./Bücher/', '"./a(1).pt"', '"./my horses/', '"./plain/']),
+        ("'./a", ["'./a(1).pt'"]),
+        ('"./my horses/', ['"./my horses/x,y.pt"']),
+    ],
+)
+def test_only_paths_that_hydra_reads_are_offered(
+    typed: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quoted for Hydra where the value typed so far is; a folder leaves the quotes open."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("my horses", "Bücher", "plain"):
+        (tmp_path / name).mkdir()
+    for name in ("a(1).pt", "my horses/x,y.pt"):
+        (tmp_path / name).touch()
+    found = completed("train", f"backbone.checkpoint={typed}", [])
+    assert found == [f"backbone.checkpoint={word}" for word in words]
+
+
+def test_values_are_offered_quoted_for_hydra() -> None:
+    given = ["dataset=folder", 'dataset.root="./Bücher (1)"']
+    assert completed("train", "dataset.root=", given) == ['dataset.root="./Bücher (1)"']
+
+
 def test_no_key_that_only_the_package_uses_is_offered() -> None:
     words = [word for program in PROGRAMS for word in completed(program, "", [])]
     words += [word for group in ("dataset", "backbone") for word in completed("train", group, [])]

@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -360,14 +361,14 @@ def jobs_of(folder: Path, *found: tuple[str, Path | None], program: str = "train
     for number, (state, run_folder) in enumerate(found):
         place = folder / str(number)
         place.mkdir(parents=True)
-        overrides = ["backbone=random", f"features.blocks=[{number}]"]
+        overrides = ["backbone=random", f"features.blocks=[{number}]", 'dataset.name="my horses"']
         error = "ConfigError: no block 9" if state == "failed" else ""
         miou = None if state == "failed" else 0.5
         job = Job(number, overrides, program, State(state), str(run_folder), miou, 1.5, error)
         job.write(place)
 
 
-def test_jobs_are_told_and_their_cells_reported(
+def test_jobs_are_logged_and_their_cells_reported(
     runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs_of(tmp_path, ("done", runs["b1"]), ("failed", None), ("skipped", runs["b2"]))
@@ -382,7 +383,9 @@ def test_jobs_are_told_and_their_cells_reported(
     ]
     assert [row["miou"] for row in table] == ["0.500000", "", "0.500000"]
     assert table[1]["error"] == "ConfigError: no block 9"
-    assert table[0]["overrides"] == "backbone=random features.blocks=[0]"
+    pasted = shlex.split(table[0]["overrides"])
+    assert pasted == ["backbone=random", "features.blocks=[0]", 'dataset.name="my horses"']
+    assert shlex.split(caplog.messages[0])[-1] == "features.blocks=[0]"
     assert f"(see {tmp_path / '1' / 'job.log'})" in caplog.text
     assert "3 jobs: 1 done, 1 skipped, 1 failed" in caplog.text
     cells = rows(tmp_path / "cells.csv")

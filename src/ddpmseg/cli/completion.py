@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from ddpmseg.command_line import hydra_override
 from ddpmseg.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -88,34 +89,60 @@ def completed(
 
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
-    if equals and value.startswith((".", "/", "~")):
-        return [f"{key}={path}" for path in _files(value)]
+    quote = value[:1] if value[:1] in ('"', "'") else ""
+    if equals and value.removeprefix(quote).startswith((".", "/", "~")):
+        return _file_overrides(key, value.removeprefix(quote), quote)
     with groups_of(program, config_dir) as groups:
         if equals and (name in groups.names or groups.choices(name)):
             before, comma, _ = value.rpartition(",")
             return [f"{key}={before}{comma}{choice}" for choice in groups.choices(name)]
         values = groups.values(earlier)
         if equals:
-            shown = [] if name not in values else _shown(values[name])
-            return [f"{key}={text}" for text in shown]
+            shown = [] if name not in values else _likely(values[name])
+            return [hydra_override(key, each) for each in shown]
         found = [group for group in groups.names if groups.choices(group) != ["default"]]
         # All keys of all groups would be too many to look at.
         found += [name for name in values if word or "." not in name]
     return [f"{key.removesuffix(name)}{each}=" for each in found if each.startswith(name)]
 
 
-def _shown(value: object) -> list[str]:
+def _likely(value: object) -> list[object]:
     """Values that may be meant; none where there is none yet, or other settings decide it."""
     if isinstance(value, bool):
-        return ["true", "false"]
-    text = "null" if value is None else str(value).replace(", ", ",")
-    return [] if text == "???" or "${" in text else [text]
+        return [True, False]
+    text = str(value)
+    return [] if text == "???" or "${" in text else [value]
+
+
+def _file_overrides(key: str, start: str, quote: str) -> list[str]:
+    """`key=path` for the files that begin with `start`, as far as Hydra reads the very path.
+
+    quote: the quote of Hydra's that the value begins with, if any. A file closes it; a folder
+    leaves it open for what lies in it.
+    """
+    found = []
+    for path in _files(start):
+        if _is_read_as(f"{key}={quote}{path}{quote}", path):
+            closing = "" if path.endswith("/") else quote
+            found.append(f"{key}={quote}{path}{closing}")
+    return found
+
+
+def _is_read_as(word: str, text: str) -> bool:
+    """Whether Hydra reads the override, and its value is this text."""
+    from ddpmseg.config.overrides import parsed_override
+
+    try:
+        override = parsed_override(word)
+    except ConfigError:
+        return False
+    return not override.is_sweep_override() and override.value() == text and "${" not in text
 
 
 def _files(start: str) -> list[str]:
     folder, slash, name = start.rpartition("/")
-    place = Path(f"{folder}{slash}" or ".").expanduser()
-    if not place.is_dir():
+    parent = Path(f"{folder}{slash}" or ".").expanduser()
+    if not parent.is_dir():
         return []
-    entries = sorted(entry for entry in place.iterdir() if entry.name.startswith(name))
+    entries = sorted(entry for entry in parent.iterdir() if entry.name.startswith(name))
     return [f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in entries]

@@ -13,7 +13,7 @@ from ddpmseg.composition.checks import TASKS
 from ddpmseg.config import TrainConfig
 from ddpmseg.finished.open import FinishedRun, open_run, open_sweep
 from ddpmseg.multiruns.job_records import State, read_jobs
-from ddpmseg.multiruns.job_table import tell
+from ddpmseg.multiruns.job_table import log_jobs
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import Cell, CellGrid
 from ddpmseg.records.results import CONFUSION
@@ -30,14 +30,14 @@ CELL = ("features.blocks", "features.timesteps", "seed")
 
 
 def gather(folder: Path, command: str) -> int:
-    """Tell of the jobs of a multirun and report what they found; returns how many failed.
+    """Log the jobs of a multirun and report what they found; returns how many failed.
 
     Leaves in `folder` `jobs.csv`, and for jobs of `train` the cells and the report of those that
     read out a single (block, timestep). Jobs of `sweep` share the folder of their sweep, and the
     report is made there.
     """
     jobs = read_jobs(folder)
-    tell(jobs, folder)
+    log_jobs(jobs, folder)
     succeeded = [job for job in jobs if job.miou is not None]
     for sweep in dict.fromkeys(job.folder for job in succeeded if job.program == "sweep"):
         resolved = resolve_sweep(open_sweep(Path(sweep)).config)

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ COLUMNS = ("job", "overrides", "state", "miou", "seconds", "folder", "error")
 ALWAYS_COUNTED = (State.DONE, State.SKIPPED, State.FAILED)
 
 
-def tell(jobs: Sequence[Job], multirun: Path) -> None:
+def log_jobs(jobs: Sequence[Job], multirun: Path) -> None:
     """Log a line about every job and how many are in which state, and write `jobs.csv`."""
     write(jobs, multirun)
     for line in lines(jobs, multirun):
@@ -25,7 +26,10 @@ def tell(jobs: Sequence[Job], multirun: Path) -> None:
 
 
 def write(jobs: Sequence[Job], multirun: Path) -> None:
-    """Write `jobs.csv`: a header and a row of `COLUMNS` for every job."""
+    """Write `jobs.csv`: a header and a row of `COLUMNS` for every job.
+
+    Overrides are quoted for a shell, so that a command can be made of them.
+    """
     with (
         written_whole(multirun / TABLE) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
@@ -34,23 +38,23 @@ def write(jobs: Sequence[Job], multirun: Path) -> None:
         writer.writerow(COLUMNS)
         for job in jobs:
             score = "" if job.miou is None else f"{job.miou:.6f}"
-            told = (job.state, score, job.seconds, job.folder, job.error)
-            cells = (job.number, " ".join(job.overrides), *told)
+            outcome = (job.state, score, job.seconds, job.folder, job.error)
+            cells = (job.number, shlex.join(job.overrides), *outcome)
             writer.writerow([guarded(cell) for cell in cells])
 
 
 def lines(jobs: Sequence[Job], multirun: Path, folders: bool = False) -> list[str]:
-    """State, score and own overrides of every job; under it what failed, or why it was left out.
+    """A line with state, score and own overrides of every job, and one with its error, if any.
 
-    With `folders` also where its results are or will be.
+    Overrides are quoted for a shell. folders: also name the output folder of each job.
     """
     same = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     found = []
     for job in jobs:
-        own = " ".join(override for override in job.overrides if override not in same)
+        own = shlex.join(override for override in job.overrides if override not in same)
         score = "" if job.miou is None else f"{job.miou:.6f}"
-        place = f"  -> {job.folder}" if folders else ""
-        found.append(f"{job.number:>3}  {job.state:<8} {score:<9} {own}{place}".rstrip())
+        folder = f"  -> {job.folder}" if folders else ""
+        found.append(f"{job.number:>3}  {job.state:<8} {score:<9} {own}{folder}".rstrip())
         if job.state is State.FAILED:
             log_path = multirun / str(job.number) / "job.log"
             found.append(f"     {job.error} (see {log_path})")

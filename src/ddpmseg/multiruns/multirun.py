@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ class GatherJobs(Callback):
             jobs = read_jobs(folder)
             if all(job.state is State.WAITING for job in jobs):
                 return  # a mistake in the command, which Hydra has reported
-            job_table.tell(jobs, folder)
+            job_table.log_jobs(jobs, folder)
         except (UserError, OSError) as error:
             sys.stderr.write(f"error: the jobs in '{folder}' cannot be listed: {error}\n")
         log.warning("the multirun broke off; repeat the command to go on: %s", called_command())
@@ -194,7 +195,7 @@ def _foreseen(number: int, plan: Plan, known: Job | None, config: DictConfig) ->
         folder = cfg.paths.output_dir
     except (HydraException, OmegaConfBaseException) as error:
         reason = composition_error(error)
-        raise ConfigError(f"job {number} ({' '.join(overrides)}): {reason}") from error
+        raise ConfigError(f"job {number} ({shlex.join(overrides)}): {reason}") from error
     state, score = (known.state, known.miou) if known is not None else (State.WAITING, None)
     error = "" if known is None else known.error
     if state is State.WAITING:
