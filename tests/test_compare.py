@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,19 @@ def test_files_are_written_whole(runs: Path, tmp_path: Path) -> None:
     assert len(contents(tmp_path)) == 5
 
 
+def change_setting(folder: Path, key: str, value: object) -> None:
+    """As if the runs below had been made with another value, which their records name."""
+    for path in folder.rglob("record.json"):
+        record = json.loads(path.read_text())
+        record["identity"]["settings"][key] = value
+        path.write_text(json.dumps(record))
+
+
 def test_runs_of_different_datasets_are_not_ranked_together(
     runs: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     folder = Path(shutil.copytree(runs / "members1", tmp_path / "other"))
-    for config in folder.rglob("config.yaml"):
-        if config.parent.parent == folder:
-            config.write_text(config.read_text().replace("  name: ponies\n", "  name: zebras\n"))
+    change_setting(folder, "dataset.name", "zebras")
     header, _, *rows = printed(capsys, runs, folder, "--format", "md").splitlines()
     assert cells(header)[:3] == ["dataset.name", "rank", "head.members"]
     assert [cells(row)[:2] for row in rows] == [["ponies", "1"], ["", "2"], ["zebras", "1"]]
@@ -198,8 +205,7 @@ def test_runs_of_different_datasets_are_not_ranked_together(
 
 def test_other_test_images_are_told(runs: Path, tmp_path: Path, capsys: Captured) -> None:
     folder = Path(shutil.copytree(runs / "members1", tmp_path / "fewer"))
-    for config in folder.rglob("config.yaml"):
-        config.write_text(config.read_text().replace("  num_test: 2\n", "  num_test: 1\n"))
+    change_setting(folder, "dataset.num_test", 1)
     assert main(["compare", str(runs / "members1"), str(folder)]) == 0
     captured = capsys.readouterr()
     assert "note: runs differ in dataset.num_test: their test images are not" in captured.err

@@ -222,8 +222,8 @@ def test_choice_in_the_order_of_families() -> None:
         (["gausian_noise"], [1], "Did you mean gaussian_noise"),
         (["fog"], [0], "severity 0 does not exist: severities are 1..5"),
         (["fog"], [6], "severity 6"),
-        ([], [1], "at least one type"),
-        (["fog"], [], "at least one type and one severity"),
+        ([], [1], "name at least one of each"),
+        (["fog"], [], "name at least one of each"),
     ],
 )
 def test_what_does_not_exist(types: list[str], severities: list[int], says: str) -> None:

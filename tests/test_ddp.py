@@ -208,6 +208,7 @@ def test_numbers_of_devices_that_cannot_work(
         check_shares(3, config.dataset.build())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**37, 2**37))
     given = (*SEGMENT, "trainer.accelerator=gpu")
     assert checked(composed(tmp_path, *given, "trainer.devices=4")).trainer.devices == 4
     with pytest.raises(ConfigError, match=r"devices=5`: must lie in 1\.\.4.*accelerator=gpu"):

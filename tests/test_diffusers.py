@@ -412,7 +412,7 @@ def test_a_sweep_with_its_untrained_control(tmp_path: Path) -> None:
     assert blocks_done(folder, "random") == [[1, 1, 2, 2], [1, 2]]
     assert finished(request()) is not None
     write_model(model, seed=2)
-    with pytest.raises(UserError, match="the weight file"):
+    with pytest.raises(UserError, match="SHA-256 of the weights"):
         finished(request())
 
 

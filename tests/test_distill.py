@@ -367,7 +367,7 @@ def test_what_needs_a_head_says_so(
         ("segmenter.batch_size=5", "4 images are left after the filter"),
         ("segmenter.num_epochs=0", "must be at least 1"),
         ("segmenter.filter_out=1", "must be a share"),
-        ("segmenter.filter_out=nan", "must be a share"),
+        ("segmenter.filter_out=nan", "must be a finite number"),
         ("segmenter.drop_certain=-1", "must be at least 0"),
         ("segmenter.learning_rate=0", "must be above 0"),
         ("trainer.devices=2", "task=distill uses one device"),

@@ -552,7 +552,7 @@ def test_the_cache_is_no_part_of_what_identifies_a_run(tmp_path: Path) -> None:
 
     cached = ("features.cache_gb=5", f"paths.cache_dir={tmp_path}")
     assert key(*cached) == key()
-    assert key("features.batch_size=5") != key()
+    assert key("features.noise=fresh") != key()
     train(composed(tmp_path / "run", *SEGMENT))
     with pytest.raises(ConfigError, match="finished run"):
         train(composed(tmp_path / "run", *SEGMENT, *cached))
@@ -588,7 +588,7 @@ def test_where_and_whether_maps_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
     ("override", "message"),
     [
         ("features.cache_gb=-1", r"`features\.cache_gb=-1.0`: must be at least 0"),
-        ("features.cache_gb=nan", r"`features\.cache_gb=nan`: must be at least 0"),
+        ("features.cache_gb=nan", r"`features\.cache_gb=nan`: must be a finite"),
         ("paths.cache_dir=pyproject.toml", r"`paths\.cache_dir=.*' is not a folder that can be"),
     ],
 )

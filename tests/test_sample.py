@@ -231,7 +231,6 @@ def test_the_folder_that_is_missing_is_said_how_to_make(root: Path, tmp_path: Pa
 
 REFUSED = [
     ((), {"num": 0}, "`--num 0`: must be at least 1."),
-    (("--seed", -1), {}, "`--seed -1`: must be at least 0."),
     (("--batch-size", 0), {}, "`--batch-size 0`: must be at least 1."),
     (("--steps", 300), {}, "the nearest numbers are 250 and 334."),
     (("--keep", 2), {}, "Add `--labels RUN`."),

@@ -20,6 +20,8 @@ from ddpmseg.sweeps import report
 from ddpmseg.sweeps.sweep import sweep
 
 SOURCE = str(ROOT / "src" / "ddpmseg")
+VALUES = f"{SOURCE}/config/values.py"
+"""Checks the range of every setting."""
 OF_BOTH = (
     schemas.TrainerConfig,
     schemas.LoggerConfig,
@@ -48,7 +50,7 @@ def reads() -> Iterator[Read]:
 
     def note(kind: type, name: str) -> None:
         code = sys._getframe(2).f_code
-        a_check = re.fullmatch(r"_?check(_\w+)?", code.co_name)
+        a_check = re.fullmatch(r"_?check(_\w+)?", code.co_name) or code.co_filename == VALUES
         if code.co_filename.startswith(SOURCE) and not a_check:
             found.update((base.__name__, name) for base in kind.__mro__ if base in WATCHED)
 
@@ -78,12 +80,13 @@ UNREAD_BY_TRAIN = {
     ("LoggerConfig", "timeout"): "of an upload, for which these runs lack a network",
 }
 UNREAD_BY_SWEEP = {
+    ("LoggerConfig", "csv"): "of train.py: it is refused",
+    ("LoggerConfig", "tensorboard"): "of train.py: it is refused",
     ("LoggerConfig", "timeout"): "as of train.py",
     ("LoggerConfig", "num_images"): "of train.py, whose loggers have the same schema",
     ("MultirunConfig", "share_gb"): "of train.py: a sweep shares its passes anyway",
     ("TrainerConfig", "resume"): "of train.py: a sweep goes on from its cells",
     ("MlpConfig", "name"): "of the family, which its class says: it is checked",
-    ("MlpConfig", "members"): "1: it is checked",
     ("MlpConfig", "vote"): "of several members, where a probe is one",
     ("MlpConfig", "checkpoint_sha256"): "of head.checkpoint, which a sweep refuses",
 }

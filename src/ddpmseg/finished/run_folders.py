@@ -85,6 +85,9 @@ class _Contents:
 
 def _read(run: FinishedRun, published: Published) -> Run:
     settings = dict(run.identity.settings)
+    if run.config.task == "segment":
+        # Of a single member no number depends on it; a table of several heads has a column for it.
+        settings["head.vote"] = run.config.head.vote
     scores = _scores(run.results)
     return Run(str(run.folder), settings | {METHOD: published.method_of(settings)}, scores)
 
