@@ -146,9 +146,9 @@ def _save(
     images_sha256 = known_survey(config.dataset, dataset).sha256
     with hold_run(folder):
         claim_run(config, run_identity(run, images_sha256), {"classes": dataset.classes.record()})
-    write_head(folder, head, dataset.classes, config.features)
-    if tested is not None:
-        write_per_class(folder, dataset.classes, tested.scores)
-    row = described(config, backbone, head, len(dataset.train))
-    write_results(folder, row | (UNSCORED if tested is None else tested.columns()))
-    mark_finished(folder)
+        write_head(folder, head, dataset.classes, config.features)
+        if tested is not None:
+            write_per_class(folder, dataset.classes, tested.scores)
+        row = described(config, backbone, head, len(dataset.train))
+        write_results(folder, row | (UNSCORED if tested is None else tested.columns()))
+        mark_finished(folder)
