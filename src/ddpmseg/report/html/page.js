@@ -177,9 +177,10 @@
 
     function draw(width) {
       const metric = metricOf();
-        const controls = metric.controls;
+      const controls = metric.controls;
+      const [room, letters] = width < 520 ? [84, 9] : [136, 18];  // of the labels of the controls
       height = Math.round(Math.max(shortest, Math.min(width * 0.46, tallest)));
-      const edge = { left: 36, right: controls.length ? 84 : 14, top: 26, bottom: 42 };
+      const edge = { left: 36, right: controls.length ? room : 14, top: 26, bottom: 42 };
       const [lowT, highT] = [timesteps[0], timesteps.at(-1)];
       x = (t) => edge.left + 6 + ((width - edge.left - edge.right - 12) * (t - lowT)) / (highT - lowT);
 
@@ -215,7 +216,7 @@
       let nearestLabel = Infinity;
       for (const control of [...controls].sort((a, b) => a.value - b.value)) {
         const at = y(control.value);
-        const name = control.name.length > 9 ? control.name.slice(0, 8) + "…" : control.name;
+        const name = control.name.length > letters ? control.name.slice(0, letters - 1) + "…" : control.name;
         nearestLabel = Math.min(at + 4, nearestLabel - 14);
         frame.append(
           shape("line", { class: "control", x1: edge.left, x2: width - edge.right, y1: at, y2: at }),
