@@ -18,7 +18,7 @@ from ddpmseg.composition.checks import typed_config
 from ddpmseg.config import run_key, sweep_key
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony
-from ddpmseg.errors import CheckpointError, ConfigError
+from ddpmseg.errors import CheckpointError, ConfigError, DataError
 from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.heads import protocols
 from ddpmseg.io import digests
@@ -30,6 +30,7 @@ from ddpmseg.runs import train as train_program
 from ddpmseg.runs.predict import predict
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps import sweep as sweep_program
+from ddpmseg.sweeps.select import select
 from ddpmseg.sweeps.sweep import sweep
 
 
@@ -157,6 +158,16 @@ def test_a_changed_sweep_is_neither_finished_nor_continued(
     for attempt in (lambda: sweep_program.finished(cfg), lambda: sweep(larger, True)):
         with pytest.raises(ConfigError, match=f"holds the cells of another request: {says}"):
             attempt()
+
+
+def test_select_refuses_other_images(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sweep"
+    sweep(sweep_settings(folder, [*given, "sweep.controls=[]"]), True)
+    other_mask(tmp_path, monkeypatch)
+    with pytest.raises(DataError, match="are not those of the cells"):
+        select(folder)
 
 
 def test_predict_refuses_other_weights_and_keeps_the_classes(

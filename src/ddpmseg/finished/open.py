@@ -14,6 +14,8 @@ from ddpmseg.composition.build import build_extractor
 from ddpmseg.composition.checks import TASKS
 from ddpmseg.config import SweepConfig, TrainConfig, run_request
 from ddpmseg.data.class_table import ClassTable, read_class_table
+from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.data.survey import known_survey
 from ddpmseg.errors import CheckpointError, ConfigError, DataError
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.finished.config_file import read_config
@@ -148,6 +150,19 @@ class FinishedSweep:
     @cached_property
     def classes(self) -> ClassTable:
         return self.store.classes()
+
+    def dataset(self) -> LabelledSet:
+        """The images and masks; DataError if they are not those of the cells."""
+        dataset = self.config.dataset.build()
+        found = known_survey(self.config.dataset, dataset).sha256
+        expected = self.identity.digests["images"]
+        if expected and found != expected:
+            raise DataError(
+                f"the images and masks of '{dataset.name}' are not those of the cells in "
+                f"'{self.folder}': their SHA-256 is {found}, it was {expected}. Restore them, or "
+                "sweep again in another folder."
+            )
+        return dataset
 
     def backbone(self, device: torch.device) -> Backbone:
         """The network with its weights; CheckpointError where these are not those of the cells."""

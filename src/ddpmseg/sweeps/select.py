@@ -88,7 +88,7 @@ def select(
     config, done = opened.config, opened.store.done()
     blocks = sorted({block for block, _, _ in done})
     timesteps = sorted({timestep for _, timestep, _ in done})
-    dataset = config.dataset.build()
+    dataset = opened.dataset()
     if len(dataset.train) < 2:
         raise DataError(
             "one labelled image cannot be cross-validated: `select` needs at least two. Set "
