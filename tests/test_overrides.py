@@ -1,11 +1,12 @@
 """Command lines that cannot work: a sentence that names the culprit, status 2, nothing begun."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_run import PRETRAIN, SEGMENT, SWEEP, multirun
+from tiny_run import CONF, PRETRAIN, SEGMENT, SWEEP, multirun
 
 from ddpmseg.__main__ import main
 from ddpmseg.errors import ConfigError
@@ -185,6 +186,28 @@ def test_a_bad_file_of_settings_is_named(name: str, answer: Answer, tmp_path: Pa
         (folder / f"{file}.yaml").write_bytes(text.encode("latin-1"))
     said = answer("train", f"head={name}", "--cfg", "job")
     assert FILES[name][1] in said
+
+
+def test_files_that_hide_those_of_the_package_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, and only those that are read."""
+    for name in ("train.yaml", "sweep.yaml", "dataset/ponies.yaml", "head/linear.yaml"):
+        (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CONF / name, tmp_path / "conf" / name)
+    assert multirun(tmp_path, "train.py", *SEGMENT, "multirun.dry_run=true") == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "conf/" in line)
+    assert line.endswith(
+        "settings are read from 'conf/train.yaml', 'conf/dataset/ponies.yaml' in the working "
+        "directory, not from the package's files of the same name"
+    )
+
+
+def test_a_foreign_root_file_that_does_not_fit_is_named(answer: Answer, tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text("lr: 0.1\n")
+    said = answer("train", "seed=1")
+    assert "Settings were read from 'conf/train.yaml' in the working directory" in said
 
 
 def bomb(levels: int) -> str:

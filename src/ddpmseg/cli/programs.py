@@ -81,7 +81,7 @@ def _run_program(name: str, config_path: Path | None, **options: Any) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from ddpmseg.cli import tasks
-    from ddpmseg.config.overrides import COMPOSING, composition_error, raised_in
+    from ddpmseg.config.overrides import COMPOSING, raised_in
     from ddpmseg.config.search_path import packaged_folder
 
     version.setbase("1.3")
@@ -102,7 +102,21 @@ def _run_program(name: str, config_path: Path | None, **options: Any) -> None:
         in_program = raised_in(error, str(tasks.__file__))
         if whole or (in_program and not isinstance(error, OmegaConfBaseException)):
             raise
-        raise composition_error(error) from error
+        raise _explained(error, name) from error
     finally:
         if whole is None:
             del os.environ[WHOLE]
+
+
+def _explained(error: Exception, name: str) -> ConfigError:
+    """The sentence about an error of `COMPOSING`, and the root file that may have caused it."""
+    from ddpmseg.config.overrides import composition_error
+    from ddpmseg.config.search_path import OWN, hidden_files
+
+    sentence = composition_error(error)
+    if not hidden_files(name):
+        return sentence
+    return ConfigError(
+        f"{sentence} Settings were read from '{OWN}/{name}.yaml' in the working directory, not "
+        "from the package's file of the same name."
+    )

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpmseg.config import which_job
+from ddpmseg.config.search_path import log_hidden_files
 from ddpmseg.errors import ConfigError, DiskError, UserError
 from ddpmseg.io.files import append_text
 from ddpmseg.io.locks import FolderLocks
@@ -58,6 +59,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     if OmegaConf.is_missing(hydra.job, "num"):
+        log_hidden_files(str(hydra.job.config_name), hydra.runtime.choices)
         try:
             _refuse_dry_run(cfg)
             process_setup(cfg.paths.cache_dir, cfg.trainer.accelerator, share_gpus=False)

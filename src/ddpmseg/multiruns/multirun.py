@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpmseg.command_line import called_command
 from ddpmseg.config import RESUMES, which_job
 from ddpmseg.config.overrides import composition_error
+from ddpmseg.config.search_path import log_hidden_files
 from ddpmseg.config.values import refuse_unknown
 from ddpmseg.errors import ConfigError, MissingLibraryError, UserError
 from ddpmseg.io.folders import check_writable
@@ -58,6 +59,7 @@ class GatherJobs(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         configure_log(config.hydra.job_logging, config.hydra.verbose)
+        log_hidden_files(config.hydra.job.config_name, config.hydra.runtime.choices)
         folder = Path(config.hydra.sweep.dir)
         with _exit_status(folder, "the jobs could not be planned"):
             _check(config)
