@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -12,7 +13,7 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from PIL import Image
-from tiny_run import SEGMENT, checked, composed, contents
+from tiny_run import SEGMENT, checked, composed, composed_sweep, contents
 
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.ponies import draw_pony
@@ -28,6 +29,7 @@ from ddpmseg.runs.predict import predict
 from ddpmseg.runs.train import finished as is_finished
 from ddpmseg.runs.train import train
 from ddpmseg.runtime.process_setup import process_setup
+from ddpmseg.sweeps.sweep import sweep
 from ddpmseg.training.callbacks import Checkpoint
 from ddpmseg.training.head import HeadTraining
 
@@ -251,6 +253,20 @@ def test_pixels_as_features(tmp_path: Path) -> None:
     # A run does not record what would have been read had `features` not been chosen.
     expected.backbone.default_features = opened.backbone.default_features
     assert opened == expected
+
+
+def test_images_of_another_size_than_the_network_was_made_for_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train(composed(tmp_path / "run", *SEGMENT, "dataset.image_size=32"))
+        sweep(composed_sweep(tmp_path / "sweep", "dataset.image_size=32", "sweep.timesteps=[5]"))
+        train(composed(tmp_path / "same", *SEGMENT))
+    found = [line for line in caplog.messages if line.startswith("image size:")]
+    assert found == 2 * [
+        "image size: backbone 'random' was made for 16 pixels and reads images of "
+        "`dataset.image_size=32` as they are"
+    ]
 
 
 def test_finished_results_are_not_replaced_unasked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ddpmseg.config import TrainConfig
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.features.layout import other_size
 from ddpmseg.heads.probes import StackedProbes
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,14 @@ def describe(run: ResolvedSegmentation, num_train: int, num_test: int) -> list[s
         f"features: {layout.dim} per pixel, blocks {layout.blocks} of "
         f"'{config.backbone.name}'{when} ({config.features.hook}s)"
     )
+    lines = [features, *filter(None, [other_size(run.network, size)])]
     if not num_train:
         return [
-            features,
+            *lines,
             f"forward passes: {num_test * timesteps} ({num_test} test images, {passes})",
         ]
     return [
-        features,
+        *lines,
         f"memory: native maps of {num_train} training images take {kept / 2e9:.2f} GB in 16 bits, "
         f"{kept / 1e9:.2f} GB in 32 (vectors of all their pixels would take {full / 1e9:.1f} GB); "
         "test images stream through",

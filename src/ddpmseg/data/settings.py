@@ -47,8 +47,9 @@ class DatasetConfig(PartConfig):
     """Test images to use, the first in file order; null: all."""
     tiny_annotations: str = "scaled"
     """What becomes of a class that covers under 20 pixels (at 256x256) of a training image:
-    'scaled' ignores it there, the 20 scaled to the image's area; 'reference' ignores it under 20
-    pixels at any size, as the original code; 'keep' trains on it."""
+    'scaled' ignores it there, the 20 scaled to the image's area, which is the original code's rule
+    at 256 pixels only; 'reference' ignores it under 20 pixels at any size, as the original code;
+    'keep' trains on it."""
 
     def build(self) -> "LabelledSet":
         """Build the dataset. Raises ConfigError and DataError if it cannot be used."""

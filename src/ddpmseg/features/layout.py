@@ -82,6 +82,16 @@ class FeatureLayout:
         return sum(spec.channels * spec.size**2 for spec in self.maps)
 
 
+def other_size(backbone: Backbone, image_size: int) -> str:
+    """A sentence where a network that resizes nothing was made for another size; else empty."""
+    if backbone.input_size is not None or backbone.image_size == image_size:
+        return ""
+    return (
+        f"image size: backbone '{backbone.name}' was made for {backbone.image_size} pixels and "
+        f"reads images of `dataset.image_size={image_size}` as they are"
+    )
+
+
 def check_image_size(backbone: Backbone, image_size: int) -> None:
     """Raise ConfigError for images of a side that the backbone cannot take."""
     largest_stride = max(max(block.input_stride, block.stride) for block in backbone.blocks)

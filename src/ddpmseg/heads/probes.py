@@ -24,7 +24,8 @@ class StackedProbes(StackedHead, ProbeSet):
     """Classifiers that each see one map of a pixel vector: members are maps x seeds, map-major.
 
     The probe of a map and a seed starts as the only member of a `StackedMLP` on that map alone
-    would, and sees the same pixels: training them together changes nothing but the time it takes.
+    would, and sees the same pixels. What trains beside it changes it by rounding only, which 300
+    steps of training grow to differences of 0.1 to 0.24 points of mIoU.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from ddpmseg.config import SweepConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import known_survey
 from ddpmseg.download.settings import fetch_missing
+from ddpmseg.features.layout import other_size
 from ddpmseg.metrics.functional import miou
 from ddpmseg.records.cells import CellStore
 from ddpmseg.records.folder_kind import check_kind
@@ -86,6 +87,8 @@ def run_sweep(
     """
     config, store = sweep.config, CellStore(sweep.folder)
     networks = NetworkSlot(sweep.device, config.backbone, backbone)
+    if note := other_size(sweep.network, config.dataset.image_size):
+        log.info(note)
     for sentence in known_survey(config.dataset, dataset).warnings(dataset.classes):
         log.warning(sentence)
     if config.paths.overwrite or pieces_to_do(sweep, store):
