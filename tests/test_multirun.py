@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
-from tiny_run import CONF, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
+from tiny_run import CONF, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents, multirun
 from waiting import wait_until
 
 from ddpmseg import config as schemas
@@ -414,6 +414,15 @@ def test_runs_that_differ_otherwise_have_reports_of_their_own(
     assert [path.parent.name for path in tables] == ["ponies_random_0", "ponies_random_1"]
     assert [[row["block"] for row in rows(path)] for path in tables] == [["1", "2"], ["2"]]
     assert not (tmp_path / "report.html").exists()
+
+
+def test_every_job_records_its_own_folder_where_it_is_interpolated(tmp_path: Path) -> None:
+    given = (*SEGMENT, "seed=0,1", "paths.output_dir='runs/${run_key:}'")
+    assert multirun(tmp_path, "train.py", *given) == 0
+    (table,) = tmp_path.glob("outputs/multirun/*/jobs.csv")
+    folders = [row["folder"] for row in rows(table)]
+    assert len(set(folders)) == 2
+    assert all((tmp_path / folder / "results.csv").is_file() for folder in folders)
 
 
 def test_jobs_that_all_failed(tmp_path: Path) -> None:
