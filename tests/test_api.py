@@ -73,6 +73,7 @@ def test_every_example_in_the_docstrings(subtests: pytest.Subtests) -> None:
                 assert ">>> import ddpmseg" in (getattr(ddpmseg, name).__doc__ or ""), name
 
 
+@pytest.mark.timeout(300)
 def test_every_block_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
