@@ -114,7 +114,7 @@ DAMAGES = [
     (no_record, r"damaged"),
     (change("version", 7), r"damaged \(format 7, not 1\)"),
     (change("timestep", 51), r"damaged \(it is of cell \(0, 51, 0\)\)"),
-    (change("counts", [[1, 2], [3, 4]]), r"damaged \(its counts have the shape \(2, 2\)\)"),
+    (change("counts", [[1, 2], [3, 4]]), r"damaged \(its counts are no table of 3 x 2\)"),
     (change("counts", [[1, 2], [3]]), r"damaged"),
     (change("counts", None), r"damaged"),
     (change("seconds", None), r"damaged"),

@@ -450,4 +450,4 @@ def test_a_damaged_head_is_refused(kind: str, tmp_path: Path) -> None:
         load_head(path)
     message = str(caught.value)
     assert message.startswith(f"'{path}' is not a head written by ddpmseg (")
-    assert message.endswith("). Name the folder of a finished run.")
+    assert "). Name the folder of a finished run; if it is damaged, repeat its command" in message

@@ -429,7 +429,7 @@ def test_what_is_left_out_is_told(
     says = {
         "unfinished": "unfinished: there is no results.csv",
         "short": "is damaged: it lacks a row with a number for miou",
-        "words": "damaged: results.csv lacks one of the numbers",
+        "words": "is damaged: it lacks a row with a number for miou, miou_present, pixel_accuracy",
         "nan": "it has no scores yet",
         "no_config": "there is no '",
         "sweep": "is not the configuration of a ddpmseg run",

@@ -26,7 +26,8 @@ class Numbering:
         """Read what `record` returned; None, in older sweeps, is a diffusion model's decoder."""
         if record is None:
             return cls()
-        return cls(record["order"], record["timeless"], dict(enumerate(record["names"])))
+        names = dict(enumerate(map(str, record["names"])))
+        return cls(str(record["order"]), bool(record["timeless"]), names)
 
     def record(self) -> dict[str, Any]:
         """Plain JSON values."""

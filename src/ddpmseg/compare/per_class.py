@@ -8,6 +8,7 @@ import pandas as pd
 from ddpmseg.compare.ranking import Ranking
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.csv_cells import unguarded
+from ddpmseg.io.damage import DAMAGE
 from ddpmseg.records.run_table import values_of
 from ddpmseg.records.runs import DATASET, Summary
 from ddpmseg.tables.table import Row, Table
@@ -33,7 +34,7 @@ def read_class_scores(folder: Path, metric: str) -> pd.DataFrame:
         raise DataError(
             f"'{path}' is not there. Leave out the run, or repeat it with paths.overwrite=true."
         ) from error
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGE as error:
         raise DataError(
             f"'{path}' is damaged: it lacks a number of class, {_IOU[metric]} or true_pixels. "
             "Leave out the run, or repeat it with paths.overwrite=true."

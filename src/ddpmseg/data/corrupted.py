@@ -20,6 +20,7 @@ from ddpmseg.data.corruptions import FORMAT, Corruption, Pixels, corrupt, librar
 from ddpmseg.data.images import read_image
 from ddpmseg.data.labelled import LabelledSplit, Sample
 from ddpmseg.errors import DataError
+from ddpmseg.io.damage import DAMAGE, reason_of
 from ddpmseg.io.files import explain_unwritable, folder_written_whole, written_whole
 from ddpmseg.io.locks import FolderLocks
 
@@ -115,8 +116,8 @@ class CorruptedVersions:
             if not path.exists():
                 return None
             problem = "it is missing"
-        except (ValueError, KeyError, TypeError) as error:
-            problem = str(error)
+        except DAMAGE as error:
+            problem = reason_of(error)
         log.warning("'%s' is damaged (%s): its images are drawn again", path / MANIFEST, problem)
         return None
 

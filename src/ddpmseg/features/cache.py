@@ -143,6 +143,7 @@ class MapCache:
             for key, value in maps.items():
                 if _checksum(value) != checksums[key]:
                     raise ValueError(f"block {key} is not what was written")
+            return {int(key): value for key, value in maps.items()}
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
@@ -153,7 +154,6 @@ class MapCache:
             except DiskError as unwritable:
                 self._stop_writing(unwritable)
             return None
-        return {int(key): value for key, value in maps.items()}
 
     def _stop_writing(self, error: DiskError) -> None:
         if self._writes:

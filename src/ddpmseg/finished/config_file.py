@@ -14,6 +14,8 @@ from ddpmseg.config.identity import FIRST_HEAD
 from ddpmseg.config.store import PARTS
 from ddpmseg.errors import ConfigError
 from ddpmseg.heads.registry import HEADS
+from ddpmseg.io.damage import DAMAGE
+from ddpmseg.io.yaml_file import read_yaml
 from ddpmseg.records.folder_kind import CONFIG
 
 Root = TypeVar("Root", TrainConfig, SweepConfig)
@@ -26,6 +28,7 @@ def read_config(folder: Path, root: type[Root]) -> Root:
     if not path.is_file():
         raise ConfigError(f"'{folder}' is not the folder of a run: there is no '{path}'.")
     try:
+        read_yaml(path, "the configuration")  # refuses what grows without end
         loaded = OmegaConf.load(path)
         assert isinstance(loaded, DictConfig)
         _migrate(loaded)
@@ -40,10 +43,7 @@ def read_config(folder: Path, root: type[Root]) -> Root:
         name = loaded_above.head.get("name", FIRST_HEAD)
         above["head"] = OmegaConf.structured(HEADS[name])
         config = OmegaConf.to_object(OmegaConf.merge(typed, loaded))
-    except (
-        *(OmegaConfBaseException, YAMLError, UnicodeDecodeError),
-        *(AssertionError, AttributeError, KeyError, TypeError),
-    ) as error:
+    except (OmegaConfBaseException, YAMLError, ConfigError, *DAMAGE) as error:
         reason = (str(error).splitlines() or ["it is no mapping"])[0]
         raise ConfigError(
             f"'{path}' is not the configuration of a ddpmseg run ({reason}). "

@@ -61,17 +61,23 @@ class FinishedRun:
         version 0.1, which recorded no classes, names a table that is not there.
         """
         if "classes" in self.record:
-            table = read_class_table(self.record["classes"], str(self.folder))
+            table = read_class_table(self.record["classes"], str(self.folder / RECORD))
         else:
             table = self.config.dataset.class_table()
-        trained_for = tuple(self._trained[1]["class_names"])
+        trained_for = tuple(self._trained[1].get("class_names", ()))
         if trained_for != table.names:
             raise CheckpointError(
                 f"'{self.folder}' was trained for the classes {listed(trained_for)}, its class "
-                f"table '{self.config.dataset.classes}' now has {listed(table.names)}. Restore the "
-                "table."
+                f"table '{self._table}' now has {listed(table.names)}. Restore the table."
             )
         return table
+
+    @property
+    def _table(self) -> str:
+        """Where its class table is."""
+        return (
+            f"{self.folder / RECORD}" if "classes" in self.record else self.config.dataset.classes
+        )
 
     @property
     def head(self) -> Head:
@@ -129,7 +135,7 @@ class FinishedRun:
         return HeadSegmenter(self.head, self.extractor(device), vote)  # pyright: ignore
 
     def _check_weights(self, backbone: Backbone) -> None:
-        found, expected = backbone.checkpoint_sha256, self.results["checkpoint_sha256"]
+        found, expected = backbone.checkpoint_sha256, self.results.get("checkpoint_sha256")
         if found != expected:
             raise CheckpointError(
                 f"the weights of '{backbone.name}' are not those on whose features the head of "

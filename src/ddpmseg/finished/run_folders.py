@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ddpmseg.errors import ConfigError, DataError, UserError
 from ddpmseg.finished.open import FinishedRun, open_run
+from ddpmseg.io.damage import explain_damage
 from ddpmseg.records.cell_grid import METRICS
-from ddpmseg.records.folder_kind import CONFIG, RESULTS
+from ddpmseg.records.folder_kind import CONFIG, RECORD, RESULTS
 from ddpmseg.records.published import Published
 from ddpmseg.records.runs import METHOD, Run
 
@@ -88,22 +89,16 @@ def _read(run: FinishedRun, published: Published) -> Run:
     if run.config.task == "segment":
         # Of a single member no number depends on it; a table of several heads has a column for it.
         settings["head.vote"] = run.config.head.vote
-    scores = _scores(run.results)
-    return Run(str(run.folder), settings | {METHOD: published.method_of(settings)}, scores)
+    with explain_damage(run.folder / RECORD, "Repeat the run with `paths.overwrite=true`."):
+        method = published.method_of(settings)
+    return Run(str(run.folder), settings | {METHOD: method}, _scores(run.results))
 
 
 def _scores(row: Mapping[str, str]) -> dict[str, float]:
-    """Scores of the run as fractions; DataError where one is missing."""
-    try:
-        scores = {name: float(row[name]) for name in METRICS}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"damaged: {RESULTS} lacks one of the numbers {', '.join(METRICS)}"
-        ) from error
+    """Scores of the run as fractions; DataError where there are none yet."""
+    scores = {name: float(row[name]) for name in METRICS}
     if any(map(isnan, scores.values())):
         raise DataError(
             "it has no scores yet: a Python program saved it before `score` gave it test images"
         )
-    if not all(0 <= score <= 1 for score in scores.values()):
-        raise DataError(f"damaged: a score in {RESULTS} is not within 0..1")
     return scores

@@ -6,7 +6,8 @@ from typing import Any
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.heads.base import Head
 from ddpmseg.heads.registry import HEADS
-from ddpmseg.io.tensor_file import UNREADABLE, load_tensors, save_tensors
+from ddpmseg.io.damage import reason_of
+from ddpmseg.io.tensor_file import UNREADABLE, check_shapes, load_tensors, save_tensors
 
 HEAD = "head.safetensors"
 """The file of a finished run."""
@@ -32,12 +33,14 @@ def load_head(path: Path) -> tuple[Head, dict[str, Any]]:
     try:
         tensors, card = load_tensors(path)
         kind = HEADS[card.pop("kind", FIRST_KIND)].head_type()
-        head = kind(**{key: card.pop(key) for key in (*SHAPE, *kind.arguments)})
+        arguments = {key: card.pop(key) for key in (*SHAPE, *kind.arguments)}
+        check_shapes(lambda: kind(**arguments), tensors)
+        head = kind(**arguments)
         head.load_state_dict(tensors)
     except UNREADABLE as error:
         raise CheckpointError(
-            f"'{path}' is not a head written by ddpmseg ({error}). "
-            "Name the folder of a finished run."
+            f"'{path}' is not a head written by ddpmseg ({reason_of(error)}). Name the folder of a "
+            "finished run; if it is damaged, repeat its command with `paths.overwrite=true`."
         ) from error
     except ConfigError as error:
         raise CheckpointError(

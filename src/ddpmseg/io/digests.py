@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from ddpmseg.errors import DiskError
+from ddpmseg.io.damage import DAMAGE, read_object
 from ddpmseg.io.files import file_sha256, written_whole
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,10 @@ def known_sha256(path: Path) -> str:
     signature = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_dev]
     record = _folder() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known["signature"] == signature and len(known["sha256"]) == 64:
+        known = read_object(record)
+        if known["signature"] == signature and len(bytes.fromhex(known["sha256"])) == 32:
             return known["sha256"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except DAMAGE:
         pass  # unknown, or damaged: both mean reading the file
     digest = file_sha256(path)
     if time.time() - max(facts.st_mtime, facts.st_ctime) > SETTLED_SECONDS:

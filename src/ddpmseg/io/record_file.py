@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpmseg.errors import ConfigError
+from ddpmseg.io.damage import explain_damage, read_object
 from ddpmseg.io.files import written_whole
 
 FORMAT = 1
@@ -27,11 +28,9 @@ def read_record(path: Path, remedy: str) -> dict[str, Any]:
     Raises ConfigError if the file cannot be read or is no record (`remedy` is then the last
     sentence of the message), and if its format is later than this program's.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    with explain_damage(path, remedy):
+        record = read_object(path)
         written_in, package = int(record.pop("format", 0)), record.pop("package", "0.1")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
     if written_in > FORMAT:
         raise ConfigError(
             f"'{path}' is in format {written_in} of ddpmseg {package}; this is ddpmseg "

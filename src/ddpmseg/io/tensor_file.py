@@ -6,7 +6,7 @@ modes of their own: what is written here is a file that Python opened.
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
+from ddpmseg.io.damage import DAMAGE
 from ddpmseg.io.files import written_whole
 
-UNREADABLE = (
-    OSError,
-    SafetensorError,
-    AttributeError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+UNREADABLE = (SafetensorError, *DAMAGE)
 """Errors from reading a file of another kind and building what it describes."""
 
 
@@ -69,7 +62,26 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors and the card that `save_tensors` wrote. Raises one of `UNREADABLE`."""
     with safe_open(path, framework="pt") as file:
         card = json.loads((file.metadata() or {})["ddpmseg"])
+        if not isinstance(card, dict):
+            raise ValueError("its header does not say what it is")
+        names = card.get("class_names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its class names are no list of names")
         return {key: file.get_tensor(key) for key in file.keys()}, card  # noqa: SIM118
+
+
+def check_shapes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if the module of `build` has tensors of other names or shapes.
+
+    It is built without its values: a damaged file may ask for more than the memory holds.
+    """
+    with torch.device("meta"):
+        expected = {key: value.shape for key, value in build().state_dict().items()}
+    found = {key: value.shape for key, value in tensors.items()}
+    for key in sorted({*expected, *found}):
+        if expected.get(key) != found.get(key):
+            shapes = [tuple(some[key]) if key in some else None for some in (found, expected)]
+            raise ValueError(f"'{key}' has the shape {shapes[0]}, not {shapes[1]}")
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """After the last job of a multirun: what all of them found, in one report."""
 
-import csv
 import json
 import logging
 from collections import defaultdict
@@ -12,11 +11,12 @@ import torch
 from ddpmseg.composition.checks import TASKS
 from ddpmseg.config import TrainConfig
 from ddpmseg.finished.open import FinishedRun, open_run, open_sweep
+from ddpmseg.io.damage import explain_damage
 from ddpmseg.multiruns.job_records import State, read_jobs
 from ddpmseg.multiruns.job_table import log_jobs
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import Cell, CellGrid
-from ddpmseg.records.results import CONFUSION
+from ddpmseg.records.results import RESULTS, read_confusion
 from ddpmseg.report.study import Study
 from ddpmseg.sweeps.networks import NetworkSlot
 from ddpmseg.sweeps.report import network_record, write_study
@@ -86,11 +86,10 @@ def _all_else(run: FinishedRun) -> str:
 
 
 def _counts_and_seconds(run: FinishedRun) -> tuple[torch.Tensor, float]:
-    with (run.folder / CONFUSION).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    given = run.results.items()
-    seconds = sum(float(value) for key, value in given if key.startswith("seconds_"))
-    return torch.tensor([[int(number) for number in row[1:]] for row in rows]), seconds
+    with explain_damage(run.folder / RESULTS, "Repeat the run with `paths.overwrite=true`."):
+        given = run.results.items()
+        seconds = sum(float(value or 0) for key, value in given if key.startswith("seconds_"))
+    return read_confusion(run.folder, run.classes.num_classes), seconds
 
 
 def _study(config: TrainConfig, cells: Iterable[Cell], command: str) -> Study:

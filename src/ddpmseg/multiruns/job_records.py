@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ddpmseg.errors import ConfigError
+from ddpmseg.io.damage import explain_damage
 from ddpmseg.io.files import written_whole
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.record_file import read_record, write_record
@@ -83,11 +84,18 @@ class Job:
         path = folder / JOB
         remedy = f"Delete '{folder}', and repeat the command of the multirun."
         content = read_record(path, remedy)
-        try:
+        with explain_damage(path, remedy):
             content["state"] = State(content["state"])
-            return cls(**content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
+            _check_overrides(content["overrides"])
+            job = cls(**content)
+            texts, seconds = (job.program, job.folder, job.error), float(job.seconds)
+            if type(job.number) is not int or job.number < 0 or seconds < 0:
+                raise ValueError(f"its number is {job.number!r}, its seconds are {seconds}")
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("program, folder and error are no texts")
+            if not (job.miou is None or 0 <= job.miou <= 1):
+                raise ValueError(f"its miou is {job.miou!r}")
+            return job
 
 
 @dataclass(frozen=True)
@@ -110,10 +118,13 @@ class Plan:
             return cls()
         remedy = "Delete it, and repeat the command of the multirun."
         content = read_record(path, remedy)
-        try:
-            return cls(**content)
-        except TypeError as error:
-            raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
+        with explain_damage(path, remedy):
+            plan = cls(**content)
+            if not isinstance(plan.program, str) or not isinstance(plan.command, str):
+                raise ValueError("program and command are no texts")
+            for job in _listed(plan.jobs):
+                _check_overrides(job)
+            return plan
 
     def numbers_beside(self, overrides: Sequence[str], axis: str) -> list[int]:
         """Numbers that `axis` (`BLOCKS` or `TIMESTEPS`) has in all jobs that differ in it alone.
@@ -128,6 +139,18 @@ class Plan:
         beside = [job for job in self.jobs if rest(job) == rest(overrides)]
         given = {override for job in beside for override in job if override.startswith(axis)}
         return sorted({number for override in given for number in _numbers(override)})
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"no list but {type(value).__name__}")
+    return value
+
+
+def _check_overrides(value: Any) -> None:
+    """Raise ValueError for anything but a list of texts, as read from a file."""
+    if not all(isinstance(override, str) for override in _listed(value)):
+        raise ValueError("its overrides are no texts")
 
 
 def _numbers(override: str) -> list[int]:
@@ -203,7 +226,8 @@ def stop(multirun: Path, number: int) -> None:
 
 def stopped_by(multirun: Path) -> int | None:
     """The job because of which none is begun any more."""
-    try:
-        return int((multirun / STOP).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = multirun / STOP
+    if not path.exists():
         return None
+    with explain_damage(path, "Delete it, and repeat the command of the multirun."):
+        return int(path.read_text(encoding="utf-8"))

@@ -78,7 +78,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     try:
         with log_file(folder / LOG), FolderLocks(multirun).hold(_locks(job)):
             if Job.is_there(folder):
-                job = replace(job, broke=Job.read(folder).has_failed)
+                job = replace(job, broke=_has_failed(folder))
             job.write(folder)
             ended = _attempt(program, cfg, job, multirun, folder / LOG)
             ended.write(folder)
@@ -89,6 +89,15 @@ def run(program: Program, cfg: DictConfig) -> float | None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     return float("nan") if ended.state is State.FAILED else ended.miou
+
+
+def _has_failed(folder: Path) -> bool:
+    """Whether the last attempt at a job failed; of one whose record is damaged that is likely."""
+    try:
+        return Job.read(folder).has_failed
+    except ConfigError as error:
+        log.warning("%s The job is looked at again.", error)
+        return True
 
 
 def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, log_path: Path) -> Job:

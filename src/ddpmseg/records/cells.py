@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from ddpmseg.data.class_table import ClassTable, load_class_table, read_class_table
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.io.damage import DAMAGE, checked_counts, read_object, reason_of
 from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.cell_grid import Cell
@@ -51,16 +54,18 @@ class CellStore:
                 f"'{self.folder}' is not the folder of a sweep: there is no '{path}'."
             )
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            version = found["version"]
+            found = read_object(path)
+            version = int(found["version"])
             if version == 1:
                 found = _from_version_1(found)
             if version <= VERSION:
                 Identity.read(found, str(path))
-        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+                if "classes" in found:
+                    read_class_table(found["classes"], str(path))
+        except (ConfigError, *DAMAGE) as error:
             raise ConfigError(
-                f"'{path}' is damaged ({error}), so nobody can say of what the cells there are. "
-                "Restore it, or choose another `paths.output_dir`."
+                f"'{path}' is damaged ({reason_of(error)}), so nobody can say of what the cells "
+                "there are. Restore it, or choose another `paths.output_dir`."
             ) from error
         if version > VERSION:
             raise ConfigError(
@@ -133,7 +138,7 @@ class CellStore:
         with self.held(timesteps, controls):
             for pattern in ("cells/*.json", "controls/*/*.json", *MADE_OF_CELLS, SWEEP):
                 for path in self.folder.glob(pattern):
-                    path.unlink()
+                    _remove(path)
 
     def drop(self, keys: Iterable[Key], control: str = "") -> None:
         """Delete the records of these cells; the others stay."""
@@ -168,7 +173,8 @@ class CellStore:
 
     def read(self, control: str = "") -> list[Cell]:
         """All finished cells, sorted. Raises DataError for a damaged record."""
-        return [self._parse(path)[0] for path in sorted(self._records(control))]
+        num_classes = self._num_classes()
+        return [self._parse(path, num_classes)[0] for path in sorted(self._records(control))]
 
     def masks(self, key: Key, control: str = "") -> UInt8[np.ndarray, "n s s"]:
         """What the probe of a cell made of the example images."""
@@ -181,7 +187,7 @@ class CellStore:
         """
         found = self._damaged(control)
         for path in found:
-            path.unlink()
+            _remove(path)
         return list(found.values())
 
     def is_damaged(self, control: str = "") -> bool:
@@ -190,10 +196,10 @@ class CellStore:
 
     def _damaged(self, control: str) -> dict[Path, str]:
         """A sentence about every record that cannot be read."""
-        told = {}
+        told, num_classes = {}, self._num_classes()
         for path in sorted(self._records(control)):
             try:
-                self._parse(path)
+                self._parse(path, num_classes)
             except DataError as error:
                 told[path] = str(error)
         return told
@@ -226,22 +232,30 @@ class CellStore:
         block, timestep, seed = key
         return self._folder(control) / f"b{block:02d}_t{timestep:04d}_s{seed}.json"
 
-    def _parse(self, path: Path) -> tuple[Cell, np.ndarray]:
+    def _num_classes(self) -> int | None:
+        """Of the cells; None where the folder does not say it."""
+        record = self.record() if (self.folder / SWEEP).is_file() else {}
+        return self.classes().num_classes if "classes" in record else None
+
+    def _parse(self, path: Path, num_classes: int | None = None) -> tuple[Cell, np.ndarray]:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_object(path)
             if record["version"] != CELL_VERSION:
                 raise ValueError(f"format {record['version']}, not {CELL_VERSION}")
             key = (record["block"], record["timestep"], record["seed"])
             if key != _key(path):
                 raise ValueError(f"it is of cell {key}")
-            counts = torch.tensor(record["counts"], dtype=torch.int64)
-            if counts.ndim != 2 or counts.shape[0] != counts.shape[1] + 1:
-                raise ValueError(f"its counts have the shape {tuple(counts.shape)}")
-            return Cell(*key, counts, float(record["seconds"])), _unpack(record["masks"])
-        except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
+            counts = checked_counts(record["counts"])
+            if num_classes not in (None, len(counts[0])):
+                raise ValueError(f"it counts {len(counts[0])} classes of {num_classes}")
+            seconds = float(record["seconds"])
+            if not 0 <= seconds < inf:
+                raise ValueError(f"it took {seconds} seconds")
+            return Cell(*key, torch.tensor(counts), seconds), _unpack(record["masks"])
+        except (Image.DecompressionBombError, *DAMAGE) as error:
             raise DataError(
-                f"record '{path}' is damaged ({error}). Repeat the command of the sweep: it "
-                "computes this cell again and keeps the others."
+                f"record '{path}' is damaged ({reason_of(error)}). Repeat the command of the "
+                "sweep: it computes this cell again and keeps the others."
             ) from error
 
 
@@ -256,6 +270,11 @@ def _from_version_1(record: Mapping[str, Any]) -> dict[str, Any]:
         },
     }
     return {**record, IDENTITY: identity}
+
+
+def _remove(path: Path) -> None:
+    """Whatever lies there, in the place of a file."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _key(path: Path) -> Key:

@@ -40,6 +40,8 @@ class Identity:
         try:
             parts = record[IDENTITY]
             found = cls(*(dict(parts[key]) for key in ("settings", "arithmetic", "digests")))
+            if not all(isinstance(digest, str) for digest in found.digests.values()):
+                raise ValueError("digests are text")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"'{source}' does not say what its results depend on ({error!r}); it is damaged, "

@@ -4,16 +4,20 @@ import csv
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import DataError
 from ddpmseg.io.csv_cells import guarded
+from ddpmseg.io.damage import DAMAGE, checked_counts, explain_damage, reason_of
 from ddpmseg.io.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
+from ddpmseg.records.cell_grid import METRICS
 
 RESULTS = "results.csv"
 PENDING = f".{RESULTS}.pending"
@@ -46,16 +50,18 @@ COLUMNS = (
 
 
 def read_results(folder: Path) -> dict[str, str]:
-    """The row of a finished run's `results.csv`; DataError where it has none with a score."""
+    """The row of a finished run's `results.csv`; DataError where it has none with its scores."""
     path = folder / RESULTS
     try:
         with path.open(newline="", encoding="utf-8") as file:
             row = next(csv.DictReader(file))
-        float(row["miou"])
-    except (OSError, StopIteration, KeyError, TypeError, ValueError, csv.Error) as error:
+        scores = [float(row[name]) for name in METRICS]
+        if not all(0 <= score <= 1 or isnan(score) for score in scores):
+            raise ValueError("a score is not within 0..1")
+    except (StopIteration, *DAMAGE) as error:
         raise DataError(
-            f"'{path}' is damaged: it lacks a row with a number for miou. Repeat the run with "
-            "`paths.overwrite=true`."
+            f"'{path}' is damaged: it lacks a row with a number for {', '.join(METRICS)} "
+            f"({reason_of(error)}). Repeat the run with `paths.overwrite=true`."
         ) from error
     return row
 
@@ -99,6 +105,21 @@ def write_per_class(folder: Path, classes: ClassTable, scores: Scores) -> None:
         )
     ]
     write_table(folder / CONFUSION, ("true", *classes.names), table)
+
+
+def read_confusion(folder: Path, num_classes: int) -> Int64[Tensor, "k_plus_1 k"]:
+    """Pixels by true label (last row: ignored) and predicted label, from `confusion.csv`.
+
+    Raises DataError where it is damaged.
+    """
+    path = folder / CONFUSION
+    with explain_damage(path, "Repeat the run with `paths.overwrite=true`.", DataError):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))[1:]
+        counts = checked_counts([[int(number) for number in row[1:]] for row in rows])
+        if len(counts[0]) != num_classes:
+            raise ValueError(f"it counts {len(counts[0])} classes of {num_classes}")
+        return torch.tensor(counts)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:

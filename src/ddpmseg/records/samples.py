@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.io.array_file import read_npy
+from ddpmseg.io.damage import explain_damage
 from ddpmseg.io.files import append_text, explain_unwritable, written_whole
 from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.io.tensor_file import npy
@@ -91,8 +94,13 @@ class SampleFolder:
         return self._place(name_of(index), ".png")
 
     def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
-        """The labels of an image that has some."""
-        return np.load(self._place(name_of(index), ".npy"), allow_pickle=False)
+        """The labels of an image that has some; DataError for a damaged file."""
+        path = self._place(name_of(index), ".npy")
+        with explain_damage(path, "Remove it: the image is labelled again.", DataError):
+            found = read_npy(path)
+            if found.dtype != np.uint8 or found.ndim != 2:
+                raise ValueError(f"it holds no labels but {found.dtype} of {found.ndim} axes")
+        return found
 
     def write_image(self, index: int, image: UInt8[Tensor, "3 s s"]) -> None:
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
@@ -114,17 +122,16 @@ class SampleFolder:
         path = self.folder / UNCERTAINTY
         if not path.is_file():
             return {}
-        try:
+        with explain_damage(path, "Remove it: the images are labelled again.", DataError):
             with path.open(newline="", encoding="utf-8") as file:
-                return {
+                found = {
                     row["image"]: float(row["uncertainty"])
                     for row in csv.DictReader(file)
                     if row.get("used", "1")  # else the end of a line that was cut off
                 }
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise DataError(
-                f"'{path}' is damaged ({error}). Remove it: the images are labelled again."
-            ) from error
+            if not all(map(isfinite, found.values())):
+                raise ValueError("not all uncertainties are numbers")
+        return found
 
     def write_uncertainties(self, values: Mapping[str, float]) -> None:
         """All that are known, in the order of the names, and whether the image is in use."""
@@ -169,7 +176,7 @@ class SampleFolder:
     def _images(self) -> list[Path]:
         folders = (self.folder, self.folder / LEFT_OUT)
         found = [path for folder in folders for path in sorted(folder.glob("[0-9]*.png"))]
-        return [path for path in found if path.stem.isdigit()]
+        return [path for path in found if path.stem.isdecimal()]
 
     def _place(self, name: str, suffix: str) -> Path:
         """Of a file of an image, wherever the image lies."""
@@ -179,10 +186,10 @@ class SampleFolder:
     def _read_settings(self, path: Path) -> dict[str, Any]:
         remedy = f"Remove '{self.folder}', or name another `--output`."
         content = read_record(path, remedy)
-        try:
-            return {"sampling": dict(content["sampling"]), "labels": content["labels"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"'{path}' is damaged ({error}). {remedy}") from error
+        with explain_damage(path, remedy):
+            labels = content["labels"]
+            labels = None if labels is None else dict(labels)
+            return {"sampling": dict(content["sampling"]), "labels": labels}
 
 
 def name_of(index: int) -> str:

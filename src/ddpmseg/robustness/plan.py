@@ -124,7 +124,7 @@ def _open_run(
     identity = {
         "settings": {key: value for key, value in run.settings.items() if key != METHOD},
         "head_sha256": file_sha256(opened.folder / HEAD),
-        "checkpoint_sha256": opened.results["checkpoint_sha256"],
+        "checkpoint_sha256": opened.results.get("checkpoint_sha256"),
         "images_sha256": versions.sha256,
         "seed": request.seed,
         "arithmetic": readout_arithmetic(
@@ -132,7 +132,7 @@ def _open_run(
         ),
         "libraries": versions.libraries,
     }
-    store = OutcomeStore(request.output, identity)
+    store = OutcomeStore(request.output, identity, opened.classes.num_classes)
     return Plan(run, opened, dataset, versions, store)
 
 

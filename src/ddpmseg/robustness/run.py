@@ -126,7 +126,7 @@ def _test(plan: Plan, head: Head, extractor: FeatureExtractor, split: LabelledSp
 def _compare(plan: Plan, clean: Outcome) -> None:
     """Tell where the clean images no longer give the score that the run recorded."""
     found, recorded = _scores(clean, plan)["miou"], plan.run.scores["miou"]
-    same = plan.opened.results["num_test"] == str(plan.num_test)
+    same = plan.opened.results.get("num_test") == str(plan.num_test)
     if same and abs(found - recorded) > 0.005:
         log.warning(
             "the clean test images of '%s' give miou %.4f, its %s says %.4f: images or machine "

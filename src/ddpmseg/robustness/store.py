@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ddpmseg.data.corruptions import Corruption
+from ddpmseg.io.damage import DAMAGE, checked_counts, read_object, reason_of
 from ddpmseg.io.files import explain_unwritable, written_whole
 from ddpmseg.io.locks import FolderLocks
 
@@ -42,10 +44,10 @@ class OutcomeStore:
     Raises DataError where the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], num_classes: int) -> None:
         text = json.dumps({"version": VERSION, **identity}, sort_keys=True)
         self.folder = folder / "tests" / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.identity = identity
+        self.identity, self.num_classes = identity, num_classes
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -66,16 +68,20 @@ class OutcomeStore:
         A damaged one is told.
         """
         path = self._path(corruption)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            counts = torch.tensor(record["counts"], dtype=torch.int64)
-            if counts.ndim != 2 or counts.shape[0] != counts.shape[1] + 1:
-                raise ValueError(f"its counts have the shape {tuple(counts.shape)}")
-            return Outcome(counts, float(record["seconds"]))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("record '%s' is damaged (%s): its test is repeated", path, error)
+        try:
+            record = read_object(path)
+            counts = checked_counts(record["counts"])
+            if len(counts[0]) != self.num_classes:
+                raise ValueError(f"it counts {len(counts[0])} classes of {self.num_classes}")
+            seconds = float(record["seconds"])
+            if not 0 <= seconds < inf:
+                raise ValueError(f"it took {seconds} seconds")
+            return Outcome(torch.tensor(counts), seconds)
+        except DAMAGE as error:
+            reason = reason_of(error)
+            log.warning("record '%s' is damaged (%s): its test is repeated", path, reason)
             return None
 
     def write(self, corruption: Corruption | None, outcome: Outcome) -> None:

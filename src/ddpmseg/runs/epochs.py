@@ -10,10 +10,11 @@ from pytorch_lightning.callbacks import Callback
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.data.datamodule import Batch
+from ddpmseg.errors import CheckpointError
 from ddpmseg.metrics.segmentation import SegmentationScores
 from ddpmseg.records.results import write_table
-from ddpmseg.records.run_folder import EPOCHS
-from ddpmseg.segmenters.export import save_segmenter
+from ddpmseg.records.run_folder import CHECKPOINT, EPOCHS
+from ddpmseg.segmenters.export import load_segmenter, save_segmenter
 from ddpmseg.training.callbacks import METRICS, append_metrics
 from ddpmseg.training.distill import SegmenterTraining
 
@@ -76,6 +77,13 @@ class EpochScores(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        try:
+            for row in self.rows:
+                load_segmenter(self._path(int(row["epoch"])))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error} To train from the start instead, remove '{self.folder / CHECKPOINT}'."
+            ) from error
 
     def _scores(self, module: SegmenterTraining) -> dict[str, float]:
         network = module.network.eval()

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpmseg.errors import CheckpointError
-from ddpmseg.io.tensor_file import UNREADABLE, load_tensors, save_tensors
+from ddpmseg.io.damage import reason_of
+from ddpmseg.io.tensor_file import UNREADABLE, check_shapes, load_tensors, save_tensors
 from ddpmseg.segmenters.deeplab import DeepLab
 
 SEGMENTER = "segmenter.safetensors"
@@ -25,11 +26,14 @@ def load_segmenter(path: Path) -> tuple[DeepLab, dict[str, Any]]:
     """
     try:
         tensors, card = load_tensors(path)
-        network = DeepLab(**{key: card.pop(key) for key in SHAPE})
+        shape = {key: card.pop(key) for key in SHAPE}
+        check_shapes(lambda: DeepLab(**shape).network, tensors)
+        network = DeepLab(**shape)
         network.network.load_state_dict(tensors)
     except UNREADABLE as error:
         raise CheckpointError(
-            f"'{path}' is not a segmentation network written by ddpmseg ({error}). "
-            "Name the folder of a finished run of task=distill."
+            f"'{path}' is not a segmentation network written by ddpmseg ({reason_of(error)}). Name "
+            "the folder of a finished run of task=distill; if it is damaged, repeat its command "
+            "with `paths.overwrite=true`."
         ) from error
     return network.eval(), card

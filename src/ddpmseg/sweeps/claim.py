@@ -9,7 +9,7 @@ from ddpmseg.data.survey import known_survey
 from ddpmseg.records.cells import CellStore
 from ddpmseg.records.identity import Identity
 from ddpmseg.sweeps.grid import pieces_to_do
-from ddpmseg.sweeps.report import LAYERS, network_record
+from ddpmseg.sweeps.report import NETWORK, network_record
 from ddpmseg.sweeps.resolve import CONTROLS, ResolvedSweep
 
 
@@ -43,7 +43,7 @@ def claim(sweep: ResolvedSweep, store: CellStore, dataset: LabelledSet, command:
     store.claim(
         sweep_identity(sweep, dataset),
         {
-            LAYERS: network_record(sweep.network),
+            NETWORK: network_record(sweep.network),
             "classes": dataset.classes.record(),
             "num_labelled": len(dataset.train),
             "num_test": len(dataset.test),

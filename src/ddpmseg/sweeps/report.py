@@ -10,22 +10,24 @@ import numpy as np
 
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.errors import DataError
+from ddpmseg.io.damage import explain_damage
 from ddpmseg.io.files import written_whole
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import METRICS, CellGrid
 from ddpmseg.records.cells import CellStore
+from ddpmseg.records.folder_kind import SWEEP
 from ddpmseg.records.identity import Identity
 from ddpmseg.records.results import write_table
 from ddpmseg.report.figures import save_figures
 from ddpmseg.report.findings import findings
 from ddpmseg.report.page import write_report
 from ddpmseg.report.study import Examples, Study
-from ddpmseg.sweeps.show import EXAMPLES, read_arrays, read_clusters
+from ddpmseg.sweeps.show import read_clusters, read_examples
 
 log = logging.getLogger(__name__)
 PRECISION_NAMES = {"32": "float32", "16": "float16", "bf16": "bfloat16"}
-LAYERS = "network"
-"""Key of a sweep's identity under which `network_record` lies."""
+NETWORK = "network"
+"""Key of a sweep's record under which `network_record` lies."""
 COLUMNS = ("block", "timestep", "seed", *METRICS, "miou_small", "miou_large", "seconds")
 
 
@@ -57,18 +59,22 @@ def read_study(store: CellStore) -> Study:
     cells = store.read()
     if not cells:
         raise DataError(f"'{store.folder}' holds no finished cell. Run the sweep first.")
-    numbering = Numbering.read(record.get(LAYERS))
+    with explain_damage(store.folder / SWEEP, "Repeat the command of the sweep."):
+        numbering = Numbering.read(record.get(NETWORK))
+        settings = _settings(record, identity, sorted({cell.seed for cell in cells}), numbering)
+        names = str(request["dataset.name"]), str(request["backbone.name"])
+        made_by = str(record["command"])
     grid = CellGrid(cells, classes.ignore_label, numbering)
     # The control 'random' is the same network, and 'pixels' a single layer without timesteps.
     controls = {"random": numbering, "pixels": Numbering(timeless=True)}
     read = {name: store.read(name) for name in controls}
     return Study(
-        dataset=request["dataset.name"],
-        backbone=request["backbone.name"],
+        dataset=names[0],
+        backbone=names[1],
         classes=classes,
         grid=grid,
-        command=record["command"],
-        settings=_settings(record, identity, grid),
+        command=made_by,
+        settings=settings,
         controls={
             name: CellGrid(found, classes.ignore_label, controls[name])
             for name, found in read.items()
@@ -121,7 +127,9 @@ def cell_rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
         }
 
 
-def _settings(record: Mapping[str, Any], identity: Identity, grid: CellGrid) -> dict[str, str]:
+def _settings(
+    record: Mapping[str, Any], identity: Identity, seeds: Iterable[int], numbering: Numbering
+) -> dict[str, str]:
     request, arithmetic = identity.settings, identity.arithmetic
     checkpoint = identity.digests.get("weights", "")[:12]
     shown = {
@@ -129,9 +137,9 @@ def _settings(record: Mapping[str, Any], identity: Identity, grid: CellGrid) -> 
         "test images": str(record["num_test"]),
         "image size": f"{request['dataset.image_size']} pixels",
         **_probe({k.removeprefix("sweep.head."): v for k, v in request.items()}),
-        "seeds": ", ".join(map(str, grid.seeds)),
+        "seeds": ", ".join(map(str, seeds)),
         "features": f"block {request['sweep.hook']}s"
-        + ("" if grid.numbering.timeless else f", noise {request['sweep.noise']}"),
+        + ("" if numbering.timeless else f", noise {request['sweep.noise']}"),
     }
     if "backbone_precision" in arithmetic:
         bits = arithmetic["backbone_precision"]
@@ -152,11 +160,13 @@ def _probe(head: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _examples(store: CellStore, grid: CellGrid) -> Examples | None:
-    arrays = read_arrays(store.folder / EXAMPLES)
-    if not arrays:
+    kept = read_examples(store.folder)
+    if kept is None:
         return None
+    images, truths = kept
     masks = {
         (cell.block, cell.timestep): store.masks(cell.key)
         for cell in reversed(grid.cells)  # of several seeds the first stays
     }
-    return Examples(arrays["images"], arrays["truths"], masks)
+    fitting = {place: found for place, found in masks.items() if found.shape == truths.shape}
+    return Examples(images, truths, fitting)

@@ -1,12 +1,18 @@
 """The pictures of a sweep's report: example images, and clusters of their maps."""
 
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ddpmseg.composition.build import build_extractor
 from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
+from ddpmseg.io.array_file import read_npz
+from ddpmseg.io.damage import DAMAGE, reason_of
 from ddpmseg.io.files import written_whole
 from ddpmseg.records.cells import CellStore
 from ddpmseg.report.clusters import cluster_maps, default_cluster_choice, evenly_chosen
@@ -14,13 +20,18 @@ from ddpmseg.report.study import ClusterMaps
 from ddpmseg.sweeps.networks import NetworkSlot
 from ddpmseg.sweeps.resolve import ResolvedSweep
 
+log = logging.getLogger(__name__)
+Arrays = Mapping[str, np.ndarray]
+Images = UInt8[np.ndarray, "n s s 3"]
+Masks = UInt8[np.ndarray, "n s s"]
+Found = TypeVar("Found")
 EXAMPLES, CLUSTERS = "examples.npz", "clusters.npz"
 
 
 def write_examples(folder: Path, dataset: LabelledSet, count: int) -> None:
     """Keep the first test images and their masks, of which every cell keeps its prediction."""
     samples = [dataset.test[index] for index in range(min(count, len(dataset.test)))]
-    if not samples or (folder / EXAMPLES).exists():
+    if not samples or read_examples(folder):
         return
     with written_whole(folder / EXAMPLES) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
@@ -75,10 +86,44 @@ def write_clusters(sweep: ResolvedSweep, dataset: LabelledSet, networks: Network
 
 
 def read_clusters(folder: Path) -> ClusterMaps | None:
-    """What `write_clusters` wrote, if it did."""
-    arrays = read_arrays(folder / CLUSTERS)
-    if not arrays:
+    """What `write_clusters` wrote, if it did; None, with a warning, where that is damaged."""
+    return _read(folder / CLUSTERS, _clusters)
+
+
+def read_examples(folder: Path) -> tuple[Images, Masks] | None:
+    """The images and masks that `write_examples` kept, if it did; damage as `read_clusters`."""
+    return _read(folder / EXAMPLES, _examples)
+
+
+def _read(path: Path, made_of: Callable[[Arrays], Found]) -> Found | None:
+    if not path.exists():
         return None
+    try:
+        return made_of(read_npz(path))
+    except DAMAGE as error:
+        log.warning(
+            "'%s' is damaged (%s): its pictures are left out; the command of the sweep makes them "
+            "anew",
+            *(path, reason_of(error)),
+        )
+        return None
+
+
+def _examples(arrays: Arrays) -> tuple[Images, Masks]:
+    images, truths = arrays["images"], arrays["truths"]
+    _check(images, (*truths.shape, 3))
+    _check(truths, (len(images), *images.shape[1:3]))
+    return images, truths
+
+
+def _clusters(arrays: Arrays) -> ClusterMaps:
+    blocks, timesteps = arrays["blocks"], arrays["timesteps"]
+    images, maps = arrays["images"], (len(blocks), len(timesteps))
+    count, height, width = images.shape[:3]
+    _check(images, (count, height, width, 3))
+    _check(arrays["noised"], (count, len(timesteps), height, width, 3))
+    _check(arrays["labels"], (count, *maps, height, width))
+    _check(arrays["components"], (count, *maps, height, width, 3))
     return ClusterMaps(
         blocks=tuple(arrays["blocks"].tolist()),
         timesteps=tuple(arrays["timesteps"].tolist()),
@@ -90,9 +135,6 @@ def read_clusters(folder: Path) -> ClusterMaps | None:
     )
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What an .npz file holds; empty where there is none."""
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+def _check(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
+    if pixels.dtype != np.uint8 or pixels.shape != shape or not pixels.size:
+        raise ValueError(f"pixels of type {pixels.dtype} and shape {pixels.shape}")

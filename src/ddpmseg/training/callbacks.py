@@ -6,19 +6,25 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import ZipFile
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
+from ddpmseg.io.damage import DAMAGE, reason_of
 from ddpmseg.io.files import append_text, written_whole
 from ddpmseg.io.tensor_file import save_pickled
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
+CONTENT = {"state_dict", "optimizer_states", "callbacks", "loops", "global_step", "epoch"}
+"""Keys of a checkpoint."""
 
 
 def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback]:
@@ -28,8 +34,19 @@ def progress_callbacks(folder: Path, log_seconds: float = 20.0) -> list[Callback
 
 
 def checkpoint_to_resume(path: Path, resume: bool) -> Path | None:
-    """The checkpoint, if there is one and `resume` is set, else None."""
+    """The checkpoint, if `resume` is set and there is one that is whole, else None."""
     if not resume or not path.is_file():
+        return None
+    try:
+        with ZipFile(path) as archive:
+            if broken := archive.testzip():  # compares checksums, which torch does not
+                raise ValueError(f"{broken} is not what was written")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if missing := CONTENT - content.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (UnpicklingError, *DAMAGE) as error:
+        reason = reason_of(error)
+        log.warning("'%s' is damaged (%s): training begins from the start", path, reason)
         return None
     log.info("resuming from %s", path)
     return path
@@ -181,6 +198,6 @@ def keep_metrics(path: Path, kept: Callable[[int], bool]) -> None:
 def _step_of(line: str) -> int | None:
     try:
         step = json.loads(line)["step"]
-    except (KeyError, TypeError, ValueError):
+    except DAMAGE:
         return None
     return step if isinstance(step, int) and line.endswith("\n") else None
