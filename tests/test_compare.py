@@ -246,7 +246,8 @@ def test_unfinished_and_damaged_runs(runs: Path, tmp_path: Path, capsys: Capture
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 4
     assert "seed0' is unfinished: there is no results.csv" in captured.err
-    assert "seed0': damaged: results.csv lacks one of the numbers" in captured.err
+    assert "seed0/results.csv' is damaged" in captured.err
+    assert "(it lacks 'miou_present')" in captured.err
     # What only some views need is looked at only then.
     (folder / "members1" / "seed1" / "per_class.csv").write_text("class,iou\nbody,0.5\n")
     assert main(["compare", str(folder)]) == 0
