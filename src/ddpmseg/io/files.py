@@ -38,6 +38,12 @@ def explain_unwritable(path: Path, elsewhere: str = "another folder") -> Iterato
         raise DiskError(f"'{path}' cannot be written to ({error.strerror}). {advice}") from error
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether the reason of a DiskError is a full disk, or a quota."""
+    cause = error.__cause__
+    return isinstance(error, DiskError) and isinstance(cause, OSError) and cause.errno in FULL
+
+
 @contextmanager
 def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.

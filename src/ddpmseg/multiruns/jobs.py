@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ddpmseg.config import which_job
 from ddpmseg.config.search_path import log_hidden_files
 from ddpmseg.errors import ConfigError, DiskError, UserError
-from ddpmseg.io.files import append_text
+from ddpmseg.io.files import append_text, is_full
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns.job_records import (
     BLOCKS,
@@ -85,7 +85,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
             if ended.state is State.FAILED and cfg.multirun.fail_fast:
                 stop(multirun, job.number)
     except DiskError as error:
-        # The other jobs would find no room either.
+        # A full disk, or a folder of the multirun itself that cannot be written to.
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     return float("nan") if ended.state is State.FAILED else ended.miou
@@ -124,9 +124,9 @@ def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, log_pa
             log.info("left out: %s", reason)
             return ended(State.LEFT_OUT, error=reason)
         return ended(State.DONE, program.run(cfg, True))
-    except DiskError:
-        raise
     except Exception as error:
+        if is_full(error):
+            raise  # the other jobs would find no room either
         # Whatever it is, the next job deserves its chance; the exit status tells of this one.
         text = f"{type(error).__name__}: {error}"
         log.error("%s", text)
