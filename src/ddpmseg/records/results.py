@@ -18,8 +18,8 @@ from ddpmseg.io.damage import DAMAGE, checked_counts, explain_damage, reason_of
 from ddpmseg.io.files import written_whole
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.records.cell_grid import METRICS
+from ddpmseg.records.folder_kind import RESULTS
 
-RESULTS = "results.csv"
 PENDING = f".{RESULTS}.pending"
 PER_CLASS = "per_class.csv"
 CONFUSION = "confusion.csv"
