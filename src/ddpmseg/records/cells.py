@@ -234,8 +234,9 @@ class CellStore:
 
     def _num_classes(self) -> int | None:
         """Of the cells; None where the folder does not say it."""
-        record = self.record() if (self.folder / SWEEP).is_file() else {}
-        return self.classes().num_classes if "classes" in record else None
+        path = self.folder / SWEEP
+        classes = self.record().get("classes") if path.is_file() else None
+        return None if classes is None else read_class_table(classes, str(path)).num_classes
 
     def _parse(self, path: Path, num_classes: int | None = None) -> tuple[Cell, np.ndarray]:
         try:
