@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from benchmarks.plots import FIGURES
 from benchmarks.record import FASTER, SMALLER, Row, newest, read, shown
 from ddpmseg.errors import DataError
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.report.canvas import DPI, house_style
 
 PAGE = "performance.md"
@@ -38,10 +38,10 @@ def draw(results: Path, docs: Path) -> None:
         text = _between_markers(text, benchmark, content, page)
     with house_style():
         for path, figure in figures.items():
-            with written_whole(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 figure.savefig(unfinished, format="png", dpi=DPI)
             log.info("%s", path)
-    with written_whole(page) as unfinished:
+    with atomic_write(page) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     log.info("%s", page)
 

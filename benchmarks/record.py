@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.timing import ratios
 from ddpmseg.errors import DataError
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
 FASTER, SMALLER = "times as fast as plain", "times as small as plain"
@@ -100,7 +100,7 @@ class Recorder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [*(read(self.path) if self.path.is_file() else []), *self.rows]
         with (
-            written_whole(self.path) as unfinished,
+            atomic_write(self.path) as unfinished,
             unfinished.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

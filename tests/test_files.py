@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import contents
 
-from ddpmseg.io.files import folder_written_whole, written_whole
+from ddpmseg.io.files import atomic_folder, atomic_write
 
 
 @pytest.fixture(params=[0o022, 0o027])
@@ -23,9 +23,9 @@ def mode(path: Path) -> int:
 
 
 def test_files_and_folders_have_the_mode_that_the_umask_gives(umask: int, tmp_path: Path) -> None:
-    with written_whole(tmp_path / "file") as unfinished:
+    with atomic_write(tmp_path / "file") as unfinished:
         unfinished.write_text("text")
-    with folder_written_whole(tmp_path / "folder") as unfinished:
+    with atomic_folder(tmp_path / "folder") as unfinished:
         (unfinished / "inside").touch()
     assert mode(tmp_path / "file") == 0o666 & ~umask
     assert mode(tmp_path / "folder") == 0o777 & ~umask
@@ -33,16 +33,16 @@ def test_files_and_folders_have_the_mode_that_the_umask_gives(umask: int, tmp_pa
 
 def test_an_earlier_file_survives_a_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("earlier")
-    with pytest.raises(UnicodeEncodeError), written_whole(tmp_path / "file") as unfinished:
+    with pytest.raises(UnicodeEncodeError), atomic_write(tmp_path / "file") as unfinished:
         unfinished.write_text("hal" + "\ud800")
-    with pytest.raises(UnicodeEncodeError), folder_written_whole(tmp_path / "folder") as unfinished:
+    with pytest.raises(UnicodeEncodeError), atomic_folder(tmp_path / "folder") as unfinished:
         (unfinished / "inside").write_text("hal" + "\ud800")
     assert contents(tmp_path) == {"file": b"earlier"}
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_of_two_that_write_one_file_the_last_wins(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "file") as one, written_whole(tmp_path / "file") as other:
+    with atomic_write(tmp_path / "file") as one, atomic_write(tmp_path / "file") as other:
         for unfinished in (one, other):
             assert (unfinished.parent, unfinished.suffix) == (tmp_path, ".tmp")
         one.write_text("one")
@@ -61,14 +61,14 @@ def test_content_is_on_the_disk_before_it_is_in_its_place(
         synced.append(os.pread(file, 100, 0))
 
     monkeypatch.setattr(os, "fsync", sync)
-    with folder_written_whole(tmp_path / "folder") as unfinished:
+    with atomic_folder(tmp_path / "folder") as unfinished:
         (unfinished / "below").mkdir()
         (unfinished / "below" / "inside").write_text("inside")
     assert synced == [b"inside"]
     (tmp_path / "folder").rename(tmp_path / "other")
-    with written_whole(tmp_path / "file") as unfinished:
+    with atomic_write(tmp_path / "file") as unfinished:
         unfinished.write_text("text")
     assert synced == [b"inside", b"text"]
-    with written_whole(tmp_path / "quick", durable=False) as unfinished:
+    with atomic_write(tmp_path / "quick", durable=False) as unfinished:
         unfinished.write_text("quick")
     assert synced == [b"inside", b"text"]

@@ -15,7 +15,7 @@ from test_resume import results
 from tiny_run import DISTILL, PRETRAIN, SEGMENT, composed, multirun
 
 from ddpmseg.errors import DiskError
-from ddpmseg.io.files import append_text, explain_unwritable, written_whole
+from ddpmseg.io.files import append_text, atomic_write, explain_unwritable
 from ddpmseg.io.tensor_file import save_pickled
 from ddpmseg.runs.train import train
 
@@ -145,7 +145,7 @@ def test_what_is_read_elsewhere_is_no_fault_of_the_disk(tmp_path: Path) -> None:
     missing = tmp_path / "other" / "missing"
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(FileNotFoundError), written_whole(folder / "file") as unfinished:
+    with pytest.raises(FileNotFoundError), atomic_write(folder / "file") as unfinished:
         unfinished.write_bytes(missing.read_bytes())
     (folder / "taken").mkdir()
     says = r"taken' cannot be written to \(Is a directory\)\. Choose another folder"

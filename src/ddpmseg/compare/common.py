@@ -10,7 +10,7 @@ import pandas as pd
 from ddpmseg.compare.settings import filtered, find_conditions, find_key, series
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.finished.run_folders import read_runs
-from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.files import atomic_write, explain_unwritable
 from ddpmseg.io.stdout import write_out
 from ddpmseg.records.published import load_published
 from ddpmseg.records.run_table import run_table
@@ -62,7 +62,7 @@ def deliver(text: str, output: Path | None, what: str) -> None:
         write_out(text)
         return
     make_folder_of(output)
-    with written_whole(output) as unfinished:
+    with atomic_write(output) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     log.info("%s in %s", what, output)
 

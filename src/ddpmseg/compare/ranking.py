@@ -120,7 +120,7 @@ def rank(
     settings[RANK] = groups.cumcount() + 1
     if sort is not None:
         settings = settings.sort_values([*dict.fromkeys([*by, sort, RANK])])
-    keys = sorted({key for told in texts for key in told})
+    keys = sorted({key for labels in texts for key in labels})
     labels = {
         number: {
             **{key: row[key] for key in by},

@@ -38,7 +38,7 @@ TASKS = ("segment", "distill", "pretrain")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
-def check_alone(trainer: TrainerConfig, in_multirun: bool) -> None:
+def check_one_device(trainer: TrainerConfig, in_multirun: bool) -> None:
     """Raise ConfigError for a job of a multirun on several devices."""
     if in_multirun and trainer.devices > 1:
         raise ConfigError(
@@ -56,7 +56,7 @@ def typed_config(cfg: DictConfig, root: type[SweepConfig]) -> SweepConfig: ...
 def typed_config(
     cfg: DictConfig, root: type[TrainConfig] | type[SweepConfig] = TrainConfig
 ) -> TrainConfig | SweepConfig:
-    """The composed configuration as typed objects; ConfigError for a value that is lacking."""
+    """The composed configuration as typed objects; ConfigError for a missing value."""
     refuse_unknown(cfg)
     try:
         config = OmegaConf.to_object(cfg)

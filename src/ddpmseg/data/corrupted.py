@@ -21,7 +21,7 @@ from ddpmseg.data.images import read_image
 from ddpmseg.data.labelled import LabelledSplit, Sample
 from ddpmseg.errors import DataError
 from ddpmseg.io.damage import DAMAGE, reason_of
-from ddpmseg.io.files import explain_unwritable, folder_written_whole, written_whole
+from ddpmseg.io.files import atomic_folder, atomic_write, explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class CorruptedVersions:
         with (
             explain_unwritable(self.folder, ELSEWHERE),
             self._locks.hold({path.parent.name[:2]: ""}),
-            written_whole(path, durable=False) as unfinished,
+            atomic_write(path, durable=False) as unfinished,
         ):
             Image.fromarray(pixels).save(unfinished, format="png")
 
@@ -127,7 +127,7 @@ class CorruptedVersions:
             shutil.rmtree(leftover, ignore_errors=True)
         digests = {}
         # Not durable: an image that a power cut leaves incomplete does not match its digest.
-        with folder_written_whole(path, durable=False) as unfinished:
+        with atomic_folder(path, durable=False) as unfinished:
             for index, name in enumerate(self.clean.names):
                 pixels = self.draw(index, corruption)
                 Image.fromarray(pixels).save(unfinished / f"{name}.png")

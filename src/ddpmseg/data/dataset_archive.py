@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ddpmseg.data.digests import FileDigests, write_manifest
 from ddpmseg.errors import DataError
-from ddpmseg.io.files import explain_unwritable, folder_written_whole
+from ddpmseg.io.files import atomic_folder, explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 
 
@@ -37,7 +37,7 @@ def unpack_folder(archive: Path, name: str, root: Path) -> None:
                 return
             for left in root.parent.glob(f".{root.name}.*.tmp"):
                 shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
-            with folder_written_whole(root) as unfinished:
+            with atomic_folder(root) as unfinished:
                 _unpack(archive, name, unfinished)
                 write_manifest(root, FileDigests.of(unfinished))
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ddpmseg.errors import DataError
-from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.io.files import atomic_write, file_sha256
 from ddpmseg.io.text_file import read_text
 
 
@@ -85,7 +85,7 @@ def manifest_path(root: Path) -> Path:
 
 def write_manifest(root: Path, digests: FileDigests) -> None:
     """Write the list of files beside `root`, for `sha256sum --check` in that folder."""
-    with written_whole(manifest_path(root)) as unfinished:
+    with atomic_write(manifest_path(root)) as unfinished:
         unfinished.write_text(
             "".join(f"{digest}  {root.name}/{path}\n" for path, digest in digests.sha256.items()),
             encoding="utf-8",

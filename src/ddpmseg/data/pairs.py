@@ -35,7 +35,7 @@ class Listing:
 def find_pairs(root: Path, split: str, images: str, masks: str | None) -> list[Pair]:
     """The images of `root/images` in sorted order, each with its mask.
 
-    Names that read alike are paired, whatever their Unicode form. A warning tells of masks without
+    Names that read alike are paired, whatever their Unicode form. A warning names masks without
     an image. `split` is 'train' or 'test'. Raises DataError as `list_pairs`, and for an image
     without a mask.
     """

@@ -21,7 +21,7 @@ from ddpmseg.data.convert.labelme import read_labelme
 from ddpmseg.data.file_names import as_read
 from ddpmseg.data.split import split_names
 from ddpmseg.errors import ConfigError, DataError
-from ddpmseg.io.files import folder_written_whole
+from ddpmseg.io.files import atomic_folder
 from ddpmseg.io.text_file import read_text
 
 
@@ -56,7 +56,7 @@ def convert(
     name = output_dir.absolute().name
     labels = choose_labels(name, annotated, listed, unlabelled == "background")
     by_name = {image.name: image for image in annotated.images}
-    with folder_written_whole(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
         in_train, in_test = (
             write_split(folder / split, (by_name[name] for name in part), labels, on_top)
             for split, part in zip((TRAIN, TEST), parts, strict=True)

@@ -8,7 +8,7 @@ from ddpmseg.config import DatasetConfig
 from ddpmseg.config.choice import check_choice, write_choice
 from ddpmseg.data.convert.folder import CLASSES, write_set
 from ddpmseg.data_tools.convert import check_output
-from ddpmseg.io.files import folder_written_whole
+from ddpmseg.io.files import atomic_folder
 
 
 def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> list[str]:
@@ -23,7 +23,7 @@ def write(dataset: DatasetConfig, output: Path, config: Path | None = None) -> l
         check_choice(config, "dataset", "--config")
     dataset.check()
     source = replace(dataset, tiny_annotations="keep").build()
-    with folder_written_whole(output) as folder:
+    with atomic_folder(output) as folder:
         lines = write_set(source, folder)
     settings = {
         "root": str(output),

@@ -9,7 +9,7 @@ from pathlib import Path
 from ddpmseg.download.transfer import PartialFile, Source, explain_disk_errors, transfer
 from ddpmseg.errors import DataError, DownloadError, UserError
 from ddpmseg.io.digests import known_sha256
-from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.io.files import atomic_write, file_sha256
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def origin_path(file: Path) -> Path:
 
 
 def write_origin(file: Path, origin: Origin) -> None:
-    with written_whole(origin_path(file)) as unfinished:
+    with atomic_write(origin_path(file)) as unfinished:
         unfinished.write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from ddpmseg.errors import DownloadError, UserError
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class PartialFile:
 
     def begin(self, state: FileState) -> None:
         self.path.open("wb").close()
-        with written_whole(self._state_path) as unfinished:
+        with atomic_write(self._state_path) as unfinished:
             unfinished.write_text(json.dumps(asdict(state)), encoding="utf-8")
 
     def remove(self) -> None:

@@ -24,7 +24,7 @@ from ddpmseg.backbones.base import Hook
 from ddpmseg.errors import DiskError
 from ddpmseg.features.bounded import BoundedFolder
 from ddpmseg.features.noise import NoiseSource
-from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.files import atomic_write, explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class MapCache:
             return
         try:
             # Not durable: a file that a power cut leaves incomplete fails its checksum.
-            with written_whole(self._path(name), durable=False) as unfinished:
+            with atomic_write(self._path(name), durable=False) as unfinished:
                 unfinished.write_bytes(content)
         except DiskError as error:
             if not isinstance(error.__cause__, FileNotFoundError):  # the folder was removed

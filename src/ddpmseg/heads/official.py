@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.heads.base import Head
 from ddpmseg.heads.mlp import StackedMLP
-from ddpmseg.io.files import file_sha256, folder_written_whole
+from ddpmseg.io.files import atomic_folder, file_sha256
 from ddpmseg.io.tensor_file import save_pickled
 from ddpmseg.weights.read import read_state_dict
 
@@ -62,7 +62,7 @@ def ensemble_sha256(folder: str | None) -> str | None:
     try:
         paths = member_files(Path(folder).expanduser())
     except CheckpointError:
-        return None  # told by whoever reads them
+        return None  # reported by whoever reads them
     lines = [f"{path.name} {file_sha256(path)}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -115,7 +115,7 @@ def write_ensemble(head: Head, folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"'{folder}' exists and is not an empty folder. Name another.")
-    with folder_written_whole(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         for member in range(head.members):
             state = {f"module.{k}": value for k, value in _state_to_write(head, member).items()}
             save_pickled({ENTRY: state}, unfinished / f"model_{member}.pth")

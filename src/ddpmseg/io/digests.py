@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddpmseg.errors import DiskError
 from ddpmseg.io.damage import DAMAGE, read_object
-from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.io.files import atomic_write, file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def known_sha256(path: Path) -> str:
 def _remember(record: Path, content: dict[str, object]) -> None:
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(record, durable=False) as unfinished:
+        with atomic_write(record, durable=False) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     except (OSError, DiskError) as error:
         log.debug("digests are not remembered in '%s': %s", record.parent, error)

@@ -45,7 +45,7 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     A reader never sees a half-written file, and the earlier file survives a failure and, if
@@ -87,10 +87,10 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def folder_written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
+def atomic_folder(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a new folder beside `path`; rename it to `path` if the block succeeds.
 
-    See `written_whole`. Raises DiskError, and changes nothing, also if `path` exists and is not an
+    See `atomic_write`. Raises DiskError, and changes nothing, also if `path` exists and is not an
     empty folder.
     """
     with explain_unwritable(path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.damage import explain_damage, read_object
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 
 FORMAT = 1
 """Format of all records that `write_record` writes. Raise it when earlier readers would misread a
@@ -18,7 +18,7 @@ record. Records of version 0.1 have no format, and are otherwise the same."""
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain JSON values with the format and the package's version."""
     record = {"format": FORMAT, "package": version("ddpmseg"), **content}
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

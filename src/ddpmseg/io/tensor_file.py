@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ddpmseg.io.damage import DAMAGE
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 
 UNREADABLE = (SafetensorError, *DAMAGE)
 """Errors from reading a file of another kind and building what it describes."""
@@ -35,7 +35,7 @@ def write_safetensors(
 ) -> None:
     """Write contiguous tensors in their dtypes. Raises DiskError."""
     content = save(dict(tensors), metadata)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.damage import explain_damage
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.records.folder_kind import check_kind
@@ -220,7 +220,7 @@ def begin(multirun: Path, plan: Plan) -> None:
 
 def stop(multirun: Path, number: int) -> None:
     """Begin no further job, for this one has failed."""
-    with written_whole(multirun / STOP) as unfinished:
+    with atomic_write(multirun / STOP) as unfinished:
         unfinished.write_text(str(number), encoding="utf-8")
 
 

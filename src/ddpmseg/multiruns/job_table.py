@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddpmseg.io.csv_cells import guarded
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.multiruns.job_records import Job, State
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def write(jobs: Sequence[Job], multirun: Path) -> None:
     Overrides are quoted for a shell, so that a command can be made of them.
     """
     with (
-        written_whole(multirun / TABLE) as unfinished,
+        atomic_write(multirun / TABLE) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)

@@ -243,9 +243,9 @@ def _check(config: DictConfig) -> None:
     if not config.multirun.share_gb >= 0:  # NaN is not
         raise ConfigError(f"`multirun.share_gb={config.multirun.share_gb}`: must be at least 0.")
     if config.trainer.devices > 1:
-        from ddpmseg.composition.checks import check_alone
+        from ddpmseg.composition.checks import check_one_device
 
-        check_alone(config.trainer, in_multirun=True)
+        check_one_device(config.trainer, in_multirun=True)
     target = config.hydra.launcher._target_
     for module in LAUNCHERS:
         if target.startswith(module) and not _is_installed(module):

@@ -19,7 +19,7 @@ from PIL import Image
 from ddpmseg.data.class_table import ClassTable, load_class_table, read_class_table
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.damage import DAMAGE, checked_counts, read_object, reason_of
-from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable, written_whole
+from ddpmseg.io.files import OUTPUT_DIR, atomic_write, explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.records.folder_kind import CONFIG, SWEEP, check_kind
@@ -125,7 +125,7 @@ class CellStore:
             self.check(identity)
             record = {"version": VERSION, **facts, IDENTITY: identity.record()}
             for name, text in ((CONFIG, settings), (SWEEP, json.dumps(record, indent=1))):
-                with written_whole(self.folder / name) as unfinished:
+                with atomic_write(self.folder / name) as unfinished:
                     unfinished.write_text(text, encoding="utf-8")
 
     def clear(self) -> None:
@@ -196,13 +196,13 @@ class CellStore:
 
     def _damaged(self, control: str) -> dict[Path, str]:
         """A sentence about every record that cannot be read."""
-        told, num_classes = {}, self._num_classes()
+        messages, num_classes = {}, self._num_classes()
         for path in sorted(self._records(control)):
             try:
                 self._parse(path, num_classes)
             except DataError as error:
-                told[path] = str(error)
-        return told
+                messages[path] = str(error)
+        return messages
 
     def write(self, cell: Cell, masks: UInt8[np.ndarray, "n s s"], control: str = "") -> None:
         """Record a finished cell. Raises DataError when the disk is full; other cells stay."""
@@ -218,7 +218,7 @@ class CellStore:
         path = self._path(cell.key, control)
         with explain_unwritable(self.folder, OUTPUT_DIR):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text(json.dumps(record), encoding="utf-8")
 
     def _records(self, control: str) -> list[Path]:

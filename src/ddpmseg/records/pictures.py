@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from ddpmseg import ranks
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.heads.segment import Segmentation
-from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.files import atomic_write, explain_unwritable
 from ddpmseg.io.tensor_file import npy
 
 COLUMN_TITLES = ("image", "truth", "prediction", "uncertainty")
@@ -60,7 +60,7 @@ class PredictionWriter(Callback):
         rows = [row for part in ranks.gathered(self.rows) for row in part][: self.sheet_rows]
         if not ranks.is_first():
             return
-        with written_whole(self.folder / "overlays.png") as unfinished:
+        with atomic_write(self.folder / "overlays.png") as unfinished:
             contact_sheet(rows, self.classes).save(unfinished, format="png")
 
 
@@ -68,9 +68,9 @@ def write_mask(stem: Path, mask: NDArray[np.uint8], classes: ClassTable) -> None
     """Write STEM.npy (uint8 labels) and STEM.png (the same labels, indexed, in colours)."""
     with explain_unwritable(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(stem.with_name(stem.name + ".npy")) as unfinished:
+    with atomic_write(stem.with_name(stem.name + ".npy")) as unfinished:
         unfinished.write_bytes(npy(mask))
-    with written_whole(stem.with_name(stem.name + ".png")) as unfinished:
+    with atomic_write(stem.with_name(stem.name + ".png")) as unfinished:
         classes.indexed(mask).save(unfinished, format="png")
 
 

@@ -15,7 +15,7 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import DataError
 from ddpmseg.io.csv_cells import guarded
 from ddpmseg.io.damage import DAMAGE, checked_counts, explain_damage, reason_of
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.records.cell_grid import METRICS
 from ddpmseg.records.folder_kind import RESULTS
@@ -124,7 +124,7 @@ def read_confusion(folder: Path, num_classes: int) -> Int64[Tensor, "k_plus_1 k"
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     with (
-        written_whole(path) as unfinished,
+        atomic_write(path) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)

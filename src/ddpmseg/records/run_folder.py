@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ddpmseg.config import TrainConfig, leave_out_how
 from ddpmseg.errors import ConfigError
-from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable, written_whole
+from ddpmseg.io.files import OUTPUT_DIR, atomic_write, explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.records.folder_kind import CONFIG, FINISHED, RECORD, RESULTS, check_kind
@@ -93,7 +93,7 @@ def claim_run(
         # The record first: without it nobody can say of what a run the folder is.
         record = {"kind": config.task, **(facts or {}), IDENTITY: identity.record()}
         write_record(folder / RECORD, record)
-        with written_whole(folder / CONFIG) as unfinished:
+        with atomic_write(folder / CONFIG) as unfinished:
             unfinished.write_text(_recorded(config), encoding="utf-8")
 
 

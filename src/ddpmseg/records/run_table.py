@@ -53,8 +53,8 @@ def variants(
     keys = [key for key in settings_of(runs) if key not in {*apart, *repeats, METHOD}]
     differing = pd.DataFrame({key: _differs(runs, key, apart) for key in keys}, runs.index)
     labels = [
-        tuple((key, text) for key, text, tells in zip(keys, texts, told, strict=True) if tells)
-        for texts, told in zip(runs[keys].to_numpy(), differing.to_numpy(), strict=True)
+        tuple((key, text) for key, text, shown in zip(keys, texts, differs, strict=True) if shown)
+        for texts, differs in zip(runs[keys].to_numpy(), differing.to_numpy(), strict=True)
     ]
 
     def order(variant: Variant) -> list[tuple[str, int]]:

@@ -17,7 +17,7 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.array_file import read_npy
 from ddpmseg.io.damage import explain_damage
-from ddpmseg.io.files import append_text, explain_unwritable, written_whole
+from ddpmseg.io.files import append_text, atomic_write, explain_unwritable
 from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.io.tensor_file import npy
 from ddpmseg.records.results import write_table
@@ -61,10 +61,10 @@ class SampleFolder:
                 "over it. Remove it, or name another `--output`."
             )
         wanted = {"sampling": dict(sampling), "labels": labels or earlier["labels"]}
-        for part, told in (("sampling", "drawn"), ("labels", "labelled")):
+        for part, verb in (("sampling", "drawn"), ("labels", "labelled")):
             if earlier[part] and earlier[part] != wanted[part]:
                 raise ConfigError(
-                    f"'{self.folder}' holds images {told} with other settings "
+                    f"'{self.folder}' holds images {verb} with other settings "
                     f"({_differences(earlier[part], wanted[part])}). Repeat those to go on with "
                     f"it, remove the folder, or name another `--output`."
                 )
@@ -104,17 +104,17 @@ class SampleFolder:
 
     def write_image(self, index: int, image: UInt8[Tensor, "3 s s"]) -> None:
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-        with written_whole(self.folder / f"{name_of(index)}.png") as unfinished:
+        with atomic_write(self.folder / f"{name_of(index)}.png") as unfinished:
             Image.fromarray(pixels).save(unfinished, format="png")
 
     def write_mask(self, index: int, mask: NDArray[np.uint8], classes: ClassTable) -> None:
         """Beside its image as .npy, and in colours."""
         with explain_unwritable(self.folder):
             (self.folder / MASKS).mkdir(exist_ok=True)
-        with written_whole(self.folder / MASKS / f"{name_of(index)}.png") as unfinished:
+        with atomic_write(self.folder / MASKS / f"{name_of(index)}.png") as unfinished:
             classes.indexed(mask).save(unfinished, format="png")
         place = self.image_path(index).with_suffix(".npy")
-        with written_whole(place) as unfinished:
+        with atomic_write(place) as unfinished:
             unfinished.write_bytes(npy(mask))
 
     def uncertainties(self) -> dict[str, float]:

@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from ddpmseg.data.class_table import ClassTable
 from ddpmseg.fonts import families_for
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.report.text_figure import TextFigure, quiet_about_glyphs
 
 DPI = 150
@@ -73,7 +73,7 @@ def house_style() -> Iterator[None]:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write it as PNG or SVG, by the suffix, the same bytes every time."""
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with house_style(), written_whole(path) as unfinished:
+    with house_style(), atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:], dpi=DPI, metadata=metadata)
 
 

@@ -63,16 +63,16 @@ def _best_blocks(grid: CellGrid) -> str:
     values = np.nanmax(seed_mean(grid.metric("miou")), axis=1)
     # A hair less, so that 45 % is a tenth below 50 % whatever rounding makes of it.
     near = values >= BAND * values.max() - 1e-12
-    timeless, told = grid.numbering.timeless, grid.numbering.block
+    timeless, name_of = grid.numbering.timeless, grid.numbering.block
     at_best, at_any = ("", "") if timeless else (" at their best t", " at any t")
     if near.all():
         lowest = values.argmin()
         return (
             f"All {len(values)} blocks come within a tenth of it{at_best}; the lowest is "
-            f"{told(grid.blocks[lowest])} with {_percent(values[lowest])}."
+            f"{name_of(grid.blocks[lowest])} with {_percent(values[lowest])}."
         )
     rest = np.where(near, -np.inf, values).argmax()
-    following = f"{told(grid.blocks[rest])} with {_percent(values[rest])}"
+    following = f"{name_of(grid.blocks[rest])} with {_percent(values[rest])}"
     if near.sum() == 1:
         return f"No other block comes within a tenth of it{at_any}; the next is {following}."
     blocks = _listed([block for block, is_near in zip(grid.blocks, near, strict=True) if is_near])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.records.cell_grid import METRICS, CellGrid, best_cell, seed_mean, seed_spread
 from ddpmseg.report.embedded import embedded_clusters, embedded_examples
 from ddpmseg.report.notable import notable_cells
@@ -34,7 +34,7 @@ LABELS = {
 
 def write_report(path: Path, study: Study, findings: Sequence[str]) -> None:
     """Write `render_report` to `path`, whole or not at all."""
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(render_report(study, findings), encoding="utf-8")
 
 

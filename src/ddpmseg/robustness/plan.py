@@ -78,7 +78,7 @@ def open_runs(paths: Sequence[Path], request: Request) -> list[Plan]:
 
 
 def finished_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs in and below `paths`; those left out are told on stderr.
+    """The runs in and below `paths`; those left out are named on stderr.
 
     Raises DataError for a path that is itself left out, or has no run, ConfigError for no folder.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption
-from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.files import atomic_write, explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.stdout import write_out
 from ddpmseg.records.results import write_table
@@ -42,7 +42,7 @@ def write_report(
         )
         for name, table in tables.items():
             for style, suffix in SUFFIXES.items():
-                with written_whole(folder / f"{name}.{suffix}") as unfinished:
+                with atomic_write(folder / f"{name}.{suffix}") as unfinished:
                     unfinished.write_text(FORMATS[style](table), encoding="utf-8")
         for suffix in ("png", "svg"):
             save_figure(robustness_figure(drawn), folder / f"robustness.{suffix}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpmseg.data.corruptions import Corruption
 from ddpmseg.io.damage import DAMAGE, checked_counts, read_object, reason_of
-from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.files import atomic_write, explain_unwritable
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ class OutcomeStore:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 until_done.enter_context(FolderLocks(self.folder).hold(locks))
                 # For people: nothing reads it.
-                with written_whole(self.folder / "identity.json") as unfinished:
+                with atomic_write(self.folder / "identity.json") as unfinished:
                     unfinished.write_text(json.dumps(self.identity, indent=1), encoding="utf-8")
             yield
 
     def read(self, corruption: Corruption | None) -> Outcome | None:
         """The outcome of a version, None for the clean images; None where there is no sound record.
 
-        A damaged one is told.
+        A damaged one is reported.
         """
         path = self._path(corruption)
         if not path.exists():
@@ -87,7 +87,7 @@ class OutcomeStore:
     def write(self, corruption: Corruption | None, outcome: Outcome) -> None:
         record = {"seconds": round(outcome.seconds, 3), "counts": outcome.counts.tolist()}
         path = self._path(corruption)
-        with explain_unwritable(self.folder, ELSEWHERE), written_whole(path) as unfinished:
+        with explain_unwritable(self.folder, ELSEWHERE), atomic_write(path) as unfinished:
             unfinished.write_text(json.dumps(record), encoding="utf-8")
 
     def _path(self, corruption: Corruption | None) -> Path:

@@ -14,7 +14,7 @@ from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet, LabelledSplit
 from ddpmseg.data.survey import known_survey
 from ddpmseg.errors import ConfigError
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.metrics.segmentation import Scores
 from ddpmseg.records.labelled_samples import labelled_samples
 from ddpmseg.records.pictures import PredictionWriter
@@ -58,7 +58,7 @@ def run_distillation(run: ResolvedRun, claim: Claim) -> Scores:
     started = time.perf_counter()
     best, earlier = train_segmenter(run, network, samples, dataset, tracking)
     seconds = {"seconds_train": earlier + time.perf_counter() - started}
-    with written_whole(folder / SEGMENTER) as unfinished:
+    with atomic_write(folder / SEGMENTER) as unfinished:
         shutil.copyfile(best, unfinished)
 
     started = time.perf_counter()

@@ -10,7 +10,7 @@ from PIL import Image
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
 from ddpmseg.finished.open import open_run
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.records.pictures import overlay, write_mask
 from ddpmseg.runtime.device import choose_device
 
@@ -40,7 +40,7 @@ def predict(
         mask = result.masks[0].cpu().numpy().astype(np.uint8)
         write_mask(output_dir / path.stem, mask, classes)
         picture = overlay(photo.permute(1, 2, 0).numpy(), mask, classes)
-        with written_whole(output_dir / f"{path.stem}_overlay.png") as unfinished:
+        with atomic_write(output_dir / f"{path.stem}_overlay.png") as unfinished:
             Image.fromarray(picture).save(unfinished, format="png")
         found = ", ".join(classes.names[label] for label in np.unique(mask))
         log.info("%s: uncertainty %.3f, %s", path, float(result.uncertainty[0]), found)

@@ -17,7 +17,7 @@ from ddpmseg.backbones.guided_diffusion.sampler import Sampler
 from ddpmseg.composition.resolve import ResolvedRun
 from ddpmseg.config import PretrainConfig, TrainConfig
 from ddpmseg.data.images import CachedImages, ImageFiles, ImageSource, PonyImages
-from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.io.files import atomic_write, file_sha256
 from ddpmseg.io.tensor_file import write_safetensors
 from ddpmseg.records.run_folder import CHECKPOINT
 from ddpmseg.runtime.processes import StopAtOnce
@@ -108,7 +108,7 @@ class _Samples(Callback):
             images = sampler(pl_module.seed, range(settings.num_samples))
         pl_module.train()
         path = self.folder / f"samples_{trainer.global_step:08d}.png"
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             save_image(images.float() / 255, unfinished, nrow=4, padding=2, format="png")
         if self.tracking.run:
             log_picture(self.tracking.run, "examples/samples", path)
@@ -133,7 +133,7 @@ def _export(
         "pretrain": asdict(config.pretrain),
         "torch": torch.__version__,
     }
-    with written_whole(folder / "unet.json") as unfinished:
+    with atomic_write(folder / "unet.json") as unfinished:
         unfinished.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     log.info("averaged weights in %s", path)
     return card

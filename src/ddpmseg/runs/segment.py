@@ -27,7 +27,7 @@ from ddpmseg.records.results import peak_rss_mb, write_per_class, write_results
 from ddpmseg.records.run_folder import CHECKPOINT
 from ddpmseg.runs.record import Tested, described, write_head
 from ddpmseg.runtime.device import TEST_PRECISION, trainer_arguments
-from ddpmseg.runtime.processes import alone
+from ddpmseg.runtime.processes import all_threads
 from ddpmseg.tracking.loggers import Claim, Tracking
 from ddpmseg.tracking.wandb_media import ExampleImages, log_artifacts, log_picture, log_results
 from ddpmseg.training.callbacks import Checkpoint, checkpoint_to_resume, progress_callbacks
@@ -70,7 +70,7 @@ def run_segmentation(run: ResolvedSegmentation, claim: Claim) -> Scores:
     started = time.perf_counter()
     head = build_head(config.head, extractor.layout, dataset.classes, config.seed)
     if training_set is not None and ranks.is_first():
-        with alone():
+        with all_threads():
             started -= fit_head(run, head, *training_set, dataset.classes, tracking.loggers)
     del training_set
     if ranks.is_first():

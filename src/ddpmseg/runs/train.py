@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from ddpmseg import ranks
 from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import cache_folder
-from ddpmseg.composition.checks import check_alone, typed_config
+from ddpmseg.composition.checks import check_one_device, typed_config
 from ddpmseg.composition.identity import run_identity, settings_identity
 from ddpmseg.composition.resolve import ResolvedRun, ResolvedSegmentation, resolve
 from ddpmseg.config import TrainConfig, run_key
@@ -57,7 +57,7 @@ def train(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     """
     run = resolve(typed_config(cfg))
     config, folder = run.config, run.folder
-    check_alone(config.trainer, in_multirun)
+    check_one_device(config.trainer, in_multirun)
     check_free(folder, settings_identity(config), config.paths.overwrite, settings_only=True)
     fetch_missing(_fetched(config), cache_folder(config.paths, "downloads"))
     unwritable = explain_unwritable(folder, OUTPUT_DIR)  # also by loggers of other packages

@@ -84,7 +84,7 @@ class StopAtOnce(Callback):
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def all_threads() -> Iterator[None]:
     """While the other ranks wait, this one uses the processor threads of all."""
     if ranks.num_ranks() == 1:
         yield

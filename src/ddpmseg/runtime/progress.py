@@ -33,16 +33,16 @@ class Progress:
         """Some share of a stage of the current piece is done."""
         self._bar.update(self.pieces[self.finished][stage] * share)
 
-    def finish(self, told: str) -> None:
-        """The current piece is done; `told` says what came of it."""
+    def finish(self, message: str) -> None:
+        """The current piece is done; `message` says what came of it."""
         self.finished += 1
         done = sum(sum(piece.values()) for piece in self.pieces[: self.finished])
         left = (time.monotonic() - self.started) * (self.total - done) / done
         self._bar.n = done
-        self._bar.set_description(told, refresh=True)
+        self._bar.set_description(message, refresh=True)
         if self._bar.disable:
             log.info(
-                "%s (%d of %d, %s left)", told, self.finished, len(self.pieces), duration(left)
+                "%s (%d of %d, %s left)", message, self.finished, len(self.pieces), duration(left)
             )
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import ConfigError
 from ddpmseg.finished.open import FinishedRun, listed, open_run
 from ddpmseg.heads.export import HEAD
-from ddpmseg.io.files import file_sha256, written_whole
+from ddpmseg.io.files import atomic_write, file_sha256
 from ddpmseg.records.pictures import contact_sheet, overlay
 from ddpmseg.records.samples import SampleFolder, name_of
 from ddpmseg.runtime.device import choose_device
@@ -117,7 +117,7 @@ def write_overview(folder: SampleFolder, indices: Sequence[int], classes: ClassT
     titles = [f"{name_of(index)}: {known[name_of(index)]:.3f}" for index in shown]
     path = folder.folder / OVERVIEW
     path.parent.mkdir(exist_ok=True)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         contact_sheet([photos, labels], classes, titles).save(unfinished, format="png")
 
 

@@ -74,27 +74,27 @@ def sample(
 
 
 def _draw(folder: SampleFolder, sampler: Sampler, num: int, seed: int, batch_size: int) -> None:
-    lacking = folder.missing(num)
-    log.info("%d of %d images are there already", num - len(lacking), num)
+    missing = folder.missing(num)
+    log.info("%d of %d images are there already", num - len(missing), num)
     started = time.perf_counter()
-    with tqdm(total=len(lacking), desc="drawn", disable=not sys.stderr.isatty()) as bar:
-        for first in range(0, len(lacking), batch_size):
-            some = lacking[first : first + batch_size]
+    with tqdm(total=len(missing), desc="drawn", disable=not sys.stderr.isatty()) as bar:
+        for first in range(0, len(missing), batch_size):
+            batch = missing[first : first + batch_size]
             # A pass is always full: so an image is the same, bit by bit, after a stop as without.
-            images = sampler(seed, some + some[-1:] * (batch_size - len(some)))
-            for index, image in zip(some, images, strict=False):
+            images = sampler(seed, batch + batch[-1:] * (batch_size - len(batch)))
+            for index, image in zip(batch, images, strict=False):
                 folder.write_image(index, image)
-            bar.update(len(some))
+            bar.update(len(batch))
             if not first:
-                passes = -(-len(lacking) // batch_size)
+                passes = -(-len(missing) // batch_size)
                 seconds = passes * (time.perf_counter() - started)
-                log.info("time: about %.0f s for %d images", seconds, len(lacking))
+                log.info("time: about %.0f s for %d images", seconds, len(missing))
 
 
 def _use(
     folder: SampleFolder, labeller: Labeller, num: int, keep: int | None, dropped: int
 ) -> None:
-    """Choose the images of the dataset among all; draw the picture of some."""
+    """Choose the images of the dataset among all; draw the picture of batch."""
     known, used = folder.uncertainties(), list(range(num))
     if keep is not None:
         used = least_uncertain([known[name_of(index)] for index in used], keep, dropped)

@@ -17,7 +17,7 @@ from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.runtime.device import TEST_PRECISION, trainer_arguments
-from ddpmseg.runtime.processes import alone
+from ddpmseg.runtime.processes import all_threads
 from ddpmseg.sweeps.grid import Piece
 from ddpmseg.sweeps.resolve import ResolvedSweep
 from ddpmseg.training.extraction import extract_training_set
@@ -62,7 +62,7 @@ def probe_timestep(
     if ranks.is_first():
         stage = _Stage(advance, "train", probes.num_fits)
         train = gradient_descent(head.build_protocol(), arguments, [stage])
-        with alone():
+        with all_threads():
             probes.fit(maps, LabelledPixels(masks, ignore_label), config.seed, train)
     del maps
     ranks.share_state(probes)

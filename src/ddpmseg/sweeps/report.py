@@ -11,7 +11,7 @@ import numpy as np
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.errors import DataError
 from ddpmseg.io.damage import explain_damage
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import METRICS, CellGrid
 from ddpmseg.records.cells import CellStore
@@ -96,7 +96,7 @@ def write_study(folder: Path, study: Study) -> None:
     ]
     write_table(folder / "controls.csv", ("control", *COLUMNS), controls)
     sentences = findings(study)
-    with written_whole(folder / "findings.txt") as unfinished:
+    with atomic_write(folder / "findings.txt") as unfinished:
         unfinished.write_text("\n".join(sentences) + "\n", encoding="utf-8")
     save_figures(study, folder / "figures")
     write_report(folder / "report.html", study, sentences)

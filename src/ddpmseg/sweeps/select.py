@@ -54,7 +54,7 @@ class Selection:
     """Overrides of `ddpmseg train` that use the proposed set in place of the sweep's grid."""
 
     def lines(self) -> list[str]:
-        def told(name: str, chosen: Chosen, score: float) -> str:
+        def line(name: str, chosen: Chosen, score: float) -> str:
             blocks, timesteps = chosen
             when = f", t = {list(timesteps)}: {len(timesteps)} forward passes,"
             return (
@@ -63,8 +63,8 @@ class Selection:
             )
 
         return [
-            told("proposed", self.chosen, self.score),
-            told("all blocks" if self.timeless else "paper's rule", self.rule, self.rule_score),
+            line("proposed", self.chosen, self.score),
+            line("all blocks" if self.timeless else "paper's rule", self.rule, self.rule_score),
             f"{self.evaluated} sets compared in {self.seconds:.0f} s on the labelled training "
             "images; test images were not used. This command trains a head on the proposed ones:",
             command("train", settings=self.settings),

@@ -13,7 +13,7 @@ from ddpmseg.data.datamodule import LabelledImages
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.io.array_file import read_npz
 from ddpmseg.io.damage import DAMAGE, reason_of
-from ddpmseg.io.files import written_whole
+from ddpmseg.io.files import atomic_write
 from ddpmseg.records.cells import CellStore
 from ddpmseg.report.clusters import cluster_maps, default_cluster_choice, evenly_chosen
 from ddpmseg.report.study import ClusterMaps
@@ -33,7 +33,7 @@ def write_examples(folder: Path, dataset: LabelledSet, count: int) -> None:
     samples = [dataset.test[index] for index in range(min(count, len(dataset.test)))]
     if not samples or read_examples(folder):
         return
-    with written_whole(folder / EXAMPLES) as unfinished, unfinished.open("wb") as file:
+    with atomic_write(folder / EXAMPLES) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
             file,
             images=np.stack([sample.image.permute(1, 2, 0).numpy() for sample in samples]),
@@ -72,7 +72,7 @@ def write_clusters(sweep: ResolvedSweep, dataset: LabelledSet, networks: Network
     )
     images, _, names = next(iter(LabelledImages(dataset, count).test_dataloader()))
     maps = cluster_maps(extractor, images, names, settings.k)
-    with written_whole(folder / CLUSTERS) as unfinished, unfinished.open("wb") as file:
+    with atomic_write(folder / CLUSTERS) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
             file,
             blocks=np.array(maps.blocks),

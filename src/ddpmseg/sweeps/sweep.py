@@ -9,7 +9,7 @@ from ddpmseg import ranks
 from ddpmseg.backbones.base import Backbone
 from ddpmseg.command_line import called_command
 from ddpmseg.composition.build import cache_folder
-from ddpmseg.composition.checks import check_alone, check_shares, typed_config
+from ddpmseg.composition.checks import check_one_device, check_shares, typed_config
 from ddpmseg.config import SweepConfig
 from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.data.survey import known_survey
@@ -55,7 +55,7 @@ def sweep(cfg: DictConfig, in_multirun: bool = False) -> float | None:
     """
     resolved = resolve_sweep(typed_config(cfg, SweepConfig))
     config, store = resolved.config, CellStore(resolved.folder)
-    check_alone(config.trainer, in_multirun)
+    check_one_device(config.trainer, in_multirun)
     check_kind(store.folder, "sweep", "paths.output_dir")
     if not config.paths.overwrite:
         store.check(settings_identity(config), settings_only=True)

@@ -79,9 +79,9 @@ class Upload:
             line.removeprefix("wandb: ")
             for line in self.log_path.read_text(encoding="utf-8").splitlines()
         ]
-        told = [line.strip() for line in lines if line.strip() not in ("", "ERROR")]
-        errors = [line for line in told if "error" in line.lower()]
-        return (errors or told or ["it said nothing"])[-1][:200]
+        output = [line.strip() for line in lines if line.strip() not in ("", "ERROR")]
+        errors = [line for line in output if "error" in line.lower()]
+        return (errors or output or ["it said nothing"])[-1][:200]
 
     def _watch(self) -> None:
         """Say at once that nothing is uploaded, not only when the run ends hours later."""

@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
 from ddpmseg.io.damage import DAMAGE, reason_of
-from ddpmseg.io.files import append_text, written_whole
+from ddpmseg.io.files import append_text, atomic_write
 from ddpmseg.io.tensor_file import save_pickled
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class _WholeFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
     ) -> None:
-        with written_whole(Path(path)) as unfinished:
+        with atomic_write(Path(path)) as unfinished:
             save_pickled(checkpoint, unfinished)
 
 
@@ -191,7 +191,7 @@ def keep_metrics(path: Path, kept: Callable[[int], bool]) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     found = [line for line in lines if (step := _step_of(line)) is not None and kept(step)]
     if found != lines:
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text("".join(found), encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ddpmseg.command_line import override
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.io.files import explain_unwritable, written_whole
+from ddpmseg.io.files import atomic_write, explain_unwritable
 from ddpmseg.weights.pickled import Salvaged
 from ddpmseg.weights.read import resolve_checkpoint
 
@@ -27,7 +27,7 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
     command = [sys.executable, "-m", "ddpmseg.weights.pickled", str(path)]
     with explain_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(output) as unfinished:
+    with atomic_write(output) as unfinished:
         process = subprocess.run(
             [*command, str(unfinished), *([] if entry is None else [entry])],
             capture_output=True,

@@ -25,7 +25,7 @@ from ddpmseg.composition.checks import typed_config
 from ddpmseg.composition.plan import compose
 from ddpmseg.config import TrainConfig
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.io.files import folder_written_whole
+from ddpmseg.io.files import atomic_folder
 from ddpmseg.weights.keywords import RANDOM
 from ddpmseg.weights.model_folder import CONFIG, INDEX, SCHEDULER, WEIGHTS
 from ddpmseg.weights.read import read_state_dict, resolve_checkpoint
@@ -75,7 +75,7 @@ def convert_to_diffusers(checkpoint: str, output: Path, flags: UNetFlags) -> Non
         )
     parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     version = {"_diffusers_version": library.__version__}
-    with folder_written_whole(output) as folder:
+    with atomic_folder(output) as folder:
         for name in parts:
             (folder / name).mkdir()
         _write_json(folder / INDEX, {"_class_name": "DDPMPipeline"} | version | parts)
