@@ -94,7 +94,7 @@ def _draw(folder: SampleFolder, sampler: Sampler, num: int, seed: int, batch_siz
 def _use(
     folder: SampleFolder, labeller: Labeller, num: int, keep: int | None, dropped: int
 ) -> None:
-    """Choose the images of the dataset among all; draw the picture of batch."""
+    """Choose the images of the dataset among all; draw the picture of some."""
     known, used = folder.uncertainties(), list(range(num))
     if keep is not None:
         used = least_uncertain([known[name_of(index)] for index in used], keep, dropped)
