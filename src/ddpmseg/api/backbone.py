@@ -38,7 +38,8 @@ def load_backbone(
         name_or_checkpoint: a choice of `backbone=` (`ddpmseg train --help` lists them), the name of
             a backbone of an installed package, or the path of a weight file in a format that
             `ddpmseg weights describe` knows.
-        device: 'auto' (a GPU where there is one), 'cpu', 'gpu', 'cuda', 'mps', or a torch device.
+        device: 'auto' (CUDA where there is a GPU, else the CPU), 'cpu', 'gpu', 'cuda', 'mps'
+            (untested), or a torch device.
         settings: settings of the backbone by name, such as `precision='32'`, `seed=1` (of untrained
             weights), `checkpoint='random'`, `download=True` (fetch weights that are not there), or
             dotted: `**{"unet.num_channels": 64}`. Of a UNet's weight file, what no file tells:

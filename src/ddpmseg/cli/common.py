@@ -76,7 +76,7 @@ def add_config_dir(command: argparse.ArgumentParser) -> None:
 
 
 def add_accelerator(command: argparse.ArgumentParser) -> None:
-    text = "where to compute: auto (default), cpu, gpu, cuda, mps"
+    text = "where to compute: auto (CUDA or the CPU; default), cpu, gpu, cuda, mps (untested)"
     command.add_argument("--accelerator", default="auto", help=text)
 
 

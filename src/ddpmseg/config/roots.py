@@ -119,6 +119,8 @@ class TrainerConfig:
     """Where and how precisely to compute (Lightning's Trainer)."""
 
     accelerator: str = "auto"
+    """'auto' (CUDA where there is a GPU, else the CPU), 'cpu', 'gpu', 'cuda', or 'mps', on which
+    nothing has been tested."""
     devices: int = 1
     """How many, of one machine. More than one: a process for each, which extracts, tests or
     pretrains on its share; the results are those of one device. In a multirun only one."""

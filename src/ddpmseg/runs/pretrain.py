@@ -48,7 +48,7 @@ def run_pretraining(run: ResolvedRun, claim: Claim, command: str) -> None:
     first = ranks.is_first()
     samples = _Samples(folder, averaging, tracking)
     trainer = pl.Trainer(
-        accelerator=config.trainer.accelerator,
+        accelerator=run.device.type,
         devices=config.trainer.devices,
         strategy="ddp" if config.trainer.devices > 1 else "auto",
         use_distributed_sampler=False,

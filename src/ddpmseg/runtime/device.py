@@ -19,11 +19,15 @@ the maps, which need not be autocast's."""
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device of a Trainer with this accelerator; ConfigError where there is none."""
+    """The device of a Trainer with this accelerator; ConfigError where there is none.
+
+    'auto' is CUDA where there is a GPU, else the CPU. MPS, on which nothing has been tested, is
+    used on request only.
+    """
     available = {"cpu": True, "gpu": torch.cuda.is_available(), "mps": torch.mps.is_available()}
     available["cuda"] = available["gpu"]
     if accelerator == "auto":
-        accelerator = next(name for name in ("gpu", "mps", "cpu") if available[name])
+        accelerator = "cuda" if available["cuda"] else "cpu"
     if accelerator not in available:
         raise ConfigError(
             f"`trainer.accelerator={accelerator}`: must be one of auto, cpu, gpu, cuda, mps."
@@ -55,7 +59,7 @@ def trainer_arguments(
     """
     device = choose_device(trainer.accelerator)
     return {
-        "accelerator": trainer.accelerator,
+        "accelerator": device.type,  # Lightning's own 'auto' takes MPS
         "devices": _own_device(trainer, device),
         "precision": precision,
         "log_every_n_steps": trainer.log_every_n_steps,

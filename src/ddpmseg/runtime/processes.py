@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from ddpmseg import ranks
 from ddpmseg.config import TrainerConfig
 from ddpmseg.errors import ConfigError, UserError
+from ddpmseg.runtime.device import choose_device
 
 log = logging.getLogger(__name__)
 THREADS = torch.get_num_threads()
@@ -104,7 +105,7 @@ def _launch(trainer: TrainerConfig) -> list[subprocess.Popen]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         fabric = Fabric(
-            accelerator=trainer.accelerator,
+            accelerator=choose_device(trainer.accelerator).type,
             devices=trainer.devices,
             strategy=DDPStrategy(process_group_backend=backend, timeout=PATIENCE),
         )
