@@ -151,11 +151,11 @@ def test_row_of_results(finished: Path) -> None:
     assert 0 <= float(row["uncertainty"]) <= np.log(11)
     predicted = np.stack([np.load(finished / "masks" / f"test_{i:05d}.npy") for i in range(2)])
     true = np.stack([draw_pony(scene, "test", 0, 16)[1] for scene in range(2)])
-    assert float(row["pixel_accuracy"]) == pytest.approx((predicted == true).mean(), abs=1e-6)
+    assert float(row["pixel_accuracy"]) == pytest.approx((predicted == true).mean(), abs=1e-9)
     overlaps = [((predicted == k) & (true == k)).sum() for k in range(11)]
     unions = [((predicted == k) | (true == k)).sum() for k in range(11)]
     ious = [overlap / max(1, union) for overlap, union in zip(overlaps, unions, strict=True)]
-    assert float(row["miou"]) == pytest.approx(np.mean(ious), abs=1e-6)
+    assert float(row["miou"]) == pytest.approx(np.mean(ious), abs=1e-9)
 
 
 def test_every_epoch_is_scored_on_the_photographs_and_the_best_is_tested(finished: Path) -> None:

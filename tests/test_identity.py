@@ -132,7 +132,7 @@ def test_a_changed_run_is_neither_skipped_nor_continued(
 ) -> None:
     folder = tmp_path / "run"
     score = train(run_settings(folder, given))
-    assert train_program.finished(run_settings(folder, given)) == pytest.approx(score, abs=1e-6)
+    assert train_program.finished(run_settings(folder, given)) == score
     change(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match=f"finished run of something else: {says}"):
         train_program.finished(run_settings(folder, given))

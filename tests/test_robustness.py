@@ -140,7 +140,7 @@ def test_scores_are_those_of_a_plain_loop(name: str, command, runs: Path, tmp_pa
             spoilt = torch.from_numpy(corrupt(image, one, 4, f"test/{sample.name}").copy())
             maps = extractor(spoilt.permute(2, 0, 1)[None].contiguous(), [f"test/{sample.name}"])
             counts += functional.confusion(segment(reader, maps).masks[0], sample.mask, 11, 255)
-        assert float(row["miou"]) == pytest.approx(float(functional.miou(counts, 255)), abs=1e-6)
+        assert float(row["miou"]) == pytest.approx(float(functional.miou(counts, 255)), abs=1e-9)
 
 
 def test_a_command_that_broke_off_goes_on(

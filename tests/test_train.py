@@ -131,9 +131,9 @@ def test_scores_are_those_of_the_masks(finished: Path) -> None:
             assert float(table[label]["iou_present"]) == pytest.approx(overlap / union)
         else:
             assert table[label]["iou_present"] == ""
-    assert float(row_of(finished)["miou_present"]) == pytest.approx(np.mean(ious), abs=1e-6)
+    assert float(row_of(finished)["miou_present"]) == pytest.approx(np.mean(ious), abs=1e-9)
     accuracy = (predicted == true).mean()
-    assert float(row_of(finished)["pixel_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+    assert float(row_of(finished)["pixel_accuracy"]) == pytest.approx(accuracy, abs=1e-9)
 
 
 def test_pictures_agree_with_the_labels(finished: Path) -> None:

@@ -37,7 +37,7 @@ def write(jobs: Sequence[Job], multirun: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for job in jobs:
-            score = "" if job.miou is None else f"{job.miou:.6f}"
+            score = "" if job.miou is None else job.miou
             outcome = (job.state, score, job.seconds, job.folder, job.error)
             cells = (job.number, shlex.join(job.overrides), *outcome)
             writer.writerow([guarded(cell) for cell in cells])

@@ -71,13 +71,16 @@ def write_results(folder: Path, row: Mapping[str, object]) -> None:
     write_table(folder / PENDING, COLUMNS, [row])
 
 
-def score_columns(scores: Scores, uncertainties: Sequence[Tensor]) -> dict[str, str]:
-    """Those of a row: the scores, and the mean uncertainty of the test images."""
+def score_columns(scores: Scores, uncertainties: Sequence[Tensor]) -> dict[str, float]:
+    """Those of a row: the scores, and the mean uncertainty of the test images.
+
+    They are written with all of their digits, so that a reader has the same numbers.
+    """
     return {
-        "miou": f"{scores.miou:.6f}",
-        "miou_present": f"{scores.miou_present:.6f}",
-        "pixel_accuracy": f"{scores.pixel_accuracy:.6f}",
-        "uncertainty": f"{torch.cat(list(uncertainties)).mean():.6f}",
+        "miou": float(scores.miou),
+        "miou_present": float(scores.miou_present),
+        "pixel_accuracy": float(scores.pixel_accuracy),
+        "uncertainty": float(torch.cat(list(uncertainties)).mean()),
     }
 
 

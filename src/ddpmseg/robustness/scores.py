@@ -37,8 +37,7 @@ class Robustness:
         about = (self.run.folder, self.run.text(METHOD), self.run.text(DATASET))
         rows = []
         for *version, scores, drop in versions:
-            numbers = [f"{value:.6f}" for value in (*scores.values(), drop)]
-            values = (*about, *version, self.num_test, *numbers)
+            values = (*about, *version, self.num_test, *scores.values(), drop)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
         return rows
 

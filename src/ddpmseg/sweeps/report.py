@@ -122,7 +122,7 @@ def cell_rows(grid: CellGrid, study: Study) -> Iterable[Mapping[str, object]]:
             "block": cell.block,
             "timestep": grid.numbering.timestep(cell.timestep),
             "seed": cell.seed,
-            **{k: "" if np.isnan(v) else f"{v:.6f}" for k, v in scores.items()},
+            **{k: "" if np.isnan(v) else v for k, v in scores.items()},
             "seconds": f"{cell.seconds:.3f}",
         }
 
