@@ -11,14 +11,46 @@ from tiny_run import SEGMENT, SWEEP, checked, composed, composed_sweep, resolved
 
 from ddpmseg.errors import ConfigError
 from ddpmseg.finished.open import open_run
+from ddpmseg.runs import segment
 from ddpmseg.runs.train import finished, train
 from ddpmseg.tracking import loggers
+from ddpmseg.training.callbacks import Checkpoint
+from ddpmseg.training.head import HeadTraining
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_csv(tmp_path: Path) -> None:
     train(composed(tmp_path, *SEGMENT, "logger=csv"))
-    rows = list(csv.DictReader((tmp_path / "csv" / "metrics.csv").read_text().splitlines()))
-    assert any(row.get("test/miou") for row in rows)
+    assert any(row["test/miou"] for row in rows(tmp_path / "csv" / "metrics.csv"))
+
+
+def test_csv_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows are those of a run that nobody stopped, each once."""
+    given = (*SEGMENT, "logger=csv")
+    train(composed(tmp_path / "undisturbed", *given))
+    monkeypatch.setattr(segment, "Checkpoint", lambda path, *_: Checkpoint(path, 3))
+    step = HeadTraining.training_step
+
+    def stopping(self: HeadTraining, *batch: object) -> object:
+        if self.global_step == 5:
+            raise KeyboardInterrupt
+        return step(self, *batch)  # pyright: ignore[reportArgumentType]
+
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(HeadTraining, "training_step", stopping)
+        with pytest.raises(SystemExit):
+            train(composed(folder, *given))
+    table = folder / "csv" / "metrics.csv"
+    assert [row["step"] for row in rows(table)] == ["0", "1", "2", "3", "4"]
+    table.write_text(table.read_text() + "1,0.2")  # as a kill cuts it off
+    train(composed(folder, *given))
+    assert rows(table) == rows(tmp_path / "undisturbed" / "csv" / "metrics.csv")
+    train(composed(folder, *given, "paths.overwrite=true"))
+    assert rows(table) == rows(tmp_path / "undisturbed" / "csv" / "metrics.csv")
 
 
 def test_loggers_add_up(tmp_path: Path) -> None:
@@ -72,13 +104,13 @@ def test_tensorboard(tmp_path: Path) -> None:
 def test_loggers_decide_nothing(tmp_path: Path) -> None:
     """A run that is repeated with another logger is the same run; older settings are no matter."""
     score = train(composed(tmp_path, *SEGMENT))
-    assert finished(composed(tmp_path, *SEGMENT, "logger=csv")) == pytest.approx(score, abs=1e-6)
+    assert finished(composed(tmp_path, *SEGMENT, "logger=csv")) == score
     path = tmp_path / "config.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["logger"] = {"kind": "none", "project": "mine"}
     path.write_text(json.dumps(settings))
     assert open_run(tmp_path).config.logger.project == "mine"
-    assert finished(composed(tmp_path, *SEGMENT)) == pytest.approx(score, abs=1e-6)
+    assert finished(composed(tmp_path, *SEGMENT)) == score
 
 
 def test_the_environment_of_wandb_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ REPLACED = (
     PENDING,
     CHECKPOINT,
     "metrics.jsonl",
+    "csv/metrics.csv",
     "head.safetensors",
     "unet.safetensors",
     "segmenter.safetensors",

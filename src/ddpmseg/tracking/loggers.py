@@ -8,10 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from ddpmseg.config import LoggerConfig, TrainConfig
 from ddpmseg.errors import ConfigError
+from ddpmseg.tracking.csv_rows import ContinuedCSV
 from ddpmseg.tracking.wandb_run import MODES, open_run, run_identity
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def open_loggers(config: TrainConfig, folder: Path, key: str) -> Iterator[Tracki
     with ExitStack() as until_done:
         loggers: list[Logger] = []
         if settings.csv:
-            loggers.append(CSVLogger(folder, name="csv", version=""))
+            loggers.append(ContinuedCSV(folder, name="csv", version=""))
         if settings.tensorboard:
             loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
         run = None
