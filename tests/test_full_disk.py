@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from test_distill import draw_samples
 from test_resume import results
+from test_unpack import good_entries, make_archive
+from tiny_annotations import save_coco, save_labelme
 from tiny_run import DISTILL, PRETRAIN, SEGMENT, composed, multirun
 
+from ddpmseg.__main__ import main
+from ddpmseg.data.dataset_archive import unpack_folder
+from ddpmseg.data.ponies import draw_pony
 from ddpmseg.errors import DiskError
 from ddpmseg.io.files import append_text, atomic_write, explain_unwritable
 from ddpmseg.io.tensor_file import save_pickled
@@ -85,6 +93,17 @@ def test_a_multirun_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "m" / "report.html").is_file()
 
 
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """No file above this size can be written by this process, nor by those that it starts."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def limited(folder: Path, num_bytes: int, *words: str) -> subprocess.CompletedProcess[str]:
     """`ddpmseg WORDS` by a process that may write no file above this size."""
     code = (
@@ -123,13 +142,9 @@ def test_a_write_that_the_system_refuses(
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     append_text(path, "one\n")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(DiskError, match=r"lines' cannot be written to \(File too large\)"):
-            append_text(path, "half of this line fits\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    says = r"lines' cannot be written to \(File too large\)"
+    with files_of_at_most(10), pytest.raises(DiskError, match=says):
+        append_text(path, "half of this line fits\n")
     assert path.read_text() == "one\n"
     append_text(path, "two\n")
     assert path.read_text() == "one\ntwo\n"
@@ -151,3 +166,62 @@ def test_what_is_read_elsewhere_is_no_fault_of_the_disk(tmp_path: Path) -> None:
     says = r"taken' cannot be written to \(Is a directory\)\. Choose another folder"
     with pytest.raises(DiskError, match=says), explain_unwritable(folder / "taken"):
         (folder / "taken").write_text("")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What there is to convert and to export."""
+    folder = tmp_path_factory.mktemp("sources")
+    train(composed(folder / "run", *SEGMENT, "head.hidden=[8,4]"))
+    state = {"weight": torch.zeros(1000)}
+    torch.save({"model": state, "trainer": Path("executed")}, folder / "wrapped.pt")
+    save_coco(folder / "coco")
+    save_labelme(folder / "labelme")
+    images, masks = zip(*(draw_pony(index, "pretrain", 0, 32) for index in range(2)), strict=True)
+    uncertainties = np.zeros(2, np.float32)
+    np.savez(folder / "samples.npz", np.stack(images), np.stack(masks), uncertainties)
+    Image.fromarray(images[0]).save(folder / "pony.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "num_bytes"),
+    [
+        ("weights convert wrapped.pt OUT.safetensors", 500),
+        ("weights convert-diffusers bundled:ponies64 OUT", 100_000),
+        ("export run OUT", 500),
+        ("data write ponies --output OUT dataset.num_labelled=1 dataset.num_test=1", 500),
+        ("data convert coco/annotations.json OUT", 100),
+        ("data convert labelme OUT", 100),
+        ("data unpack samples.npz OUT --classes ponies", 500),
+        ("predict pony.png --run run --output-dir OUT --accelerator cpu", 100),
+        ("table run --output OUT.md", 10),
+    ],
+)
+def test_a_conversion_names_the_disk(
+    command: str,
+    num_bytes: int,
+    sources: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not what it reads, which is in order; and nothing stays that is half written."""
+    monkeypatch.chdir(sources)
+    words = command.replace("OUT", str(tmp_path / "out")).split()
+    with files_of_at_most(num_bytes):
+        status = main(words)
+    said = capsys.readouterr().err
+    assert (status, "Traceback" in said) == (2, False)
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: '{tmp_path / 'out'}")
+    assert line.endswith(ADVICE.replace("No space left on device", "File too large"))
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert main(words) == 0
+
+
+def test_an_archive_that_finds_no_room_is_not_damaged(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "sets.tar.gz", *good_entries())
+    with files_of_at_most(1), pytest.raises(DiskError, match=r"'.*horses' cannot be written to"):
+        unpack_folder(archive, "horses", tmp_path / "horses")
+    unpack_folder(archive, "horses", tmp_path / "horses")

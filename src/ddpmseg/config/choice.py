@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from ddpmseg.errors import ConfigError
-from ddpmseg.io.files import atomic_write
+from ddpmseg.io.files import explain_unwritable, atomic_write
 
 
 def check_choice(path: Path, group: str, option: str) -> None:
@@ -24,6 +24,7 @@ def write_choice(path: Path, comments: list[str], schema: str, settings: dict[st
     """Write the settings under their schema; what is chosen has the name of its file."""
     header = [*(f"# {line}" for line in comments), f"defaults: [{schema}, _self_]"]
     content = yaml.safe_dump({"name": path.stem} | settings, sort_keys=False, allow_unicode=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explain_unwritable(path, "another file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as unfinished:
         unfinished.write_text("\n".join(header) + "\n" + content, encoding="utf-8")

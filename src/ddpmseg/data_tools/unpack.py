@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ddpmseg.data.class_table import load_class_table
 from ddpmseg.data.convert.sample_archive import SampleArchive
 from ddpmseg.errors import ConfigError
-from ddpmseg.io.files import file_sha256
+from ddpmseg.io.files import explain_unwritable, file_sha256
 from ddpmseg.records.samples import SampleFolder, name_of
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ def unpack_samples(archive: Path, output: Path, classes: str, num: int | None = 
         raise ConfigError(f"`--num {num}`: must lie in 1..{samples.num}, as many as there are.")
     source = {"archive_sha256": file_sha256(archive)}
     folder = SampleFolder(output)
-    folder.claim(source, source)
+    with explain_unwritable(output, "another `--output`"):
+        folder.claim(source, source)
     missing = set(folder.missing(num))  # an image is written after its mask
     uncertainties = samples.uncertainties()
     with tqdm(total=num, desc="unpacked", disable=not sys.stderr.isatty()) as bar:

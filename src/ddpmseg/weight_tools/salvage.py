@@ -1,6 +1,7 @@
 """Converts a weight file that holds more than tensors to one of tensors only."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
     """Extract the tensors of a torch file in a separate process; returns lines to print.
 
     Nothing in the file is executed, see `ddpmseg.weights.pickled`. Raises CheckpointError for a
-    file without tensors, ConfigError for an `output` that exists already or is no .safetensors.
+    file without tensors, ConfigError for an `output` that exists already or is no .safetensors,
+    DiskError where it cannot be written to.
     """
     path = resolve_checkpoint(source)
     if output.suffix != ".safetensors":
@@ -44,13 +46,15 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
 
 
 def _read_result(path: Path, process: "subprocess.CompletedProcess[str]") -> Salvaged:
-    """The output of the process. Raises CheckpointError if it failed."""
+    """The output of the process. Raises CheckpointError if it failed, OSError if the disk did."""
     result: dict[str, Any]
     try:
         result = json.loads(process.stdout)
     except ValueError:
         last = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
         result = {"error": f"could not be read ({last})"}
+    if (number := result.get("unwritable")) is not None:
+        raise OSError(number, os.strerror(number))
     if "error" in result:
         raise CheckpointError(f"checkpoint '{path}' {result['error']}. Nothing was written.")
     return Salvaged(**result)

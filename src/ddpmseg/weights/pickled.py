@@ -5,7 +5,8 @@
 It runs as a separate process, which imports neither torch nor anything that the file names. Its
 unpickler knows tensors and dictionaries; every other class or function that the file names becomes
 a placeholder that does nothing. Numbers are copied byte by byte, one tensor at a time. The process
-prints one JSON object: `Salvaged` as a dictionary, or {"error": ...} with exit status 1.
+prints one JSON object: `Salvaged` as a dictionary; or, with exit status 1, {"error": ...}, or
+{"unwritable": ERRNO} where the output cannot be written.
 
 Source: the format of `torch.save` since torch 1.6: a zip archive of `data.pkl` and, by number, the
 storages of the tensors.
@@ -289,7 +290,10 @@ def write_safetensors(file: TorchFile, state: dict[str, StoredTensor], output: P
 
 
 def salvage(path: Path, output: Path, entry: str | None = None) -> Salvaged:
-    """Write the tensors of one entry to `output`. Raises SalvageError and OSError."""
+    """Write the tensors of one entry to `output`.
+
+    Raises SalvageError for the input, OSError for the output.
+    """
     file = TorchFile(path)
     content = file.content()
     chosen, state = choose_entry(content, entry)
@@ -303,8 +307,10 @@ def main(arguments: list[str]) -> int:
         result = asdict(salvage(Path(arguments[0]), Path(arguments[1]), *arguments[2:]))
     except SalvageError as error:
         result = {"error": str(error)}
+    except OSError as error:
+        result = {"unwritable": error.errno}
     sys.stdout.write(json.dumps(result) + "\n")
-    return int("error" in result)
+    return int("error" in result or "unwritable" in result)
 
 
 if __name__ == "__main__":
