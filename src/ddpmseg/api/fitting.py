@@ -67,8 +67,10 @@ def fit(
             table such as 'ponies', or the path of a YAML file. None: as many as there are labels.
         seed: draws the noise, the first weights and the order of pixels.
         members: classifiers of the ensemble, which vote; None: 10 where the head is one.
-        tiny_annotations: what becomes of a class of a few pixels in an image, see
-            `dataset.tiny_annotations`.
+        tiny_annotations: what becomes of a class that covers under 20 pixels (at 256x256) of an
+            image. 'scaled' ignores it there, the 20 scaled to the image's area: the original code's
+            rule at 256 pixels only. 'reference' ignores it under 20 pixels at any size, as the
+            original code; 'keep' trains on it.
         head_settings: further settings of the head by name, such as `protocol='paper'`,
             `hidden=[64]` or `max_steps=100`.
 

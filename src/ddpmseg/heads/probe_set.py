@@ -40,7 +40,9 @@ class ProbeSet(nn.Module, ABC):
 class SeparateProbes(ProbeSet):
     """Heads of any kind, fitted and read one after the other.
 
-    The probe of a map and a seed is the head that `train.py` fits to this map with this seed.
+    The probe of a map and a seed is the head that `ddpmseg train` fits to this map with this seed,
+    up to the rounding of maps that are computed in other batches. A head trained by gradient
+    descent grows that to 0.1 to 0.24 points of mIoU in 300 steps.
 
     Args:
         build: a head for vectors of (dim, num_classes, seed).
