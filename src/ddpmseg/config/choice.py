@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from ddpmseg.errors import ConfigError
-from ddpmseg.io.files import explain_unwritable, atomic_write
+from ddpmseg.io.files import atomic_write, explain_unwritable
 
 
 def check_choice(path: Path, group: str, option: str) -> None:
