@@ -112,6 +112,14 @@ def members_by_seeds(made_once: Callable[[str, Make], Path]) -> Path:
     return made_once("members_by_seeds", make_members_by_seeds)
 
 
+@pytest.fixture(scope="session")
+def finished_work(made_once: Callable[[str, Make], Path]) -> Path:
+    """What every program leaves, each in a folder of its own: see `make_finished_work`."""
+    from finished_work import make_finished_work
+
+    return made_once("finished_work", make_finished_work)
+
+
 @pytest.fixture
 def real_data() -> Path:
     if "DDPMSEG_DATA" not in os.environ:

@@ -23,7 +23,6 @@ from finished_work import (
     ROBUSTNESS,
     RUN,
     SAMPLE,
-    make_finished_work,
     small_segmenter,
 )
 from tiny_run import PRETRAIN, composed, multirun
@@ -149,11 +148,6 @@ UNREAD = (".svg", ".md", ".tex", ".html", ".log", ".png")
 FAST, SLOW = 60, 160
 
 
-@pytest.fixture(scope="module")
-def work(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    return made_once("finished_work", make_finished_work)
-
-
 def cases(work: Path) -> list[tuple[str, str, str, str]]:
     """(kind, file, damage, program) of all of them, in an order that is drawn once for all."""
     found = [
@@ -214,11 +208,13 @@ def check(work: Path, some: list[tuple[str, str, str, str]], tmp_path: Path, cap
 
 
 @pytest.mark.timeout(300)
-def test_no_damage_ends_in_a_traceback(work: Path, tmp_path: Path, capsys) -> None:
-    check(work, cases(work)[:FAST], tmp_path, capsys)
+def test_no_damage_ends_in_a_traceback(finished_work: Path, tmp_path: Path, capsys) -> None:
+    check(finished_work, cases(finished_work)[:FAST], tmp_path, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_no_damage_of_many_more_ends_in_a_traceback(work: Path, tmp_path: Path, capsys) -> None:
-    check(work, cases(work)[FAST:SLOW], tmp_path, capsys)
+def test_no_damage_of_many_more_ends_in_a_traceback(
+    finished_work: Path, tmp_path: Path, capsys
+) -> None:
+    check(finished_work, cases(finished_work)[FAST:SLOW], tmp_path, capsys)
