@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from golden_fill import filled, filled_backbone, relative_error
 from guided_diffusion.respace import SpacedDiffusion
 from tiny_backbones import TINY, VARIANTS
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from ddpmseg.backbones.base import Backbone, Hook
 from ddpmseg.backbones.guided_diffusion.backbone import PRECISIONS, GuidedDiffusionBackbone
-from ddpmseg.backbones.guided_diffusion.fast import _GroupNormFunction, scaled_norm
 from ddpmseg.backbones.guided_diffusion.unet import (
     UNetFlags,
     build_unet,
@@ -212,79 +210,6 @@ def test_sampling_process_has_the_networks_schedule() -> None:
     assert short.num_timesteps == 50
     assert short.alphas_cumprod[0] == pytest.approx(full.alphas_cumprod[0])
     assert short.alphas_cumprod[-1] == pytest.approx(full.alphas_cumprod[980])
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("channels", "groups"), [(8, 2), (6, 6), (32, 32), (12, 1)])
-def test_group_norm_has_the_gradients_of_torch(
-    layout: torch.memory_format, channels: int, groups: int
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    shape = (3, channels, 5, 4)
-    given = {
-        "x": 2 * torch.randn(shape, generator=generator) + 1,
-        "weight": torch.randn(channels, generator=generator),
-        "bias": torch.randn(channels, generator=generator),
-    }
-    pull = torch.randn(shape, generator=generator)
-    ours = {name: value.clone() for name, value in given.items()}
-    ours["x"] = ours["x"].contiguous(memory_format=layout)
-    theirs = {name: value.double() for name, value in given.items()}
-    for value in (*ours.values(), *theirs.values()):
-        value.requires_grad_()
-    y = _GroupNormFunction.apply(*ours.values(), groups, 1e-5)
-    assert isinstance(y, Tensor)
-    expected = F.group_norm(theirs["x"], groups, theirs["weight"], theirs["bias"], 1e-5)
-    assert relative_error(y, expected) <= 1e-5
-    y.backward(pull.contiguous(memory_format=layout))
-    expected.backward(pull.double())
-    for name in given:
-        found, wanted = ours[name].grad, theirs[name].grad
-        assert found is not None
-        assert wanted is not None
-        assert relative_error(found, wanted) <= 2e-5, name
-
-
-@pytest.mark.parametrize("conditioned", [False, True])
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_norm_of_a_gpu_is_that_of_the_package(
-    dtype: torch.dtype, limit: float, conditioned: bool
-) -> None:
-    """Plain arithmetic on any device, so that it can be held to the package's own here."""
-    generator = torch.Generator().manual_seed(3)
-    norm = nn.GroupNorm(4, 24)
-    with torch.no_grad():
-        norm.weight.normal_(1, 0.3, generator=generator)
-        norm.bias.normal_(0, 0.3, generator=generator)
-    x = torch.randn(2, 24, 6, 5, generator=generator) * 3 + 2
-    x = x.to(dtype, memory_format=torch.channels_last)
-    scale, shift = torch.randn(2, 2, 24, generator=generator)
-    expected = norm(x.float())
-    if conditioned:
-        expected = expected * (1 + scale[..., None, None]) + shift[..., None, None]
-    found = scaled_norm(norm, x, *((scale, shift) if conditioned else ()))
-    assert found.dtype == dtype
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert (found.float() - expected).norm() / expected.norm() < limit
-
-
-def test_group_norm_in_bf16_keeps_statistics_in_fp32() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = (torch.randn(2, 32, 16, 16, generator=generator) + 3).bfloat16()
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    exact = x.detach().double().requires_grad_()
-    weight = torch.randn(32, generator=generator, requires_grad=True)
-    bias = torch.zeros(32, requires_grad=True)
-    pull = torch.randn(x.shape, generator=generator).bfloat16()
-    y = _GroupNormFunction.apply(x, weight, bias, 8, 1e-5)
-    assert isinstance(y, Tensor)
-    assert y.dtype == torch.bfloat16
-    y.backward(pull)
-    F.group_norm(exact, 8, weight.detach().double(), bias.detach().double()).backward(pull.double())
-    assert x.grad is not None
-    assert exact.grad is not None
-    assert x.grad.dtype == torch.bfloat16
-    assert (x.grad.double() - exact.grad).norm() / exact.grad.norm() <= 0.02
 
 
 @pytest.mark.parametrize("variant", ["plain", "new_attention", "resblock_updown"])

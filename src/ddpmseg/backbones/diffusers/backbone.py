@@ -21,7 +21,7 @@ from ddpmseg.backbones.diffusers.unet2d import (
     load_unet2d,
     use_half,
 )
-from ddpmseg.backbones.guided_diffusion.fast import use_native_norms
+from ddpmseg.backbones.group_norm import use_native_norms
 from ddpmseg.backbones.noise_schedule import NoiseSchedule, named_schedule, read_schedule
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
