@@ -8,7 +8,9 @@ import pytest
 import torch
 from golden_fill import filled, filled_backbone, relative_error
 from guided_diffusion.respace import SpacedDiffusion
+from omegaconf import OmegaConf
 from tiny_backbones import TINY, VARIANTS
+from tiny_run import composed
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import Backbone, Hook
@@ -20,7 +22,9 @@ from ddpmseg.backbones.guided_diffusion.unet import (
     use_half,
 )
 from ddpmseg.backbones.precision import choose_precision
+from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.errors import ConfigError
+from ddpmseg.runtime.device import trainer_precision
 
 HOOKS: tuple[Hook, ...] = ("output", "input")
 
@@ -104,7 +108,6 @@ INTEL, AMD = "Intel Xeon", "AMD EPYC"
         ("cpu", {"cpu_name": AMD, "avx512_bf16": False}, "32"),
         ("cpu", {}, "32"),
         ("mps", {"cpu_name": AMD, "avx512_bf16": True}, "32"),
-        ("cuda", {}, "16"),
     ],
 )
 def test_auto_is_the_precision_in_which_the_device_is_fastest(
@@ -113,6 +116,27 @@ def test_auto_is_the_precision_in_which_the_device_is_fastest(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert choose_precision("auto", torch.device(device)) == chosen
     assert choose_precision("bf16", torch.device(device)) == "bf16"
+
+
+@pytest.mark.parametrize(("has_bf16", "others"), [(True, "bf16"), (False, "32")])
+def test_on_a_gpu_float16_is_for_networks_known_to_stay_in_its_range(
+    has_bf16: bool, others: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return has_bf16 or including_emulation  # as torch says of a T4 or a V100
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    device = torch.device("cuda")
+    for name in ("ddpm_lsun_horse", "ddpm_ponies", "random", "mae", "swav", "vdvae", "diffusers"):
+        given = (f"backbone={name}", "backbone.precision=auto", "backbone.checkpoint=random")
+        chosen = OmegaConf.to_object(composed(None, *given).backbone)
+        assert isinstance(chosen, BackboneConfig)
+        fits = name in ("ddpm_lsun_horse", "ddpm_ponies", "random")
+        assert chosen.precision_on(device) == ("16" if fits else others), name
+    mixed = "bf16-mixed" if has_bf16 else "32-true"
+    assert trainer_precision("auto", False, device) == mixed
+    assert trainer_precision("auto", True, device) == "32-true"
+    assert trainer_precision("bf16-mixed", False, device) == "bf16-mixed"
 
 
 @pytest.mark.parametrize("hook", HOOKS)

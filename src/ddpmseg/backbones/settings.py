@@ -56,6 +56,10 @@ class BackboneConfig(PartConfig):
 
     group: ClassVar[str] = "backbone"
 
+    fits_float16: ClassVar[bool] = False
+    """Whether all values of the network are known to stay below 65504, the largest of float16:
+    'auto' then means float16 on a GPU."""
+
     default_features: DefaultFeatures = field(default_factory=DefaultFeatures)
     """What a pixel's vector is made of where nobody chooses: `features=default`."""
 
@@ -124,7 +128,7 @@ class WeightsConfig(DownloadConfig, BackboneConfig):
     def precision_on(self, device: "torch.device") -> str:
         from ddpmseg.backbones.precision import choose_precision
 
-        return choose_precision(self.precision, device)
+        return choose_precision(self.precision, device, self.fits_float16)
 
     def as_untrained(self) -> "BackboneConfig":
         return replace(self, checkpoint=RANDOM, sha256=None)

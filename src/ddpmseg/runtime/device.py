@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from ddpmseg import ranks
-from ddpmseg.backbones.precision import choose_precision
+from ddpmseg.backbones.precision import has_fast_bf16
 from ddpmseg.config import TrainerConfig
 from ddpmseg.errors import ConfigError
 
@@ -46,8 +46,7 @@ def trainer_precision(precision: str, exact: bool, device: torch.device) -> str:
     """
     if precision != "auto":
         return precision
-    native = device.type == "cuda" or choose_precision("auto", device) == "bf16"
-    return "bf16-mixed" if native and not exact else "32-true"
+    return "bf16-mixed" if has_fast_bf16(device) and not exact else "32-true"
 
 
 def trainer_arguments(

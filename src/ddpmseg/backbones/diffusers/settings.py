@@ -41,7 +41,7 @@ class DiffusersConfig(BackboneConfig):
     def precision_on(self, device: "torch.device") -> str:
         from ddpmseg.backbones.precision import choose_precision
 
-        return choose_precision(self.precision, device)
+        return choose_precision(self.precision, device, self.fits_float16)
 
     def as_untrained(self) -> BackboneConfig:
         return replace(self, untrained=True)

@@ -1,6 +1,7 @@
 """The settings of a UNet of guided_diffusion."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -11,6 +12,8 @@ from ddpmseg.backbones.settings import WeightsConfig
 @dataclass
 class GuidedDiffusionConfig(WeightsConfig):
     """Any UNet of guided_diffusion."""
+
+    fits_float16: ClassVar[bool] = True  # the package trains these networks in float16
 
     _target_: str = "ddpmseg.backbones.guided_diffusion.GuidedDiffusionBackbone"
     checkpoint: str = MISSING
