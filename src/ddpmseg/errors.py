@@ -31,6 +31,10 @@ class CheckpointError(UserError):
     """A weight file that is missing, damaged, unsafe or made for another network."""
 
 
+class FeatureError(UserError):
+    """Maps of a network that cannot be used, because they hold values that are not finite."""
+
+
 class DownloadError(UserError):
     """A file that cannot be fetched: no connection, no such address, no space on the disk."""
 

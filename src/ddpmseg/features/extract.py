@@ -10,6 +10,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.precision import name_of
+from ddpmseg.errors import FeatureError
 from ddpmseg.features.cache import MapCache, MapNames
 from ddpmseg.features.layout import FeatureLayout, feature_layout
 from ddpmseg.features.maps import NativeMaps
@@ -38,7 +40,8 @@ class FeatureExtractor:
         computed_pairs, read_pairs: numbers of (image, timestep) pairs that were computed, and that
             were read from the cache.
 
-    Raises ConfigError when the backbone has no such block or timestep.
+    Raises ConfigError when the backbone has no such block or timestep. Extracting raises
+    FeatureError if the first maps of a block and timestep hold values that are not finite.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class FeatureExtractor:
             available = {block.index for block in backbone.blocks}
             self._computed_blocks = sorted({*self.blocks, *(available & set(kept_blocks))})
         self.num_passes = self.computed_pairs = self.read_pairs = 0
+        self._found_finite: set[int] = set()
 
     @property
     def images_per_pass(self) -> int:
@@ -82,6 +86,7 @@ class FeatureExtractor:
         other = copy(self)
         other.cache, other._computed_blocks = None, self.blocks
         other.num_passes = other.computed_pairs = other.read_pairs = 0
+        other._found_finite = set()
         return other
 
     @torch.inference_mode()
@@ -162,6 +167,7 @@ class FeatureExtractor:
         keys: dict[Pair, str],
     ) -> None:
         """Copy the outputs of a forward pass over `pairs` into `maps`, and into the cache."""
+        self._check_finite(pairs, outputs)
         channels_last = {block: value.permute(0, 2, 3, 1) for block, value in outputs.items()}
         for images, timestep, columns in _runs(pairs):
             rows = slice(first + images.start, first + images.stop)
@@ -171,6 +177,32 @@ class FeatureExtractor:
             for column, pair in enumerate(pairs):
                 pair_maps = {block: value[column] for block, value in channels_last.items()}
                 self.cache.write(keys[pair], pair_maps)
+
+    def _check_finite(self, pairs: Sequence[Pair], outputs: dict[int, Tensor]) -> None:
+        """Look at the maps of timesteps that no pass had before: later passes need not wait."""
+        for _, timestep, columns in _runs(pairs):
+            if timestep in self._found_finite:
+                continue
+            finite = torch.stack([maps[columns].isfinite().all() for maps in outputs.values()])
+            for block, whole in zip(outputs, finite.tolist(), strict=True):
+                if not whole:
+                    raise FeatureError(self._not_finite(block, timestep))
+            self._found_finite.add(timestep)
+
+    def _not_finite(self, block: int, timestep: int) -> str:
+        precision = name_of(self.backbone.dtype)
+        when = "" if self.layout.timeless else f" at t = {timestep}"
+        map_name = f"the map of block {block}{when} of backbone '{self.backbone.name}'"
+        if precision == "32":
+            return (
+                f"{map_name} holds values that are not finite, in 32 bits: no head can be fitted "
+                "to it. Check the weights (`backbone.checkpoint`), or leave the block out of "
+                "`features.blocks`."
+            )
+        return (
+            f"{map_name} holds values that are not finite in `backbone.precision={precision}`: the "
+            "network leaves the range of these 16 bits. Set `backbone.precision=32`."
+        )
 
     def _read(
         self, maps: NativeMaps, first: int, pairs: list[Pair], keys: dict[Pair, str]
