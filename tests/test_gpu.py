@@ -2,13 +2,16 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_run import PRETRAIN, SEGMENT, SWEEP, composed, composed_sweep
 
+from ddpmseg.backbones.group_norm import GroupNormFunction, use_native_norms
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
+from ddpmseg.composition.estimate import seconds_per_image
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
@@ -104,3 +107,78 @@ def test_sweep_agrees_with_the_cpu(tmp_path: Path) -> None:
 def test_pretraining_runs(tmp_path: Path, precision: str) -> None:
     train(composed(tmp_path, *PRETRAIN, GPU, f"trainer.precision={precision}"))
     assert (tmp_path / "unet.safetensors").is_file()
+
+
+class SlowToFinish(GuidedDiffusionBackbone):
+    """Leaves the device about a second of work after the next pass, if `slow`."""
+
+    slow = False
+
+    def native_maps(self, *args: Any, **options: Any) -> dict[int, torch.Tensor]:
+        found = super().native_maps(*args, **options)
+        if self.slow:
+            torch.cuda._sleep(2_000_000_000)  # cycles of the clock, below 2.2 GHz on any card
+            self.slow = False
+        return found
+
+
+def test_a_forecast_waits_for_its_warm_up() -> None:
+    backbone = SlowToFinish("tiny", FLAGS, "random").to("cuda")
+    extractor = FeatureExtractor(backbone, [3], [5], image_size=16, batch_size=1)
+    extractor(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["first"])  # its maps are looked at
+    backbone.slow = True
+    assert seconds_per_image(extractor) < 0.4
+
+
+@pytest.mark.parametrize("ratio", [0, 10, 100, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_group_norm_keeps_its_digits(dtype: torch.dtype, ratio: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    norm = torch.nn.GroupNorm(32, 64)
+    with torch.no_grad():
+        norm.weight.normal_(1, 0.3, generator=generator)
+        norm.bias.normal_(0, 0.3, generator=generator)
+    plain = (torch.randn(2, 64, 32, 32, generator=generator) + ratio).to(dtype)
+    parameters = norm.weight.double(), norm.bias.double()
+    exact = torch.nn.functional.group_norm(plain.double(), 32, *parameters)
+
+    def error(found: torch.Tensor) -> float:
+        assert found.dtype == dtype
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        return ((found.double().cpu() - exact).norm() / exact.norm()).item()
+
+    torchs = torch.nn.functional.group_norm(plain.cuda(), 32, norm.weight.cuda().to(dtype),
+                                            norm.bias.cuda().to(dtype))  # fmt: skip
+    use_native_norms(norm.cuda())
+    x = plain.cuda().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        without_gradients = norm(x)
+    limit = 1.25 * error(torchs.contiguous(memory_format=torch.channels_last)) + 1e-7
+    assert error(without_gradients) <= limit
+    assert error(norm(x)) <= limit
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_norms_learn_in_fp32_as_on_the_cpu(autocast: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    dtype = torch.bfloat16 if autocast else torch.float32
+    given = [torch.randn(shape, generator=generator) for shape in ((2, 16, 8, 8), (16,), (16,))]
+    pull = torch.randn(2, 16, 8, 8, generator=generator)
+    found = []
+    for device in ("cpu", "cuda"):
+        x, weight, bias = (value.to(device) for value in given)
+        x = x.to(dtype, memory_format=torch.channels_last)
+        for value in (x, weight, bias):
+            value.requires_grad_()
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            y = GroupNormFunction.apply(x, weight, bias, 4, 1e-5)
+        assert isinstance(y, torch.Tensor)
+        y.backward(pull.to(device, dtype))
+        found.append([y.detach(), x.grad, weight.grad, bias.grad])
+    for name, cpu, gpu in zip(("y", "x", "weight", "bias"), *found, strict=True):
+        assert cpu is not None
+        assert gpu is not None
+        assert gpu.dtype == cpu.dtype == (dtype if name in ("y", "x") else torch.float32)
+        cpu, gpu = cpu.float(), gpu.float().cpu()
+        limit = (1e-2 if name in ("y", "x") else 1e-3) if autocast else 1e-5
+        assert (gpu - cpu).norm() / cpu.norm() < limit, name

@@ -86,7 +86,7 @@ def seconds_per_image(extractor: FeatureExtractor) -> float:
     count, size = extractor.images_per_pass, extractor.layout.image_size
     images = torch.zeros(count, 3, size, size, dtype=torch.uint8)
     names = [f"estimate/{index}" for index in range(count)]
-    return _timed(lambda: extractor(images, names)) / count
+    return _timed(lambda: extractor(images, names), extractor.backbone.device) / count
 
 
 def seconds_of_probes(extractor: FeatureExtractor, probes: StackedProbes) -> tuple[float, float]:
@@ -105,7 +105,7 @@ def seconds_of_probes(extractor: FeatureExtractor, probes: StackedProbes) -> tup
         probes(vectors.view(*images.shape, -1)).sum().backward()
 
     reader = probes.label_reader(extractor.backbone.dtype)
-    return _timed(step), _timed(lambda: reader(maps))
+    return _timed(step, device), _timed(lambda: reader(maps), device)
 
 
 def other_work() -> str:
@@ -119,10 +119,17 @@ def other_work() -> str:
     )
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the second of two runs, from the end of the first on the device to its own."""
     work()
+    _finish(device)
     started = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _finish(device)
     return time.perf_counter() - started
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for the work that was given to the device."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
