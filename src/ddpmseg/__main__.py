@@ -25,6 +25,9 @@ COMMANDS = (
     weights.add,
 )
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells count signals."""
+
 
 def parser() -> argparse.ArgumentParser:
     """Of all commands, in the order in which a user meets them."""
@@ -38,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status, 2 for a mistake of the user's."""
+    """Run one command; returns the exit status: 2 for a mistake of the user's, 130 after Ctrl-C."""
     use_substitutes()
     commands = parser()
     if "_ARGCOMPLETE" in os.environ:
@@ -56,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
 
 
 def _parse(commands: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:

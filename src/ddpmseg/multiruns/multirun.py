@@ -38,6 +38,7 @@ from ddpmseg.multiruns.job_records import (
     read_jobs,
     running_jobs,
 )
+from ddpmseg.multiruns.slurm import prepare_slurm
 
 log = logging.getLogger(__name__)
 MAPS = "maps"
@@ -72,6 +73,8 @@ class GatherJobs(Callback):
                 log.info("all %d jobs are finished: nothing is submitted", len(plan.jobs))
                 self._gather(folder)
                 sys.exit(0)
+            if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+                prepare_slurm()
         # Hydra calls `on_multirun_end` only if nothing was raised.
         atexit.register(self._report_if_broken_off, folder)
 

@@ -17,6 +17,8 @@ NOISE = (
     ".*when logging on epoch level in distributed setting.*",
     # Jobs of a multirun start without it, and so do single runs on a node of a cluster.
     "The `srun` command is available on your system but is not used",
+    # Of Hydra, about conf/hydra/launcher/, whose files have the names of the plugin's schemas.
+    r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema",
     ".*isinstance\\(treespec, LeafSpec\\).*",
     # Of torch.compile, about the float32 parts of a network that runs in 16 bits.
     "TensorFloat32 tensor cores .* available but not enabled.*",
