@@ -59,6 +59,12 @@ def test_dry_run_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert panels(json.loads(capsys.readouterr().out))
 
 
+@pytest.mark.parametrize("name", ["${grid}", "ponies \U0001f40e"])
+def test_a_name_with_symbols_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dashboard", "--name", name, "--dry-run"]) == 2
+    assert f"error: `--name {name}`: W&B takes no symbols" in capsys.readouterr().err
+
+
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

@@ -62,6 +62,12 @@ def test_a_wrong_override_is_a_sentence(word: str, says: str, answer: Answer) ->
     assert says in answer("train", *SEGMENT, word)
 
 
+@pytest.mark.parametrize("word", ["~logger", "~seed", "~head.members", "~backbone.unet", "~no=3"])
+@pytest.mark.parametrize("program", ["train", "sweep", "estimate"])
+def test_a_setting_cannot_be_removed(program: str, word: str, answer: Answer) -> None:
+    assert f"`{word}`: a setting can be changed, but not removed." in answer(program, word)
+
+
 @pytest.mark.parametrize("program", ["train", "sweep"])
 @pytest.mark.parametrize("value", ["new (1)", "a=b", "jürgen", "50 %, new", "it's", "a#b", "a{b"])
 def test_a_text_in_hydras_way_is_shown_quoted(program: str, value: str, answer: Answer) -> None:

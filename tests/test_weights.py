@@ -215,6 +215,11 @@ def test_missing_file(tmp_path: Path) -> None:
     )
 
 
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(CheckpointError, match=r"'x{60}\.\.\.': a name in it has 300 bytes"):
+        resolve_checkpoint("x" * 300)
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert "is a folder. Set `backbone.checkpoint` to the weight file" in refusal(tmp_path)
 

@@ -40,12 +40,17 @@ def check_overrides(
                 f"`{word}`: no setting chooses the code that runs. Choose a launcher by its name, "
                 "as in `hydra/launcher=joblib`."
             )
+        if parsed.is_delete() and not re.match("hydra[./]", key):
+            raise ConfigError(
+                f"`{word}`: a setting can be changed, but not removed. Give `{key}` another value, "
+                "or leave this word out."
+            )
         if parsed.is_sweep_override():
             if not multirun:
                 raise ConfigError(_several(word, key))
             continue
         # Groups have no dots, and asking Hydra for their choices takes a tenth of a second.
-        if "." in key or parsed.is_delete() or isinstance(parsed.value(), str | list | dict):
+        if "." in key or isinstance(parsed.value(), str | list | dict):
             continue
         if names := choices(key):
             raise ConfigError(

@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ddpmseg.errors import MissingLibraryError, TrackingError
+from ddpmseg.errors import ConfigError, MissingLibraryError, TrackingError
 from ddpmseg.sweeps.wandb_sweep import AXIS
 from ddpmseg.tracking.wandb_run import STEP
 
@@ -19,12 +19,22 @@ SCORE = "test/miou"
 
 
 def build(entity: str, project: str, name: str) -> "Workspace":
-    """The workspace, not yet saved. ConfigError where wandb-workspaces is not installed."""
+    """The workspace, not yet saved.
+
+    Raises ConfigError where wandb-workspaces is not installed, or refuses the name.
+    """
     try:
         from wandb_workspaces import workspaces
     except ImportError as error:
         raise MissingLibraryError("a dashboard", "wandb-workspaces", "dashboards") from error
-    return workspaces.Workspace(entity=entity, project=project, name=name, sections=_sections())
+    sections = _sections()
+    try:
+        return workspaces.Workspace(entity=entity, project=project, name=name, sections=sections)
+    except ValueError as error:
+        raise ConfigError(
+            f"`--name {name}`: W&B takes no symbols such as $, +, < or emoji in the name of a "
+            "workspace. Name it in letters, digits, spaces and punctuation."
+        ) from error
 
 
 def as_json(workspace: "Workspace") -> str:

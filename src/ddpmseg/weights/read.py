@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpmseg.command_line import command
 from ddpmseg.errors import CheckpointError
+from ddpmseg.limits import no_path
 from ddpmseg.weights.keywords import BUNDLED
 from ddpmseg.weights.wrappers import check_finite, is_state, keys_of, no_state, without_prefixes
 
@@ -26,6 +27,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
 
     Raises CheckpointError when the file does not exist.
     """
+    if problem := no_path(checkpoint):
+        raise CheckpointError(f"checkpoint '{checkpoint[:60]}...': {problem}.")
     if checkpoint.startswith(BUNDLED):
         folder = Path(str(files("ddpmseg") / "weights" / "bundled"))
         path = folder / f"{checkpoint.removeprefix(BUNDLED)}.safetensors"
