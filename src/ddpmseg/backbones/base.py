@@ -69,6 +69,8 @@ class Backbone(nn.Module, ABC):
     resampling: str = "bicubic"
     checkpoint_sha256: str = ""
     """SHA-256 of the weight file; empty without one."""
+    compiled: bool = False
+    """Whether the first pass of a batch size is compiled, for a minute or more."""
     settings: PartConfig | None = None
     """What `ddpmseg.load_backbone` built it from; None for an object that was made otherwise."""
 

@@ -87,6 +87,7 @@ class DiffusersBackbone(Backbone):
         self.unet.to(memory_format=torch.channels_last)
         use_native_norms(self.unet)
         self.freeze()
+        self.compiled = compile
         self._run = Compiled(self._pass) if compile else self._pass
 
     def identity(self) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class GuidedDiffusionBackbone(Backbone):
         use_half(self.unet, self.dtype)
         speed_up(self.unet)
         self.freeze()
+        self.compiled = compile
         self._run = Compiled(self._pass) if compile else self._pass
 
     def identity(self) -> dict[str, Any]:
