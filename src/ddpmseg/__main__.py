@@ -11,7 +11,7 @@ from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
 from ddpmseg.io.stdout import OutputHandler, write_out
 from ddpmseg.runtime.logs import quiet_libraries
-from ddpmseg.runtime.surroundings import draw_without_window
+from ddpmseg.runtime.surroundings import draw_without_window, wait_without_spinning
 
 OVERRIDES = "overrides"
 """The argument of a command that takes settings as `train` does."""
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         run = options.pop("run_command")
         quiet_libraries()
         draw_without_window()
+        wait_without_spinning()
         if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
             logging.basicConfig(
                 level=logging.INFO, format="%(message)s", handlers=[OutputHandler()]
