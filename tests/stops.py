@@ -157,19 +157,12 @@ def _content(path: Path) -> object:
         return buffer.getvalue()
     if path.suffix == ".csv":
         rows = csv.DictReader(io.StringIO(path.read_text(), newline=""))
-        # A job that is done before a multirun is repeated is skipped then.
         return [
-            {
-                key: "done" if value == "skipped" else value
-                for key, value in row.items()
-                if not MEASURED.fullmatch(key)
-            }
+            {key: value for key, value in row.items() if not MEASURED.fullmatch(key)}
             for row in rows
         ]
     if path.suffix == ".json":
         record = json.loads(path.read_text())
-        if record.get("state") == "skipped":
-            record["state"] = "done"
         return {key: value for key, value in record.items() if key != "seconds"}
     return path.read_bytes()
 

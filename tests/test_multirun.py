@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,25 @@ def test_job_that_is_finished_is_skipped(hydra_job, tmp_path: Path) -> None:
     assert run(program(work, done=0.5), hydra_job(1)) == 0.5
     job = Job.read(tmp_path / "multi" / "1")
     assert (job.state, job.miou) == ("skipped", 0.5)
+
+
+def test_a_job_of_a_multirun_that_was_killed_stays_done(hydra_job, tmp_path: Path) -> None:
+    """Whether the kill came after the record of the job or between its results and its record."""
+
+    def killed(cfg: DictConfig, in_multirun: bool) -> None:
+        raise KeyboardInterrupt
+
+    assert attempted(hydra_job, tmp_path, 0).state == "done"
+    path = tmp_path / "multi" / "0"
+    replace(Job.read(path), seconds=7.5).write(path)
+    with pytest.raises(KeyboardInterrupt):
+        run(program(killed), hydra_job(1))
+    for number, seconds in ((0, 7.5), (1, 0.0)):
+        assert run(program(killed, done=0.25), hydra_job(number)) == 0.25
+        job = Job.read(tmp_path / "multi" / str(number))
+        assert (job.state, job.miou, job.seconds) == ("done", 0.25, seconds)
+    assert run(program(killed, done=0.75), hydra_job(0)) == 0.75  # by another command
+    assert Job.read(path).state == "skipped"
 
 
 def test_job_that_was_interrupted_is_cut_off(hydra_job, tmp_path: Path) -> None:
@@ -491,7 +511,7 @@ def test_multirun_with_a_bad_block(tmp_path: Path) -> None:
     again = launched("train.py", tmp_path, *command)
     assert again.returncode == 1, again.stderr
     states = [job["state"] for job in rows(folder / "jobs.csv")]
-    assert states == ["skipped", "skipped", "failed", "failed"]
+    assert states == ["done", "done", "failed", "failed"]
     assert rows(folder / "cells.csv") == cells
     assert contents(tmp_path / "outputs" / "segment") == kept
     assert not (tmp_path / "cache").exists()
@@ -499,9 +519,7 @@ def test_multirun_with_a_bad_block(tmp_path: Path) -> None:
     before = contents(tmp_path)
     listed = launched("train.py", tmp_path, *command, "multirun.dry_run=true")
     assert listed.returncode == 0, listed.stderr
-    assert "4 jobs: 2 skipped, 2 failed; nothing was started" in listed.stderr.replace(
-        "0 done, ", ""
-    )
+    assert "4 jobs: 2 done, 0 skipped, 2 failed; nothing was started" in listed.stderr
     assert f"-> outputs/segment/ponies_random_{schemas_key(kept)}" in listed.stderr
     assert contents(tmp_path) == before
 

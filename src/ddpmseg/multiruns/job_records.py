@@ -34,8 +34,9 @@ class State(StrEnum):
     """Of a job. Only the first four are ever written."""
 
     DONE = "done"
+    """By this multirun, if not by its last command."""
     SKIPPED = "skipped"
-    """Finished before."""
+    """Finished by another command."""
     FAILED = "failed"
     LEFT_OUT = "left out"
     """By `multirun.resume` or `multirun.fail_fast`."""
@@ -45,6 +46,9 @@ class State(StrEnum):
     """Begun by a process that is gone: killed, or out of memory."""
     WAITING = "waiting"
     """Not begun."""
+
+
+FINISHED = (State.DONE, State.SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,16 @@ class Job:
     def has_failed(self) -> bool:
         """Whether the last attempt failed or was cut off, as seen by the next."""
         return self.state in (State.FAILED, State.RUNNING, State.CUT_OFF) or self.broke
+
+    def has_left(self, miou: float) -> bool:
+        """Whether this attempt is what left the results with this score.
+
+        An attempt that ran to a process's end may have ended between the results and its record.
+        Version 0.1 rounded scores to six digits.
+        """
+        if self.state is State.DONE:
+            return self.miou is not None and abs(self.miou - miou) <= 1e-6
+        return self.state in (State.RUNNING, State.CUT_OFF)
 
     @classmethod
     def read(cls, folder: Path) -> "Job":

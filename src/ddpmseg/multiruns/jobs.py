@@ -19,6 +19,7 @@ from ddpmseg.io.files import append_text, is_full
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.multiruns.job_records import (
     BLOCKS,
+    FINISHED,
     TIMESTEPS,
     Job,
     Plan,
@@ -77,10 +78,7 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     )
     try:
         with log_file(folder / LOG), FolderLocks(multirun).hold(_locks(job)):
-            if Job.is_there(folder):
-                job = replace(job, broke=_has_failed(folder))
-            job.write(folder)
-            ended = _attempt(program, cfg, job, multirun, folder / LOG)
+            ended = _attempt(program, cfg, job, multirun, folder)
             ended.write(folder)
             if ended.state is State.FAILED and cfg.multirun.fail_fast:
                 stop(multirun, job.number)
@@ -91,21 +89,27 @@ def run(program: Program, cfg: DictConfig) -> float | None:
     return float("nan") if ended.state is State.FAILED else ended.miou
 
 
-def _has_failed(folder: Path) -> bool:
-    """Whether the last attempt at a job failed; of one whose record is damaged that is likely."""
+def _last_attempt(folder: Path) -> Job | None:
+    """The record of a job, if any; where it is damaged, that of one that failed."""
+    if not Job.is_there(folder):
+        return None
     try:
-        return Job.read(folder).has_failed
+        return Job.read(folder)
     except ConfigError as error:
         log.warning("%s The job is looked at again.", error)
-        return True
+        return Job(0, [], "", State.FAILED)
 
 
-def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, log_path: Path) -> Job:
+def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, folder: Path) -> Job:
     """Run the job unless it is finished or shall be left out; returns what became of it.
 
-    Of a job that fails the log at `log_path` gets the traceback.
+    In `folder` the record says that it runs, and the log gets the traceback if it fails.
     """
     started = time.perf_counter()
+    earlier = _last_attempt(folder)
+    job = replace(job, broke=earlier is not None and earlier.has_failed)
+    if earlier is None or earlier.state not in FINISHED:
+        job.write(folder)
 
     def ended(state: State, miou: float | None = None, error: str = "") -> Job:
         seconds = round(time.perf_counter() - started, 1)
@@ -119,10 +123,13 @@ def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, log_pa
         finished = program.finished(cfg)
         if finished is not None:
             log.info("finished before with miou %.4f: skipped", finished)
-            return ended(State.SKIPPED, finished)
+            if earlier is None or not earlier.has_left(finished):
+                return ended(State.SKIPPED, finished)
+            return replace(ended(State.DONE, finished), seconds=earlier.seconds)
         if reason := _left_out(cfg, job, multirun):
             log.info("left out: %s", reason)
             return ended(State.LEFT_OUT, error=reason)
+        job.write(folder)
         return ended(State.DONE, program.run(cfg, True))
     except Exception as error:
         if is_full(error):
@@ -130,7 +137,7 @@ def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, log_pa
         # Whatever it is, the next job deserves its chance; the exit status tells of this one.
         text = f"{type(error).__name__}: {error}"
         log.error("%s", text)
-        append_text(log_path, traceback.format_exc())
+        append_text(folder / LOG, traceback.format_exc())
         return ended(State.FAILED, error=text)
 
 
