@@ -175,6 +175,12 @@ def differing(found: dict[str, object], expected: dict[str, object]) -> list[str
     ]
 
 
+def unfinished(folder: Path) -> list[str]:
+    """Files and folders that a program has left half written."""
+    found = (path for place in _places(folder) for path in place.rglob(".*.tmp"))
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
 def prepared(program: Program, folder: Path) -> Path:
     """A new folder in which everything has run that the program needs."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -209,7 +215,7 @@ def kill(name: str, place: Path, times: int, seed: int) -> bool:
         if _is_finished(folder / "out"):
             continue
         completed(program, folder)
-        if names := differing(results(folder), expected):
+        if names := [*differing(results(folder), expected), *unfinished(folder)]:
             wrong.append((moments, names))
     for moments, names in wrong:
         log.info("%s killed after %s s: %s differ", name, [round(m, 2) for m in moments], names)
@@ -271,7 +277,7 @@ def fill(name: str, place: Path) -> bool:
             leave(None)
             if not _is_finished(folder / "out"):
                 completed(program, folder)
-            if names := differing(results(folder), expected):
+            if names := [*differing(results(folder), expected), *unfinished(folder)]:
                 problems.append(f"{names} differ")
             for problem in problems:
                 log.info("%s with %d kB: %s", name, room, problem)

@@ -168,7 +168,7 @@ def test_an_image_that_cannot_be_drawn_as_it_was(
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     made = versions(tmp_path)
     name = made.path(FOG).name
-    stale, other = tmp_path / f".{name}.abc.tmp", tmp_path / ".0123.abc.tmp"
+    stale, other = tmp_path / f".{name}.0123abcd.tmp", tmp_path / ".0123.0123abcd.tmp"
     for folder in (stale, other):
         (folder / name).mkdir(parents=True)
     made.version(FOG)

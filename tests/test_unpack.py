@@ -80,12 +80,12 @@ def test_a_folder_that_holds_something_stays(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "sets.tar", *good_entries())
-    for folder in (".mine.abc.tmp", "mine"):
+    for folder in (".mine.0123abcd.tmp", "mine"):
         (tmp_path / folder).mkdir()
-    (tmp_path / ".mine.abc.tmp" / "half").write_bytes(b"half")
+    (tmp_path / ".mine.0123abcd.tmp" / "half").write_bytes(b"half")
     unpack_folder(archive, "horses", tmp_path / "mine")
     assert set(contents(tmp_path / "mine")) == {"real/train/a.npy", "real/train/a.png"}
-    assert not (tmp_path / ".mine.abc.tmp").exists()
+    assert not (tmp_path / ".mine.0123abcd.tmp").exists()
 
 
 EVIL = [

@@ -10,7 +10,7 @@ import pandas as pd
 from ddpmseg.compare.settings import filtered, find_conditions, find_key, series
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.finished.run_folders import read_runs
-from ddpmseg.io.files import atomic_write, explain_unwritable
+from ddpmseg.io.files import atomic_write, explain_unwritable, remove_unfinished
 from ddpmseg.io.stdout import write_out
 from ddpmseg.records.published import load_published
 from ddpmseg.records.run_table import run_table
@@ -68,9 +68,13 @@ def deliver(text: str, output: Path | None, what: str) -> None:
 
 
 def make_folder_of(path: Path) -> None:
-    """Make the folder of a file; DiskError if that fails."""
+    """Make the folder of a file; DiskError if that fails.
+
+    What a process that was killed left of the file goes.
+    """
     with explain_unwritable(path, "another file"):
         path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path.parent, path.name)
 
 
 def check_figure(figure: Path | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from ddpmseg.errors import ConfigError
-from ddpmseg.io.files import atomic_write, explain_unwritable
+from ddpmseg.io.files import atomic_write, explain_unwritable, remove_unfinished
 
 
 def check_choice(path: Path, group: str, option: str) -> None:
@@ -26,5 +26,6 @@ def write_choice(path: Path, comments: list[str], schema: str, settings: dict[st
     content = yaml.safe_dump({"name": path.stem} | settings, sort_keys=False, allow_unicode=True)
     with explain_unwritable(path, "another file"):
         path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path.parent, path.name)
     with atomic_write(path) as unfinished:
         unfinished.write_text("\n".join(header) + "\n" + content, encoding="utf-8")

@@ -122,9 +122,8 @@ class CorruptedVersions:
         return None
 
     def _draw(self, path: Path, corruption: Corruption) -> dict[str, str]:
-        # This process holds the lock, so no other one uses these leftovers of interrupted ones.
-        for leftover in (path, *self.folder.glob(f".{path.name}.*.tmp")):
-            shutil.rmtree(leftover, ignore_errors=True)
+        # This process holds the lock, so no other one uses what is damaged.
+        shutil.rmtree(path, ignore_errors=True)
         digests = {}
         # Not durable: an image that a power cut leaves incomplete does not match its digest.
         with atomic_folder(path, durable=False) as unfinished:

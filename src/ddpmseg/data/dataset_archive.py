@@ -35,8 +35,6 @@ def unpack_folder(archive: Path, name: str, root: Path) -> None:
         with FolderLocks(root.parent).hold({root.name: f"'{root}' is being unpacked"}):
             if holds_something(root):
                 return
-            for left in root.parent.glob(f".{root.name}.*.tmp"):
-                shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
             with atomic_folder(root) as unfinished:
                 _unpack(archive, name, unfinished)
                 write_manifest(root, FileDigests.of(unfinished))

@@ -1,10 +1,13 @@
 """Writes files and folders atomically, and computes digests of files."""
 
+import fcntl
+import glob
 import hashlib
 import os
-import tempfile
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from secrets import token_hex
@@ -13,8 +16,8 @@ from ddpmseg.errors import DiskError
 
 FULL = {ENOSPC, EDQUOT, EFBIG}
 """Errors of a disk, or of a user's share of it, that is full."""
-
-
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files and folders that are being written."""
 OUTPUT_DIR = "another `paths.output_dir`"
 """What `explain_unwritable` advises the programs `train` and `sweep` to choose."""
 
@@ -52,14 +55,14 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     `durable`, a power cut. Every call uses a different temporary path, so that several processes
     may write the same file at once: the last one wins. Raises DiskError as `explain_unwritable`.
     """
-    # Files of `tempfile` are readable only by their owner.
-    unfinished = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
+    unfinished = _unfinished(path)
     with explain_unwritable(path):
         try:
-            yield unfinished
-            if durable:
-                _sync(unfinished)
-            unfinished.replace(path)
+            with _held(unfinished):
+                yield unfinished
+                if durable:
+                    _sync(unfinished)
+                unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -94,19 +97,66 @@ def atomic_folder(path: Path, durable: bool = True) -> Iterator[Path]:
     empty folder.
     """
     with explain_unwritable(path):
-        parent = path.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=parent)
-        with scratch as folder:
-            # A folder inside, since the scratch folder is readable only by its owner.
-            unfinished = Path(folder) / path.name
-            unfinished.mkdir()
-            yield unfinished
-            if durable:
-                for file in unfinished.rglob("*"):
-                    if file.is_file():
-                        _sync(file)
-            unfinished.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, path.name)
+        unfinished = _unfinished(path)
+        try:
+            with _held(unfinished, is_folder=True):
+                yield unfinished
+                if durable:
+                    for file in unfinished.rglob("*"):
+                        if file.is_file():
+                            _sync(file)
+                unfinished.replace(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path, name: str = "", below: bool = False) -> None:
+    """Remove what processes that were killed left unfinished in a folder.
+
+    What a process still writes stays, and so does all of it on a disk without locks.
+
+    Args:
+        folder: it need not exist.
+        name: of the file or folder whose beginnings to remove; all if empty.
+        below: also in the folders below.
+    """
+    pattern = f".{glob.escape(name)}.*.tmp" if name else ".*.tmp"
+    for path in folder.rglob(pattern) if below else folder.glob(pattern):
+        if not UNFINISHED.fullmatch(path.name) or path.is_symlink():
+            continue
+        with suppress(OSError):  # it is held, or another process has removed it
+            file = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(file)
+
+
+def _unfinished(path: Path) -> Path:
+    # Files of `tempfile` are readable only by their owner.
+    return path.with_name(f".{path.name}.{token_hex(4)}.tmp")
+
+
+@contextmanager
+def _held(unfinished: Path, is_folder: bool = False) -> Iterator[None]:
+    """Create a file or folder, and keep other processes from removing it until the block ends."""
+    while True:
+        if is_folder:
+            unfinished.mkdir(exist_ok=True)
+        file = os.open(unfinished, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):  # without locks nobody removes it
+            fcntl.flock(file, fcntl.LOCK_SH)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), unfinished.stat()):
+                break
+        os.close(file)  # it was removed between the two calls
+    try:
+        yield
+    finally:
+        os.close(file)
 
 
 def _sync(path: Path) -> None:

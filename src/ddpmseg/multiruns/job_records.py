@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from ddpmseg.errors import ConfigError
 from ddpmseg.io.damage import explain_damage
-from ddpmseg.io.files import atomic_write
+from ddpmseg.io.files import atomic_write, remove_unfinished
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.records.folder_kind import check_kind
@@ -228,6 +228,7 @@ def begin(multirun: Path, plan: Plan) -> None:
             )
         for path in multirun.glob(f"*/{JOB}"):
             path.unlink()
+    remove_unfinished(multirun, below=True)
     (multirun / STOP).unlink(missing_ok=True)
     plan.write(multirun)
 

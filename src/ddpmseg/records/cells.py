@@ -19,7 +19,7 @@ from PIL import Image
 from ddpmseg.data.class_table import ClassTable, load_class_table, read_class_table
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.damage import DAMAGE, checked_counts, read_object, reason_of
-from ddpmseg.io.files import OUTPUT_DIR, atomic_write, explain_unwritable
+from ddpmseg.io.files import OUTPUT_DIR, atomic_write, explain_unwritable, remove_unfinished
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.records.cell_grid import Cell
 from ddpmseg.records.folder_kind import CONFIG, SWEEP, check_kind
@@ -123,6 +123,7 @@ class CellStore:
             (self.folder / "cells").mkdir(parents=True, exist_ok=True)
         with self._locks.hold({"claim": ""}):
             self.check(identity)
+            remove_unfinished(self.folder, below=True)
             record = {"version": VERSION, **facts, IDENTITY: identity.record()}
             for name, text in ((CONFIG, settings), (SWEEP, json.dumps(record, indent=1))):
                 with atomic_write(self.folder / name) as unfinished:

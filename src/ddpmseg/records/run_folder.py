@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ddpmseg.config import TrainConfig, leave_out_how
 from ddpmseg.errors import ConfigError
-from ddpmseg.io.files import OUTPUT_DIR, atomic_write, explain_unwritable
+from ddpmseg.io.files import OUTPUT_DIR, atomic_write, explain_unwritable, remove_unfinished
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.records.folder_kind import CONFIG, FINISHED, RECORD, RESULTS, check_kind
@@ -89,6 +89,7 @@ def claim_run(
     check_free(folder, identity, overwrite, settings_only=False)
     with explain_unwritable(folder, OUTPUT_DIR):
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder, below=True)
         for name in REPLACED if overwrite else ():
             (folder / name).unlink(missing_ok=True)
         # The record first: without it nobody can say of what a run the folder is.

@@ -17,7 +17,7 @@ from ddpmseg.data.class_table import ClassTable
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.array_file import read_npy
 from ddpmseg.io.damage import explain_damage
-from ddpmseg.io.files import append_text, atomic_write, explain_unwritable
+from ddpmseg.io.files import append_text, atomic_write, explain_unwritable, remove_unfinished
 from ddpmseg.io.record_file import read_record, write_record
 from ddpmseg.io.tensor_file import npy
 from ddpmseg.records.results import write_table
@@ -69,6 +69,7 @@ class SampleFolder:
                     f"it, remove the folder, or name another `--output`."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.folder, below=True)
         write_record(path, wanted)
 
     def num_images(self) -> int:

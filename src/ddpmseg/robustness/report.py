@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ddpmseg.data.corrupted import CorruptedVersions
 from ddpmseg.data.corruptions import Corruption
-from ddpmseg.io.files import atomic_write, explain_unwritable
+from ddpmseg.io.files import atomic_write, explain_unwritable, remove_unfinished
 from ddpmseg.io.locks import FolderLocks
 from ddpmseg.io.stdout import write_out
 from ddpmseg.records.results import write_table
@@ -37,6 +37,7 @@ def write_report(
         explain_unwritable(folder, ELSEWHERE),
         FolderLocks(folder).hold({"report": f"the report in '{folder}' is being written"}),
     ):
+        remove_unfinished(folder)
         write_table(
             folder / "robustness.csv", COLUMNS, [row for one in tested for row in one.rows()]
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpmseg.data.corruptions import Corruption
 from ddpmseg.io.damage import DAMAGE, checked_counts, read_object, reason_of
-from ddpmseg.io.files import atomic_write, explain_unwritable
+from ddpmseg.io.files import atomic_write, explain_unwritable, remove_unfinished
 from ddpmseg.io.locks import FolderLocks
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class OutcomeStore:
             with explain_unwritable(self.folder, ELSEWHERE):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 until_done.enter_context(FolderLocks(self.folder).hold(locks))
+                remove_unfinished(self.folder)
                 # For people: nothing reads it.
                 with atomic_write(self.folder / "identity.json") as unfinished:
                     unfinished.write_text(json.dumps(self.identity, indent=1), encoding="utf-8")

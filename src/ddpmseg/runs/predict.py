@@ -10,7 +10,7 @@ from PIL import Image
 from ddpmseg.data.images import fit_image, read_image
 from ddpmseg.errors import DataError
 from ddpmseg.finished.open import open_run
-from ddpmseg.io.files import atomic_write
+from ddpmseg.io.files import atomic_write, remove_unfinished
 from ddpmseg.records.pictures import overlay, write_mask
 from ddpmseg.runtime.device import choose_device
 
@@ -31,6 +31,7 @@ def predict(
     opened = open_run(run, ("segment", "distill"))
     classes, size = opened.classes, opened.config.dataset.image_size
     segmenter = opened.image_segmenter(choose_device(accelerator))
+    remove_unfinished(output_dir)
     written = []
     for path in images:
         if not path.is_file():

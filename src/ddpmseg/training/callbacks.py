@@ -77,12 +77,6 @@ class Checkpoint(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = _WholeFiles()
 
-    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
-        if trainer.is_global_zero:
-            # A process that was killed while writing left these.
-            for unfinished in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-                unfinished.unlink(missing_ok=True)
-
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if all(trainer.global_step % every for every in self.every):
             return

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddpmseg.command_line import override
 from ddpmseg.errors import CheckpointError, ConfigError
-from ddpmseg.io.files import atomic_write, explain_unwritable
+from ddpmseg.io.files import atomic_write, explain_unwritable, remove_unfinished
 from ddpmseg.weights.pickled import Salvaged
 from ddpmseg.weights.read import resolve_checkpoint
 
@@ -29,6 +29,7 @@ def convert_weights(source: str, output: Path, entry: str | None = None) -> list
     command = [sys.executable, "-m", "ddpmseg.weights.pickled", str(path)]
     with explain_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(output.parent, output.name)
     with atomic_write(output) as unfinished:
         process = subprocess.run(
             [*command, str(unfinished), *([] if entry is None else [entry])],
