@@ -347,7 +347,7 @@ def test_what_needs_a_head_says_so(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match=r"is a run of task=distill\. Name a run of task=segment"):
-        load_labeller(finished, 16, tmp_path)
+        load_labeller(finished, 16, tmp_path, torch.device("cpu"))
     assert main(["export", str(finished), str(tmp_path / "out")]) == 2
     assert "is a run of task=distill" in capsys.readouterr().err
     assert main(["robustness", str(finished), "--output", str(tmp_path / "r")]) == 2

@@ -12,8 +12,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_run import SEGMENT, SWEEP, composed
+from tiny_run import CONF, HARDWARE, SEGMENT, SWEEP, UNET, composed, contents
 
+from ddpmseg.__main__ import main
 from ddpmseg.composition.checks import typed_config
 from ddpmseg.config import run_key, sweep_key
 from ddpmseg.data.class_table import load_class_table
@@ -59,13 +60,17 @@ def given(tmp_path: Path, weights: Path) -> list[str]:
     table = load_class_table("ponies").record()
     (tmp_path / "classes.yaml").write_text(yaml.safe_dump(table))
     shutil.copyfile(weights, tmp_path / "weights.safetensors")
+    return settings_of(tmp_path)
+
+
+def settings_of(folder: Path) -> list[str]:
     return [
         "dataset=folder",
         "dataset.name=mine",
-        f"dataset.root={root}",
-        f"dataset.classes={tmp_path / 'classes.yaml'}",
+        f"dataset.root={folder / 'set'}",
+        f"dataset.classes={folder / 'classes.yaml'}",
         "backbone=guided_diffusion_64",
-        f"backbone.checkpoint={tmp_path / 'weights.safetensors'}",
+        f"backbone.checkpoint={folder / 'weights.safetensors'}",
         "backbone.precision=auto",
     ]
 
@@ -180,6 +185,114 @@ def test_predict_refuses_other_weights_and_keeps_the_classes(
     other_weights(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match="are not those on whose features the head"):
         predict([photo], folder, tmp_path / "out", "cpu")
+
+
+def other_test_mask(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    path = folder / "set" / "real" / "test" / "pony_0.npy"
+    mask = np.load(path)
+    mask[:4] = (mask[:4] + 1) % 3
+    np.save(path, mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "done", "says"),
+    [
+        (other_image, 0, "images was"),
+        (other_test_mask, 0, "images was"),
+        (other_mask, 2, "images was"),  # on which nothing is tested
+        (other_classes, 2, "classes was"),
+        (other_protocol, 0, "protocol learning rate was"),
+        (other_precision, 0, "backbone precision was"),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_robustness_tests_what_has_changed_anew(
+    change: Callable[[Path, pytest.MonkeyPatch], None],
+    done: int,
+    says: str,
+    given: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = robustness_words(tmp_path, given)
+    caplog.set_level("INFO")
+    assert main(words) == 0
+    assert " 0 of 2 tests are done" in caplog.text
+    assert "not tested as it was trained" not in caplog.text
+    caplog.clear()
+    change(tmp_path, monkeypatch)
+    assert main(words) == 0
+    assert f" {done} of 2 tests are done" in caplog.text
+    assert re.search(f"run' is not tested as it was trained: .*{says}", caplog.text)
+
+
+def test_robustness_refuses_other_weights(
+    given: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where every test is done, and nothing has to be computed."""
+    words = robustness_words(tmp_path, given)
+    assert main(words) == 0
+    other_weights(tmp_path, monkeypatch)
+    assert main(words) == 2
+    assert "are not those on whose features the head" in capsys.readouterr().err
+
+
+def robustness_words(folder: Path, given: list[str]) -> list[str]:
+    """The command for a new run on images of 32 pixels, fewer than which are not corrupted."""
+    kept = [o for o in SEGMENT if not o.startswith(("backbone.precision", "dataset.image_size"))]
+    train(composed(folder / "run", *kept, *given, "dataset.image_size=32"))
+    places = ["--output", str(folder / "out"), "--cache-dir", str(folder / "cache")]
+    which = ["--types", "contrast", "--severities", "3", "--accelerator", "cpu"]
+    return ["robustness", str(folder / "run"), *which, *places]
+
+
+def retrained(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """The run that labels is computed again, after a mask was corrected."""
+    other_mask(folder, patch)
+    train(run_settings(folder / "run", [*settings_of(folder), "paths.overwrite=true"]))
+
+
+def other_precision_of_labels(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    path = folder / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("precision: auto", "precision: '16'", 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (other_weights, r"images drawn with other settings \(weights "),
+        (other_precision, r"images drawn with other settings \(dtype "),
+        (other_precision_of_labels, r"images labelled with other settings \(precision .*16"),
+        (retrained, r"images labelled with other settings \(head_sha256 "),
+        (other_classes, "this run knows the classes .*, the set in .* has "),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_sampled_images_are_not_labelled_otherwise(
+    change: Callable[[Path, pytest.MonkeyPatch], None],
+    says: str,
+    given: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train(run_settings(tmp_path / "run", given))
+    network = [o for o in (*UNET, *HARDWARE, *given) if o.startswith(("backbone.", "trainer."))]
+    places = ["--output", str(tmp_path / "samples"), "--labels", str(tmp_path / "run")]
+    words = ["sample", "guided_diffusion_64", *network, "--steps", "2", "--num", "2", *places]
+    words += ["--config-dir", str(CONF)]
+    assert main(words) == 0
+    before = contents(tmp_path / "samples")
+    assert main(words) == 0
+    change(tmp_path, monkeypatch)
+    capsys.readouterr()
+    assert main([*words, "--num", "3"]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert contents(tmp_path / "samples") == before
 
 
 def test_a_table_leaves_out_runs_of_changed_files(

@@ -114,7 +114,7 @@ class FinishedRun:
         head reads another number of features.
         """
         backbone = self.config.backbone.build(device)
-        self._check_weights(backbone)
+        self.check_weights(backbone.checkpoint_sha256)
         config = self.config
         extractor = build_extractor(
             config.features, backbone, config.dataset.image_size, config.seed
@@ -134,12 +134,13 @@ class FinishedRun:
         vote = self.config.head.vote
         return HeadSegmenter(self.head, self.extractor(device), vote)  # pyright: ignore
 
-    def _check_weights(self, backbone: Backbone) -> None:
-        found, expected = backbone.checkpoint_sha256, self.results.get("checkpoint_sha256")
+    def check_weights(self, found: str) -> None:
+        """Raise CheckpointError where the weights with this SHA-256 are not those of its head."""
+        expected = self.results.get("checkpoint_sha256")
         if found != expected:
             raise CheckpointError(
-                f"the weights of '{backbone.name}' are not those on whose features the head of "
-                f"'{self.folder}' was trained: their SHA-256 is {found}, it was {expected}. "
+                f"the weights of '{self.config.backbone.name}' are not those on whose features the "
+                f"head of '{self.folder}' was trained: their SHA-256 is {found}, it was {expected}. "
                 "Restore the file, or train the run again."
             )
 

@@ -62,7 +62,8 @@ class SampleFolder:
             )
         wanted = {"sampling": dict(sampling), "labels": labels or earlier["labels"]}
         for part, verb in (("sampling", "drawn"), ("labels", "labelled")):
-            if earlier[part] and earlier[part] != wanted[part]:
+            # What an earlier version did not record is taken to be the same.
+            if earlier[part] and {**wanted[part], **earlier[part]} != wanted[part]:
                 raise ConfigError(
                     f"'{self.folder}' holds images {verb} with other settings "
                     f"({_differences(earlier[part], wanted[part])}). Repeat those to go on with "

@@ -1,13 +1,15 @@
 """Finished runs opened again, with all that is needed to test their heads on other images."""
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ddpmseg.composition.build import cache_folder
-from ddpmseg.composition.identity import readout_arithmetic
+from ddpmseg.composition.identity import readout_arithmetic, run_identity
 from ddpmseg.composition.resolve import resolve_segmentation
 from ddpmseg.config import PathsConfig, TrainConfig
 from ddpmseg.data.corrupted import CorruptedVersions
@@ -18,9 +20,12 @@ from ddpmseg.finished.open import FinishedRun, open_run
 from ddpmseg.finished.run_folders import read_runs
 from ddpmseg.heads.export import HEAD
 from ddpmseg.io.files import file_sha256
+from ddpmseg.records.identity import Identity, listed_differences
 from ddpmseg.records.published import load_published
 from ddpmseg.records.runs import METHOD, Run
 from ddpmseg.robustness.store import OutcomeStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,13 @@ def _open_run(
         images[shared] = _open_images(config, request)
     dataset, versions = images[shared]
     _ = opened.head  # damaged ones are refused before anything is computed
+    now = run_identity(resolved)
+    if (weights := now.digests["weights"]) != opened.identity.digests.get("weights", weights):
+        opened.check_weights(weights)
+    if different := _known_to_both(now, opened.identity):
+        log.warning(
+            "'%s' is not tested as it was trained: %s", run.folder, listed_differences(different)
+        )
     identity = {
         "settings": {key: value for key, value in run.settings.items() if key != METHOD},
         "head_sha256": file_sha256(opened.folder / HEAD),
@@ -134,6 +146,22 @@ def _open_run(
     }
     store = OutcomeStore(request.output, identity, opened.classes.num_classes)
     return Plan(run, opened, dataset, versions, store)
+
+
+def _known_to_both(now: Identity, earlier: Identity) -> list[str]:
+    """The differences of machine and files, where both identities know them.
+
+    Version 0.1 recorded less, and a head that came fitted has no protocol.
+    """
+
+    def shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in one.items() if key in other}
+
+    these, those = (
+        Identity({}, shared(a.arithmetic, b.arithmetic), shared(a.digests, b.digests))
+        for a, b in ((now, earlier), (earlier, now))
+    )
+    return these.differences(those)
 
 
 def _open_images(config: TrainConfig, request: Request) -> tuple[LabelledSet, CorruptedVersions]:

@@ -21,7 +21,6 @@ from ddpmseg.heads.export import HEAD
 from ddpmseg.io.files import atomic_write, file_sha256
 from ddpmseg.records.pictures import contact_sheet, overlay
 from ddpmseg.records.samples import SampleFolder, name_of
-from ddpmseg.runtime.device import choose_device
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +33,7 @@ class Labeller:
     """A finished run of `train` that segments other images: its head, features and classes."""
 
     run: FinishedRun
+    device: torch.device
 
     @property
     def classes(self) -> ClassTable:
@@ -45,10 +45,11 @@ class Labeller:
         return {
             "head_sha256": file_sha256(self.run.folder / HEAD),
             "vote": self.run.config.head.vote,
+            "precision": self.run.config.backbone.precision_on(self.device),
         }
 
 
-def load_labeller(run: Path, image_size: int, dataset_root: Path) -> Labeller:
+def load_labeller(run: Path, image_size: int, dataset_root: Path, device: torch.device) -> Labeller:
     """The run in folder `run`, to label images of `image_size` pixels of the set in `dataset_root`.
 
     Raises UserError where it is not finished, or works at another size or with other classes than
@@ -70,10 +71,10 @@ def load_labeller(run: Path, image_size: int, dataset_root: Path) -> Labeller:
                 f"has {listed(wanted.names)} ('{table}'). Name a run trained on that set, or an "
                 "`--output` elsewhere."
             )
-    return Labeller(opened)
+    return Labeller(opened, device)
 
 
-def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator: str) -> None:
+def label_images(folder: SampleFolder, labeller: Labeller, num: int) -> None:
     """Give the first `num` images of the folder their labels, where they have none.
 
     As the original's DatasetDDPM: noise is added to a drawn image anew and the network reads it
@@ -82,7 +83,7 @@ def label_images(folder: SampleFolder, labeller: Labeller, num: int, accelerator
     indices = set(folder.unlabelled(num))
     if not indices:
         return
-    segmenter = labeller.run.image_segmenter(choose_device(accelerator))
+    segmenter = labeller.run.image_segmenter(labeller.device)
     image_size = labeller.run.config.dataset.image_size
     folder.write_uncertainties(folder.uncertainties())
     started, size = time.perf_counter(), segmenter.images_per_pass

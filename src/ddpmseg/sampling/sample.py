@@ -54,11 +54,11 @@ def sample(
     flags = _flags_of(config.backbone)
     steps = flags.diffusion_steps if steps is None else steps
     check_steps("--steps", steps, flags.diffusion_steps)
-    accelerator = config.trainer.accelerator
+    device = choose_device(config.trainer.accelerator)
     labeller = None
     if labels is not None:
-        labeller = load_labeller(labels, flags.image_size, output.absolute().parent)
-    backbone = config.backbone.build(choose_device(accelerator))
+        labeller = load_labeller(labels, flags.image_size, output.absolute().parent, device)
+    backbone = config.backbone.build(device)
     assert isinstance(backbone, GuidedDiffusionBackbone)
     folder = SampleFolder(output)
     with explain_unwritable(output, "another `--output`"):
@@ -68,7 +68,7 @@ def sample(
             _draw(folder, Sampler(backbone.unet, flags, steps), num, seed, batch_size)
             del backbone
             if labeller is not None:
-                label_images(folder, labeller, num, accelerator)
+                label_images(folder, labeller, num)
                 _use(folder, labeller, num, keep, dropped)
     log.info("images in %s", output)
 
