@@ -140,8 +140,8 @@ class FinishedRun:
         if found != expected:
             raise CheckpointError(
                 f"the weights of '{self.config.backbone.name}' are not those on whose features the "
-                f"head of '{self.folder}' was trained: their SHA-256 is {found}, it was {expected}. "
-                "Restore the file, or train the run again."
+                f"head of '{self.folder}' was trained: their SHA-256 is {found}, it was "
+                f"{expected}. Restore the file, or train the run again."
             )
 
 
