@@ -1,7 +1,7 @@
 """Stops programs at any moment, repeats them, and compares with what they leave undisturbed.
 
-python tests/stops.py kill FOLDER [--times 20] [PROGRAM ...]    kills at random moments
-python tests/stops.py fill FOLDER [--disks 14] [PROGRAM ...]     on a disk that is full; needs root
+python tests/stops.py kill FOLDER [PROGRAM ...] [--times 20]    kills at random moments
+python tests/stops.py fill FOLDER [PROGRAM ...] [--disks 14]     on a disk that is full; needs root
 
 A child takes over the libraries that its parent has imported, so that most kills meet the program
 at its work. Exit status 1 if a repeated program leaves other files, or does not end as it should.
