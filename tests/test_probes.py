@@ -93,6 +93,27 @@ def test_scores_and_steps_are_those_of_lone_members(
         torch.testing.assert_close(later[member], lone.eval()(seen)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("maps_dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_small_gradients_survive_maps_of_any_dtype(maps_dtype: torch.dtype) -> None:
+    """Float16 ends at 6e-8: gradients of late training through it vanish, or lose their digits."""
+    vectors = random_vectors(64).to(maps_dtype)
+    gradients = []
+    for mixed in (True, False):
+        probes = StackedProbes(LAYOUT, CLASSES, [8], (0,))
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            scores = probes(vectors).float()
+        (1e-6 * (scores - 1).square().mean()).backward()
+        assert all(
+            p.grad is not None and p.grad.dtype == torch.float32 for p in probes.parameters()
+        )
+        assert probes.first_weight.grad is not None
+        gradients.append(probes.first_weight.grad)
+    mixed, exact = gradients
+    assert exact.abs().median() < 6e-8
+    assert mixed.count_nonzero() == exact.count_nonzero()
+    assert (mixed - exact).norm() / exact.norm() < 0.08
+
+
 @torch.no_grad()
 def filled(hidden: Sequence[int], seeds: Sequence[int], fill_seed: int = 0) -> StackedProbes:
     """Probes in eval mode that look trained: nothing is 0 or 1, scores are of the order of 1."""

@@ -52,14 +52,20 @@ class StackedHead(TrainedHead):
         return h.transpose(1, 2)
 
     def _scaled(self, vectors: Float[Tensor, "*m p d"]) -> Float[Tensor, "*m p d"]:
-        """(vectors - mean) * scale in fp32, rounded once to what follows is computed in."""
+        """(vectors - mean) * scale in fp32, rounded once to what follows is computed in.
+
+        Weights are then cast to that dtype and gradients come back through it. So maps in float16,
+        in which small gradients vanish, are read in fp32 first unless autocast computes in it.
+        """
         mean, device = self.input_mean, vectors.device.type
-        if not torch.is_autocast_enabled(device):
+        mixed = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if mixed else mean.dtype
+        if vectors.dtype != dtype:
             vectors = vectors.to(mean.dtype)
         # A batch norm with given statistics reads 16 bits, computes in fp32 and writes 16 bits.
         rows = vectors.reshape(-1, self.dim)
         scaled = F.batch_norm(rows, mean, torch.ones_like(mean), self.input_scale, eps=NO_EPS)
-        return scaled.view_as(vectors)
+        return scaled.to(dtype).view_as(vectors)
 
     def batch(
         self, step: int, pixels: LabelledPixels, protocol: Protocol, seed: int
