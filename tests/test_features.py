@@ -14,9 +14,10 @@ from ddpmseg.backbones.base import Hook
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.backbones.pixels.backbone import PixelsBackbone
 from ddpmseg.errors import ConfigError
+from ddpmseg.features.bilinear import axis_matrix, pixel_weights
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import FeatureLayout, MapSpec, feature_layout
-from ddpmseg.features.maps import NativeMaps, bilinear_neighbours
+from ddpmseg.features.maps import NativeMaps
 from ddpmseg.features.noise import NoiseKind, NoiseSource
 from ddpmseg.features.project import Projection
 from ddpmseg.randomness import keyed_generator
@@ -173,15 +174,42 @@ def test_vectors_and_projections_of_16_bit_maps_have_16_bits(dtype: torch.dtype)
 
 
 @given(st.integers(1, 6), st.integers(1, 8))
-def test_neighbours_are_cells_of_the_map_with_weights_of_sum_one(size: int, stride: int) -> None:
-    image_size = size * stride
-    rows = torch.arange(image_size).repeat_interleave(image_size)
-    columns = torch.arange(image_size).repeat(image_size)
-    cells, weights = bilinear_neighbours(rows, columns, image_size, size)
+def test_weights_of_a_pixel_belong_to_cells_and_sum_to_one(size: int, stride: int) -> None:
+    cells, weights = pixel_weights(size, size * stride, torch.float32)
     assert cells.min() >= 0
     assert cells.max() < size * size
     assert weights.min() >= 0
     assert torch.allclose(weights.sum(1), torch.ones(len(weights)))
+
+
+RESIZED = [(16, 256), (8, 256), (7, 64), (32, 64), (37, 70)]
+"""Sides of a map and an image; the last ones have shares that no 16 bits hold."""
+
+
+@pytest.mark.parametrize(("map_size", "image_size"), RESIZED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_weights_sum_to_one_and_are_the_same_in_training_and_testing(
+    map_size: int, image_size: int, dtype: torch.dtype
+) -> None:
+    """The vectors of training are those interpolated, those of testing are resized."""
+    layout = FeatureLayout((MapSpec(0, 0, 64, map_size),), image_size)
+    generator = torch.Generator().manual_seed(0)
+    native = 3 + torch.randn(1, map_size, map_size, 64, generator=generator)
+    maps = NativeMaps(layout, {map_size: native.to(dtype)})
+    trained = maps.materialise()[0].double()
+    tested = Projection(layout, torch.eye(64), torch.zeros(64), dtype)(maps)[0].double()
+    exact = F.interpolate(
+        maps.map(0).permute(0, 3, 1, 2).double(), size=image_size, mode="bilinear"
+    )[0]
+    rounding = (exact.to(dtype).double() - exact).norm() / exact.norm()
+    assert (trained - exact).norm() / exact.norm() < 1.2 * rounding
+    ratio = trained.sum(0) / tested.permute(2, 0, 1).sum(0)
+    assert (ratio - 1).abs().max() < rounding  # the roundings of 64 channels nearly cancel
+    bias = (trained.mean(0) / exact.mean(0) - 1).abs()
+    assert bias.mean() < 0.15 * rounding
+    _, weights = pixel_weights(map_size, image_size, dtype)
+    assert (weights.double().sum(1) == 1).all()
+    assert (axis_matrix(map_size, image_size, dtype).double().sum(1) == 1).all()
 
 
 def test_layout_is_timestep_major_and_block_ascending() -> None:

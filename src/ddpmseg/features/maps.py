@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ddpmseg.features.bilinear import pixel_weights
 from ddpmseg.features.layout import FeatureLayout
 
 
@@ -113,7 +114,9 @@ class NativeMaps:
         if size == self.layout.image_size:
             return table.index_select(0, first + pixels)
         if size not in self._neighbours:
-            self._neighbours[size] = self._all_neighbours(size)
+            # At most 5 MB for an image of 256 x 256.
+            cells, weights = pixel_weights(size, self.layout.image_size, self.dtype)
+            self._neighbours[size] = cells.to(self.device), weights.to(self.device)
         cells, weights = self._neighbours[size]
         # A bag is a weighted sum of rows of a table; it reads them without copying them first.
         return F.embedding_bag(
@@ -122,33 +125,3 @@ class NativeMaps:
             mode="sum",
             per_sample_weights=weights.index_select(0, pixels),
         )
-
-    def _all_neighbours(self, size: int) -> tuple[Int[Tensor, "p 4"], Float[Tensor, "p 4"]]:
-        """`bilinear_neighbours` of every pixel: at most 3 MB for an image of 256 x 256."""
-        image_size = self.layout.image_size
-        pixels = torch.arange(image_size**2, device=self.device)
-        rows, columns = pixels // image_size, pixels % image_size
-        cells, weights = bilinear_neighbours(rows, columns, image_size, size)
-        return cells, weights.to(self.dtype)
-
-
-def bilinear_neighbours(
-    rows: Int[Tensor, " p"], columns: Int[Tensor, " p"], image_size: int, map_size: int
-) -> tuple[Int[Tensor, "p 4"], Float[Tensor, "p 4"]]:
-    """The four cells of a map_size x map_size grid around each pixel, and their weights (sum 1).
-
-    Equals bilinear resizing to image_size with align_corners=False and clamped edges, as in
-    `torch.nn.functional.interpolate`. A cell's index is row * map_size + column.
-    """
-
-    def along(pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        position = ((pixel + 0.5) * (map_size / image_size) - 0.5).clamp(0, map_size - 1)
-        low = position.floor().long()
-        return low, (low + 1).clamp(max=map_size - 1), position - low
-
-    top, bottom, down = along(rows)
-    left, right, across = along(columns)
-    cells = [top * map_size + left, top * map_size + right]
-    cells += [bottom * map_size + left, bottom * map_size + right]
-    weights = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
-    return torch.stack(cells, dim=1), torch.stack(weights, dim=1).float()

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from ddpmseg.features.bilinear import axis_matrix
 
 
 class ResizedSum:
@@ -21,7 +22,7 @@ class ResizedSum:
     ) -> None:
         self.image_size = image_size
         self._smaller = sorted(size for size in sizes if size != image_size)
-        self._matrices = [_resizing(size, image_size).to(device, dtype) for size in self._smaller]
+        self._matrices = [axis_matrix(size, image_size, dtype).to(device) for size in self._smaller]
         self._all = torch.cat(self._matrices, dim=1) if self._matrices else None
 
     def __call__(self, maps: Mapping[int, Float[Tensor, "r r c"]]) -> Float[Tensor, "s s c"]:
@@ -44,9 +45,3 @@ class ResizedSum:
         if whole is None:
             return (self._all @ flat).view(size, size, -1)
         return torch.addmm(whole.reshape(size, -1), self._all, flat).view(size, size, -1)
-
-
-def _resizing(size: int, image_size: int) -> Float[Tensor, "s r"]:
-    """The matrix that resizes a vector of `size` numbers to `image_size`."""
-    unit = torch.eye(size)[None]
-    return F.interpolate(unit, size=image_size, mode="linear", align_corners=False)[0].T
