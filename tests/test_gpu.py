@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from tiny_run import PRETRAIN, SEGMENT, SWEEP, composed, composed_sweep
 
@@ -12,9 +13,12 @@ from ddpmseg.backbones.group_norm import GroupNormFunction, use_native_norms
 from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.composition.estimate import seconds_per_image
+from ddpmseg.config import PretrainConfig
+from ddpmseg.data.images import PonyImages
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
+from ddpmseg.training.pretrain import AveragedWeights, DiffusionPretraining
 
 pytestmark = [
     pytest.mark.gpu,
@@ -128,6 +132,24 @@ def test_a_forecast_waits_for_its_warm_up() -> None:
     extractor(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["first"])  # its maps are looked at
     backbone.slow = True
     assert seconds_per_image(extractor) < 0.4
+
+
+def test_averaged_weights_stay_on_the_device() -> None:
+    module = DiffusionPretraining(FLAGS, PretrainConfig(), PonyImages(4, 16, 0), seed=0)
+    trainer = pl.Trainer(logger=False, accelerator="gpu", devices=1)
+    averaging = AveragedWeights(0.9)
+    averaging.setup(trainer, module, "fit")
+    average = averaging._average_model
+    assert average is not None
+    assert {parameter.device.type for parameter in average.parameters()} == {"cuda"}
+    module.to("cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        average.update_parameters(module)
+        average.update_parameters(module)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("ratio", [0, 10, 100, 1000])

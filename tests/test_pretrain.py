@@ -25,7 +25,7 @@ from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import PonyImages
-from ddpmseg.errors import ConfigError, DataError
+from ddpmseg.errors import ConfigError, DataError, TrainingError
 from ddpmseg.io.files import file_sha256
 from ddpmseg.randomness import EpochShuffle
 from ddpmseg.runs.pretrain import image_source
@@ -118,6 +118,34 @@ def test_average_equals_a_plain_loop() -> None:
         expected = [decay * average + (1 - decay) * count for average in expected]
     for parameter, average in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), average)
+
+
+def test_a_step_does_not_wait_for_the_device() -> None:
+    """Numbers on the meta device cannot be read: whoever would wait for a GPU raises here."""
+    module = DiffusionPretraining(FLAGS, PretrainConfig(), PonyImages(4, 16, 0), seed=3)
+    trainer = pl.Trainer(logger=False, accelerator="cpu", log_every_n_steps=50)
+    averaging = AveragedWeights(0.9)
+    averaging.setup(trainer, module, "fit")
+    average = averaging._average_model
+    assert average is not None
+    module.trainer = trainer
+    module.to("meta")
+    average.module.to("meta")
+    images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8, device="meta")
+    for step in range(3):
+        module.training_step((step, images), step).backward()
+        average.update_parameters(module)
+
+
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_a_loss_that_is_not_finite_ends_it_before_a_checkpoint(
+    log_every: int, tmp_path: Path
+) -> None:
+    given = (*PRETRAIN, f"trainer.log_every_n_steps={log_every}", "pretrain.checkpoint_every=4")
+    with pytest.raises(TrainingError, match=r"pretraining loss is (nan|inf) at step \d\. Lower"):
+        train(composed(tmp_path, *given, "pretrain.learning_rate=1e30"))
+    assert not (tmp_path / "last.ckpt").exists()
+    assert not (tmp_path / "unet.safetensors").exists()
 
 
 def draw(batch: int, step: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

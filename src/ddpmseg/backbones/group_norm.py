@@ -66,15 +66,14 @@ class GroupNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            if x.device.type == "cpu":
-                y, shifted, mean, rstd = _on_cpu(x, weight, bias, groups, eps)
-            else:
-                shifted, mean, rstd = _statistics(x.flatten(2), groups, eps)
-                group = x.shape[1] // groups
-                factor = rstd.repeat_interleave(group, dim=1) * weight
-                offset = bias - mean.repeat_interleave(group, dim=1) * factor
-                y = _affine(shifted, factor, offset).view_as(x)
+        if x.device.type == "cpu":
+            y, shifted, mean, rstd = _on_cpu(x, weight, bias, groups, eps)
+        else:
+            shifted, mean, rstd = _statistics(x.flatten(2), groups, eps)
+            group = x.shape[1] // groups
+            factor = rstd.repeat_interleave(group, dim=1) * weight
+            offset = bias - mean.repeat_interleave(group, dim=1) * factor
+            y = _affine(shifted, factor, offset).view_as(x)
         ctx.save_for_backward(shifted.view_as(x), weight, mean, rstd)
         return y
 
