@@ -321,6 +321,16 @@ def test_noise_is_shared_by_exactly_the_pairs_it_should_be(kind: NoiseKind, iden
 
 
 @pytest.mark.parametrize("kind", get_args(NoiseKind))
+def test_noise_of_many_pairs_is_that_of_each(kind: NoiseKind) -> None:
+    source = NoiseSource(kind, 7, 8)
+    together = source.of_pairs(PAIRS, torch.device("cpu"))
+    assert torch.equal(together, torch.stack([source(*pair) for pair in PAIRS]))
+    if kind == "shared":
+        assert together.untyped_storage().nbytes() == 3 * 8 * 8 * 4
+        assert together.data_ptr() == source.of_pairs(PAIRS, torch.device("cpu")).data_ptr()
+
+
+@pytest.mark.parametrize("kind", get_args(NoiseKind))
 def test_noise_is_standard_normal_on_the_cpu(kind: NoiseKind) -> None:
     noise = NoiseSource(kind, 0, 64)("a", 5)
     assert noise.shape == (3, 64, 64)

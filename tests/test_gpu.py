@@ -16,6 +16,7 @@ from ddpmseg.composition.estimate import seconds_per_image
 from ddpmseg.config import PretrainConfig
 from ddpmseg.data.images import PonyImages
 from ddpmseg.features.extract import FeatureExtractor
+from ddpmseg.features.noise import NoiseSource
 from ddpmseg.runs.train import train
 from ddpmseg.sweeps.sweep import sweep
 from ddpmseg.training.pretrain import AveragedWeights, DiffusionPretraining
@@ -111,6 +112,15 @@ def test_sweep_agrees_with_the_cpu(tmp_path: Path) -> None:
 def test_pretraining_runs(tmp_path: Path, precision: str) -> None:
     train(composed(tmp_path, *PRETRAIN, GPU, f"trainer.precision={precision}"))
     assert (tmp_path / "unet.safetensors").is_file()
+
+
+def test_shared_noise_is_moved_to_the_device_once() -> None:
+    device = torch.device("cuda")
+    source = NoiseSource("shared", 0, 16)
+    first, second = (source.of_pairs([("a", 5), ("b", 50)], device) for _ in range(2))
+    assert first.device.type == "cuda"
+    assert first.data_ptr() == second.data_ptr()
+    assert torch.equal(first[1].cpu(), source("b", 50))
 
 
 class SlowToFinish(GuidedDiffusionBackbone):

@@ -150,7 +150,7 @@ class FeatureExtractor:
         self, images: Tensor, names: Sequence[str], pairs: Sequence[Pair]
     ) -> dict[int, Tensor]:
         """Block -> maps (n, c, h, w) of n pairs, from one forward pass."""
-        noise = torch.stack([self.noise(names[i], t) for i, t in pairs]).to(images.device)
+        noise = self.noise.of_pairs([(names[i], t) for i, t in pairs], images.device)
         times = torch.tensor([t for _, t in pairs], device=images.device)
         x_t = self.backbone.add_noise(images[[i for i, _ in pairs]], times, noise)
         self.num_passes += 1

@@ -1,5 +1,6 @@
 """The Gaussian noise of x_t, drawn on the CPU from keys: independent of device and order."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -29,6 +30,7 @@ class NoiseSource:
             )
         self.kind, self.seed, self.image_size = kind, seed, image_size
         self._cached: dict[tuple[int | str, ...], Tensor] = {}
+        self._moved: dict[tuple[tuple[int | str, ...], torch.device], Tensor] = {}
 
     def __call__(self, image_name: str, timestep: int) -> Float[Tensor, "3 s s"]:
         """Noise of one pair, float32 on the CPU."""
@@ -40,6 +42,19 @@ class NoiseSource:
             return self._draw((image_name,))
         return self._draw((image_name, timestep))
 
+    def of_pairs(
+        self, pairs: Sequence[tuple[str, int]], device: torch.device
+    ) -> Float[Tensor, "n 3 s s"]:
+        """Noise of (image name, timestep) pairs, float32 on `device`.
+
+        What all images have in common is moved there once; rows of 'shared' share memory.
+        """
+        if self.kind == "shared":
+            return self._once_on(device, ()).expand(len(pairs), -1, -1, -1)
+        if self.kind == "timestep":
+            return torch.stack([self._once_on(device, (timestep,)) for _, timestep in pairs])
+        return torch.stack([self(name, timestep) for name, timestep in pairs]).to(device)
+
     def identity(self, image_name: str) -> dict[str, Any]:
         """Everything that the noise of an image depends on besides the timestep, as JSON values."""
         image = {"image": image_name} if self.kind in ("image", "fresh") else {}
@@ -49,6 +64,11 @@ class NoiseSource:
         if key not in self._cached:
             self._cached[key] = self._draw(key)
         return self._cached[key]
+
+    def _once_on(self, device: torch.device, key: tuple[int | str, ...]) -> Tensor:
+        if (key, device) not in self._moved:
+            self._moved[key, device] = self._draw_once(key).to(device)
+        return self._moved[key, device]
 
     def _draw(self, key: tuple[int | str, ...]) -> Tensor:
         # The shared tensor comes from the bare seed, as in the reference's evaluation scripts.

@@ -190,7 +190,7 @@ def _noised(
     rows = []
     for image, name in zip(images, names, strict=True):
         clean = (image.to(device).float() / 127.5 - 1).expand(count, -1, -1, -1)
-        noise = torch.stack([extractor.noise(name, t) for t in timesteps]).to(device)
+        noise = extractor.noise.of_pairs([(name, t) for t in timesteps], device)
         x_t = backbone.add_noise(clean, times, noise).float().clamp(-1, 1)
         rows.append(((x_t + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu())
     return torch.stack(rows).numpy()
