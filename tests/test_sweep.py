@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tiny_run import ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents
 from waiting import wait_until
 
 from ddpmseg.__main__ import main
+from ddpmseg.backbones.base import Backbone
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 from ddpmseg.backbones.settings import WeightsConfig
 from ddpmseg.data.ponies import draw_pony
@@ -334,6 +336,26 @@ def trained(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "sweep"
     sweep(composed_sweep(folder, f"backbone.checkpoint={weights}", "backbone.name=random"), True)
     return folder
+
+
+def test_a_sweep_holds_one_network_at_a_time(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own, that of the control 'random', and its own again for the clusters."""
+    alive: WeakSet[Backbone] = WeakSet()
+    others: list[int] = []
+    build = WeightsConfig.build
+
+    def counted(settings: WeightsConfig, device: torch.device) -> Backbone:
+        others.append(len(alive))
+        network = build(settings, device)
+        alive.add(network)
+        return network
+
+    monkeypatch.setattr(WeightsConfig, "build", counted)
+    given = (f"backbone.checkpoint={weights}", "sweep.controls=[random]")
+    sweep(composed_sweep(tmp_path, *given))
+    assert others == [0, 0, 0]
 
 
 def test_controls_of_trained_weights(whole: Path, weights: Path, trained: Path) -> None:

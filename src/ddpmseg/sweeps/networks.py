@@ -1,5 +1,7 @@
 """The network that a sweep works on: one at a time, for two would need twice the memory."""
 
+import gc
+
 import torch
 
 from ddpmseg.backbones.base import Backbone
@@ -24,10 +26,15 @@ class NetworkSlot:
 
     def get(self, settings: BackboneConfig) -> Backbone:
         """The network of these settings; raises as `BackboneConfig.build`."""
-        for known in (self._given, self._built):
-            if known is not None and known[0] == settings:
-                return known[1]
-        self._built = None
+        if self._given is not None and self._given[0] == settings:
+            return self._given[1]
+        if self._built is not None:
+            if self._built[0] == settings:
+                return self._built[1]
+            self._built = None
+            # Networks, and Lightning's modules that had them, refer to themselves in circles, which
+            # stay in memory until Python looks for them.
+            gc.collect()
         network = settings.build(self.device)
         self._built = (settings, network)
         return network
