@@ -115,8 +115,8 @@ class HeadTraining(pl.LightningModule):
         for member, state in self.finished.items():
             self.head.load_member(member, state)
         # Modules and trainers of Lightning refer to each other, so their memory would be freed only
-        # when Python collects such cycles.
-        del self._vectors_at
+        # when Python collects such cycles. Pixels keep the order of an epoch for every member.
+        del self._vectors_at, self.pixels
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(
