@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import contents
 
+from ddpmseg.errors import DiskError
 from ddpmseg.io.files import atomic_folder, atomic_write
 
 
@@ -39,6 +40,15 @@ def test_an_earlier_file_survives_a_failure(tmp_path: Path) -> None:
         (unfinished / "inside").write_text("hal" + "\ud800")
     assert contents(tmp_path) == {"file": b"earlier"}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("path", [".", "/"])
+def test_a_folder_without_a_name_is_no_file(path: str) -> None:
+    with (
+        pytest.raises(DiskError, match=r"cannot be written to \(Is a directory\)"),
+        atomic_write(Path(path)),
+    ):
+        pass
 
 
 def test_of_two_that_write_one_file_the_last_wins(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, EFBIG, ENOSPC
+from errno import EDQUOT, EFBIG, EISDIR, ENOSPC
 from pathlib import Path
 from secrets import token_hex
 
@@ -55,8 +55,8 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     `durable`, a power cut. Every call uses a different temporary path, so that several processes
     may write the same file at once: the last one wins. Raises DiskError as `explain_unwritable`.
     """
-    unfinished = _unfinished(path)
     with explain_unwritable(path):
+        unfinished = _unfinished(path)
         try:
             with _held(unfinished):
                 yield unfinished
@@ -136,6 +136,8 @@ def remove_unfinished(folder: Path, name: str = "", below: bool = False) -> None
 
 
 def _unfinished(path: Path) -> Path:
+    if not path.name:  # the root or the current folder, which have no name to put another beside
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     # Files of `tempfile` are readable only by their owner.
     return path.with_name(f".{path.name}.{token_hex(4)}.tmp")
 
