@@ -22,7 +22,7 @@ from benchmarks.command_lines import command_line, write_files
 from benchmarks.guard import no_escape
 from ddpmseg.__main__ import main as ddpmseg
 
-LONGEST = 60.0
+LONGEST = 120.0
 """Seconds after which a command hangs."""
 MADE = (
     ("train", "experiment=train/tiny", "paths.output_dir=run"),

@@ -581,6 +581,13 @@ def test_nothing_at_the_source(tmp_path: Path) -> None:
     assert message == "`--images TMP/none`: there is no such folder."
 
 
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    source = save_coco(tmp_path / "in")
+    message = refusal(DataError, tmp_path, source / "x")
+    assert "annotations.json/x' cannot be read (Not a directory). Name a file." in message
+    assert "there is no such file" in refusal(ConfigError, tmp_path, source, train="x" * 300)
+
+
 def test_classes_that_are_not_listed(tmp_path: Path) -> None:
     source = save_coco(tmp_path / "in")
     (tmp_path / "classes.txt").write_text("body\n")

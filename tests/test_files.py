@@ -9,7 +9,7 @@ import pytest
 from tiny_run import contents
 
 from ddpmseg.errors import DiskError
-from ddpmseg.io.files import atomic_folder, atomic_write
+from ddpmseg.io.files import atomic_folder, atomic_write, explain_unwritable
 
 
 @pytest.fixture(params=[0o022, 0o027])
@@ -49,6 +49,13 @@ def test_a_folder_without_a_name_is_no_file(path: str) -> None:
         atomic_write(Path(path)),
     ):
         pass
+
+
+def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
+    (tmp_path / "head").mkdir()
+    said = rf"'{tmp_path}/head' cannot be written to \(Is a directory\)\. Choose another folder"
+    with pytest.raises(DiskError, match=said), explain_unwritable(tmp_path):
+        (tmp_path / "head").write_text("weights", encoding="utf-8")
 
 
 def test_of_two_that_write_one_file_the_last_wins(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from ddpmseg.data.file_names import as_read
 from ddpmseg.data.subsets import nested_subset
 from ddpmseg.errors import ConfigError, DataError
 from ddpmseg.io.text_file import read_text
+from ddpmseg.limits import no_path
 
 
 def split_names(
@@ -55,10 +56,10 @@ def _listed(value: str | None, names: Sequence[str], option: str) -> list[str] |
     if value is None or _number(value) is not None:
         return None
     path = Path(value)
-    if not path.is_file():
+    if no_path(value) or not path.is_file():
         raise ConfigError(
-            f"`{option} {value}`: give a share such as 0.5, a number of images such as 20, or a "
-            "text file of image names; there is no such file."
+            f"`{option} {value[:60]}`: give a share such as 0.5, a number of images such as 20, "
+            "or a text file of image names; there is no such file."
         )
     known, listed = {as_read(name): name for name in names}, dict[str, None]()
     for line in read_text(path, "list of images", ConfigError).split("\n"):

@@ -33,12 +33,16 @@ def explain_unwritable(path: Path, elsewhere: str = "another folder") -> Iterato
         yield
     except OSError as error:
         is_full = error.errno in FULL
-        if not is_full and not _names_a_part_of(error, path):
+        names = _names(error)
+        if not is_full and not any(_is_related(name, path) for name in names):
             raise
         advice = f"Choose {elsewhere}."
         if is_full:
             advice = "Make room, and repeat the command: what is finished is kept."
-        raise DiskError(f"'{path}' cannot be written to ({error.strerror}). {advice}") from error
+        at_fault = next((name for name in names if name.is_relative_to(path)), path)
+        raise DiskError(
+            f"'{at_fault}' cannot be written to ({error.strerror}). {advice}"
+        ) from error
 
 
 def is_full(error: BaseException) -> bool:
@@ -167,12 +171,15 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _names_a_part_of(error: OSError, path: Path) -> bool:
-    """Whether an error is about a file beside or below `path`, or a folder above it."""
-    beside = path.absolute().parent
-    for name in (error.filename, error.filename2):
-        if isinstance(name, (str, bytes, os.PathLike)):
-            named = Path(os.fsdecode(name)).absolute()
-            if named.is_relative_to(beside) or beside.is_relative_to(named):
-                return True
-    return False
+def _names(error: OSError) -> list[Path]:
+    """The files that an error names."""
+    given = (error.filename, error.filename2)
+    return [
+        Path(os.fsdecode(name)) for name in given if isinstance(name, str | bytes | os.PathLike)
+    ]
+
+
+def _is_related(named: Path, path: Path) -> bool:
+    """Whether `named` is beside or below `path`, or a folder above it."""
+    beside, named = path.absolute().parent, named.absolute()
+    return named.is_relative_to(beside) or beside.is_relative_to(named)

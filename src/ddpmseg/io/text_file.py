@@ -14,9 +14,15 @@ MARKED = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"),
 def read_text(path: Path, noun: str, kind: type[UserError]) -> str:
     """Read UTF-8 with or without a byte order mark, or UTF-16 with one.
 
-    Raises `kind` for another encoding; messages call the file `noun`. Raises OSError as `open`.
+    Raises `kind` for another encoding and for what cannot be read; messages call the file `noun`.
+    Raises FileNotFoundError.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise kind(f"{noun} '{path}' cannot be read ({error.strerror}). Name a file.") from error
     encoding = next((name for mark, name in MARKED if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
