@@ -12,6 +12,7 @@ from benchmarks import draw, extraction, grid, head, memory, scaling, shares
 from benchmarks.cases import Options
 from benchmarks.record import ROOT
 from ddpmseg.errors import UserError
+from ddpmseg.runtime.surroundings import keep_freed_memory
 
 BENCHMARKS: dict[str, Callable[[Options], None]] = {
     module.__name__.rpartition(".")[2]: module.run
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 after an error that a user can put right."""
     chosen = _parser().parse_args(arguments)
+    keep_freed_memory()  # as every program of the package does
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )

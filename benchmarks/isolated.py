@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from ddpmseg.runtime.logs import quiet_libraries
+from ddpmseg.runtime.surroundings import keep_freed_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,7 @@ def in_own_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs
 def _quietly(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     # Not sooner: the libraries set their levels when they are imported, with `work` at the latest.
     quiet_libraries()
+    keep_freed_memory()
     return work(*arguments, **options)
 
 

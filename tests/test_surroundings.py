@@ -158,3 +158,24 @@ def test_threads_give_up_a_busy_core(
     main(["blocks", "backbone=random"])
     found = {n: os.environ[n] for n in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if n in os.environ}
     assert found == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+@pytest.mark.parametrize(("variable", "is_kept"), [("", True), ("MALLOC_CHECK_", False)])
+def test_freed_memory_is_kept_unless_the_user_says_otherwise(variable: str, is_kept: bool) -> None:
+    code = """
+import numpy as np, psutil
+from ddpmseg.runtime.surroundings import keep_freed_memory
+keep_freed_memory()
+resident = psutil.Process().memory_info
+before = resident().rss
+numbers = np.ones(1 << 23)
+del numbers
+print(resident().rss - before)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    if variable:
+        environment[variable] = "0"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 60_000_000) == is_kept

@@ -11,7 +11,11 @@ from ddpmseg.command_line import PROGRAMS
 from ddpmseg.errors import UserError
 from ddpmseg.io.stdout import OutputHandler, write_out
 from ddpmseg.runtime.logs import quiet_libraries
-from ddpmseg.runtime.surroundings import draw_without_window, wait_without_spinning
+from ddpmseg.runtime.surroundings import (
+    draw_without_window,
+    keep_freed_memory,
+    wait_without_spinning,
+)
 
 OVERRIDES = "overrides"
 """The argument of a command that takes settings as `train` does."""
@@ -52,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         quiet_libraries()
         draw_without_window()
         wait_without_spinning()
+        keep_freed_memory()
         if options.pop("command") not in PROGRAMS:  # whose logging Hydra configures
             logging.basicConfig(
                 level=logging.INFO, format="%(message)s", handlers=[OutputHandler()]

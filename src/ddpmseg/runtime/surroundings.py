@@ -1,5 +1,6 @@
 """What a program finds where it is started, made fit for it: no screen, no home, a busy machine."""
 
+import ctypes
 import os
 import sys
 import tempfile
@@ -14,6 +15,9 @@ CACHES = {"MPLCONFIGDIR": "matplotlib", "WANDB_CACHE_DIR": "wandb", "WANDB_CONFI
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SPINS = "20000"
 """Looks at a barrier before a thread sleeps, some tens of microseconds."""
+MALLOC = ("MALLOC_", "GLIBC_TUNABLES")
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+"""Of glibc's `mallopt` (malloc.h)."""
 
 
 def draw_without_window() -> None:
@@ -37,6 +41,22 @@ def wait_without_spinning() -> None:
     if not any(name in os.environ for name in WAITING):
         busy = load() > (os.cpu_count() or 1) / 2
         os.environ["OMP_WAIT_POLICY" if busy else "GOMP_SPINCOUNT"] = "PASSIVE" if busy else SPINS
+
+
+def keep_freed_memory() -> None:
+    """Let the C library use freed memory again instead of giving it back. For programs.
+
+    Glibc gives back every block of 32 MB and more, and the system clears it anew for the next one:
+    a step of the paper's ensemble, whose gradients have 43 MB, took 46 ms instead of 32. Variables
+    of the user's own stay.
+    """
+    if sys.platform != "linux" or any(name.startswith(MALLOC) for name in os.environ):
+        return
+    # Other C libraries than glibc have no such function.
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(MMAP_MAX, 0)
+        set_option(TRIM_THRESHOLD, 2**31 - 1)
 
 
 def load() -> float:
