@@ -14,7 +14,7 @@ from tiny_run import composed
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import Backbone, Hook
-from ddpmseg.backbones.guided_diffusion.backbone import PRECISIONS, GuidedDiffusionBackbone
+from ddpmseg.backbones.guided_diffusion.backbone import GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.unet import (
     UNetFlags,
     build_unet,
@@ -25,6 +25,7 @@ from ddpmseg.backbones.precision import choose_precision
 from ddpmseg.backbones.settings import BackboneConfig
 from ddpmseg.errors import ConfigError
 from ddpmseg.runtime.device import trainer_precision
+from ddpmseg.weights.read import PRECISIONS
 
 HOOKS: tuple[Hook, ...] = ("output", "input")
 

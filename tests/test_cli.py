@@ -28,6 +28,12 @@ def test_blocks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert sizes == sorted(sizes)
 
 
+def test_blocks_need_a_precision_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blocks", *HERE, "backbone=random", "backbone.precision=8"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: `backbone.precision=8`: must be one of auto, 32, bf16, 16.\n"
+
+
 def test_blocks_need_neither_weights_nor_a_choice_of_blocks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.precision import dtype_of
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.encoder_files import EncoderFormat, Network, load_encoder
 from ddpmseg.weights.keywords import RANDOM
-from ddpmseg.weights.read import PRECISIONS, resolve_checkpoint
+from ddpmseg.weights.read import resolve_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's colours in 0..1."""
@@ -43,7 +44,7 @@ class EncoderBackbone(Backbone):
         self.name, self.image_size, self.seed = name, image_size, seed
         self.num_timesteps = None
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
-        self.dtype = PRECISIONS["32" if precision == "auto" else precision]
+        self.dtype = dtype_of(precision)
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
         self._scale: Tensor
         self._shift: Tensor

@@ -2,6 +2,7 @@
 
 import torch
 
+from ddpmseg.settings import one_of
 from ddpmseg.weights.read import PRECISIONS
 
 
@@ -33,6 +34,15 @@ def has_fast_bf16(device: torch.device) -> bool:
     cpu = torch.cpu.get_capabilities()
     intel = str(cpu.get("cpu_name", "")).startswith("Intel")
     return bool(cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and not intel))
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype that a `backbone.precision` names; 32 bits for 'auto', which no device decides.
+
+    Raises ConfigError for another name.
+    """
+    one_of("backbone.precision", precision, ("auto", *PRECISIONS))
+    return PRECISIONS["32" if precision == "auto" else precision]
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -39,9 +39,9 @@ def explain_unwritable(path: Path, elsewhere: str = "another folder") -> Iterato
         advice = f"Choose {elsewhere}."
         if is_full:
             advice = "Make room, and repeat the command: what is finished is kept."
-        at_fault = next((name for name in names if name.is_relative_to(path)), path)
+        below = (name for name in names if name.absolute().is_relative_to(path.absolute()))
         raise DiskError(
-            f"'{at_fault}' cannot be written to ({error.strerror}). {advice}"
+            f"'{next(below, path)}' cannot be written to ({error.strerror}). {advice}"
         ) from error
 
 

@@ -23,10 +23,10 @@ from ddpmseg.backbones.diffusers.unet2d import (
 )
 from ddpmseg.backbones.group_norm import use_native_norms
 from ddpmseg.backbones.noise_schedule import NoiseSchedule, named_schedule, read_schedule
+from ddpmseg.backbones.precision import dtype_of
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.weights.model_folder import ModelFolder, find_model, read_json
-from ddpmseg.weights.read import PRECISIONS
 
 
 class DiffusersBackbone(Backbone):
@@ -61,7 +61,7 @@ class DiffusersBackbone(Backbone):
         super().__init__()
         self.name, self.seed = name, seed
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
-        self.dtype = PRECISIONS["32" if precision == "auto" else precision]
+        self.dtype = dtype_of(precision)
         model = find_model(checkpoint, download, weights=not untrained)
         self.schedule = _schedule(model, noise_schedule)
         self.num_timesteps = self.schedule.num_timesteps

@@ -19,10 +19,11 @@ from ddpmseg.backbones.guided_diffusion.unet import (
     timestep_embedding,
     use_half,
 )
+from ddpmseg.backbones.precision import dtype_of
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError
 from ddpmseg.weights.keywords import RANDOM
-from ddpmseg.weights.read import PRECISIONS, resolve_checkpoint
+from ddpmseg.weights.read import resolve_checkpoint
 
 
 class GuidedDiffusionBackbone(Backbone):
@@ -58,7 +59,7 @@ class GuidedDiffusionBackbone(Backbone):
         self.image_size = unet.image_size
         self.flags, self.seed = unet, seed
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
-        self.dtype = PRECISIONS["32" if precision == "auto" else precision]
+        self.dtype = dtype_of(precision)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet, self.diffusion = build_unet(unet)

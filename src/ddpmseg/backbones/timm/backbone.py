@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpmseg.backbones.base import Backbone, Hook
+from ddpmseg.backbones.precision import dtype_of
 from ddpmseg.backbones.timm.models import (
     build_network,
     intermediates,
@@ -19,7 +20,6 @@ from ddpmseg.backbones.timm.weights import checkpoint_file, network_from_file
 from ddpmseg.download.fetch import checked_sha256
 from ddpmseg.errors import CheckpointError, ConfigError
 from ddpmseg.weights.keywords import RANDOM
-from ddpmseg.weights.read import PRECISIONS
 
 
 class TimmBackbone(Backbone):
@@ -61,7 +61,7 @@ class TimmBackbone(Backbone):
         self._default_blocks = layer_numbers(len(spec.blocks), layers, name)
         self.num_timesteps = None
         # What 'auto' means depends on the device, so the caller decides; '32' is right on any.
-        self.dtype = PRECISIONS["32" if precision == "auto" else precision]
+        self.dtype = dtype_of(precision)
         if checkpoint == RANDOM:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
