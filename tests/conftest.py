@@ -50,6 +50,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a test that is skipped fails, unless it needs a GPU",
     )
+    group.addoption(
+        "--damages",
+        type=int,
+        default=160,
+        metavar="N",
+        help="cases of damage that the slow test tries; there are over 3,000, of a second each",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
