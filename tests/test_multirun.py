@@ -16,7 +16,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
-from tiny_run import CONF, ROOT, SEGMENT, SWEEP, composed, composed_sweep, contents, multirun
+from tiny_run import (
+    CONF,
+    PRETRAIN,
+    ROOT,
+    SEGMENT,
+    SWEEP,
+    composed,
+    composed_sweep,
+    contents,
+    multirun,
+)
 from waiting import wait_until
 
 from ddpmseg import config as schemas
@@ -527,6 +537,18 @@ def test_multirun_with_a_bad_block(tmp_path: Path) -> None:
 def schemas_key(kept: dict[str, bytes]) -> str:
     """The key in the name of the first run's folder."""
     return next(iter(kept)).split("/")[0].rpartition("_")[2]
+
+
+def test_a_finished_multirun_of_pretrainings_given_again(tmp_path: Path) -> None:
+    command = ("train.py", *PRETRAIN, "pretrain.num_steps=1,2", "hydra.sweep.dir=multi")
+    for _ in range(2):
+        assert multirun(tmp_path, *command) == 0
+        jobs = rows(tmp_path / "multi" / "jobs.csv")
+        assert [(job["state"], job["miou"]) for job in jobs] == [("done", ""), ("done", "")]
+    (weights,) = (tmp_path / jobs[0]["folder"]).glob("*.safetensors")
+    weights.with_name("unet.json").unlink()
+    assert multirun(tmp_path, *command) == 0
+    assert (tmp_path / jobs[0]["folder"] / "unet.json").is_file()
 
 
 @pytest.mark.slow

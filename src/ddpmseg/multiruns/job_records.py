@@ -82,14 +82,16 @@ class Job:
         """Whether the last attempt failed or was cut off, as seen by the next."""
         return self.state in (State.FAILED, State.RUNNING, State.CUT_OFF) or self.broke
 
-    def has_left(self, miou: float) -> bool:
+    def has_left(self, miou: float | None) -> bool:
         """Whether this attempt is what left the results with this score.
 
         An attempt that ran to a process's end may have ended between the results and its record.
         Version 0.1 rounded scores to six digits.
         """
         if self.state is State.DONE:
-            return self.miou is not None and abs(self.miou - miou) <= 1e-6
+            if miou is None or self.miou is None:
+                return miou == self.miou
+            return abs(self.miou - miou) <= 1e-6
         return self.state in (State.RUNNING, State.CUT_OFF)
 
     @classmethod

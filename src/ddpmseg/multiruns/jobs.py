@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,7 +43,8 @@ class Program:
 
     run: does the work and returns the number to optimise; its second argument is whether it is a
         job of a multirun.
-    finished: that number where the work is done already, else None; changes nothing.
+    finished: that number where the work is done already, NaN where it has none, else None; changes
+        nothing.
     """
 
     name: str
@@ -122,10 +124,11 @@ def _attempt(program: Program, cfg: DictConfig, job: Job, multirun: Path, folder
         cfg = settings_of_job(program.name, cfg, job, multirun)
         finished = program.finished(cfg)
         if finished is not None:
-            log.info("finished before with miou %.4f: skipped", finished)
-            if earlier is None or not earlier.has_left(finished):
-                return ended(State.SKIPPED, finished)
-            return replace(ended(State.DONE, finished), seconds=earlier.seconds)
+            miou = None if isnan(finished) else finished
+            log.info("finished before%s: skipped", "" if miou is None else f" with miou {miou:.4f}")
+            if earlier is None or not earlier.has_left(miou):
+                return ended(State.SKIPPED, miou)
+            return replace(ended(State.DONE, miou), seconds=earlier.seconds)
         if reason := _left_out(cfg, job, multirun):
             log.info("left out: %s", reason)
             return ended(State.LEFT_OUT, error=reason)

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,9 @@ def _foreseen(number: int, plan: Plan, known: Job | None, config: DictConfig) ->
     error = "" if known is None else known.error
     if state is State.WAITING:
         try:
-            score = _finished(plan.program, cfg)
-            state = State.WAITING if score is None else State.SKIPPED
+            finished = _finished(plan.program, cfg)
+            state = State.WAITING if finished is None else State.SKIPPED
+            score = None if finished is None or isnan(finished) else finished
         except UserError as reason:
             error = str(reason)
     return Job(number, list(overrides), plan.program, state, folder, score, error=error)

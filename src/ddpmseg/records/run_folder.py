@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,18 @@ def mark_finished(folder: Path, keep_epochs: bool = False) -> None:
 
 
 def finished_miou(folder: Path, identity: Identity) -> float | None:
-    """The score of the finished run in `folder`; None if there is none.
+    """The score of the finished run in `folder`, NaN if it has none; None if there is no such run.
 
     Raises ConfigError if it is a run of another identity, DataError if its results are damaged.
     """
-    if not (folder / RESULTS).is_file():
+    if not any((folder / mark).is_file() for mark in FINISHED):
         return None
     if different := identity.differences(read_identity(folder)):
         raise ConfigError(
             f"'{folder}' holds a finished run of something else: {listed_differences(different)}. "
             f"{OTHERWISE.capitalize()}, in a multirun `multirun.resume=rerun`."
         )
-    return float(read_results(folder)["miou"])
+    return float(read_results(folder)["miou"]) if (folder / RESULTS).is_file() else nan
 
 
 def read_identity(folder: Path) -> Identity:

@@ -15,7 +15,7 @@ from ddpmseg.composition.resolve import ResolvedRun, ResolvedSegmentation, resol
 from ddpmseg.config import TrainConfig, run_key
 from ddpmseg.download.settings import fetch_missing
 from ddpmseg.io.files import OUTPUT_DIR, explain_unwritable
-from ddpmseg.records.folder_kind import RESULTS
+from ddpmseg.records.folder_kind import FINISHED
 from ddpmseg.records.run_folder import (
     check_free,
     claim_run,
@@ -37,10 +37,11 @@ log = logging.getLogger(__name__)
 def finished(cfg: DictConfig) -> float | None:
     """Test miou of the finished run of this identity; None if there is none. Changes nothing.
 
-    Raises ConfigError if the folder holds a finished run of another identity.
+    NaN for a finished task=pretrain, which has no such score. Raises ConfigError if the folder
+    holds a finished run of another identity.
     """
     folder = Path(cfg.paths.output_dir)
-    if cfg.paths.overwrite or cfg.task == "pretrain" or not (folder / RESULTS).is_file():
+    if cfg.paths.overwrite or not any((folder / mark).is_file() for mark in FINISHED):
         return None
     config = typed_config(cfg)
     if any(part.will_fetch() for part in _fetched(config)):
