@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all check bench bench-full
+.PHONY: setup demo test test-all check bench bench-full gpu
 
 setup: .venv/.complete
 
@@ -37,3 +37,7 @@ bench: setup
 bench-full: setup
 	$(BIN)/python -m benchmarks run extraction head memory shares --full
 	$(BIN)/python -m benchmarks draw
+
+# Four minutes on a card: its tests, then rows for benchmarks/results.csv, which are worth a commit.
+gpu: setup
+	$(BIN)/python -m benchmarks gpu

@@ -6,22 +6,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import yaml
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import plain
 from ddpmseg.backbones.guided_diffusion.backbone import RANDOM, GuidedDiffusionBackbone
 from ddpmseg.backbones.guided_diffusion.settings import GuidedDiffusionConfig
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
-from ddpmseg.backbones.precision import choose_precision
-from ddpmseg.composition.plan import compose
-from ddpmseg.config import TrainConfig
+from ddpmseg.backbones.precision import choose_precision, has_fast_bf16
 from ddpmseg.features.noise import NoiseSource
 from ddpmseg.randomness import keyed_generator
 from ddpmseg.runtime.logs import quiet_libraries
+
+if TYPE_CHECKING:
+    from ddpmseg.config import TrainConfig
 
 Size = Literal["tiny", "small", "full"]
 CONF = Path(__file__).parents[1] / "conf"
@@ -47,8 +49,15 @@ class Case:
     name: str
     overrides: tuple[str, ...]
 
-    def config(self, *more: str) -> TrainConfig:
+    def config(self, *more: str) -> "TrainConfig":
+        from ddpmseg.composition.plan import compose  # needs Hydra and Lightning
+
         return compose(CONF, [*self.overrides, *more])
+
+    def values(self, group: str) -> dict[str, Any]:
+        """The overrides of a group such as `backbone.unet` by key, read without Hydra."""
+        given = [text.removeprefix(f"{group}.") for text in self.overrides if group in text]
+        return {key: yaml.safe_load(value) for key, _, value in (g.partition("=") for g in given)}
 
 
 TINY = Case(
@@ -60,6 +69,8 @@ TINY = Case(
         "backbone.unet.num_channels=32",
         "backbone.unet.channel_mult='1,2'",
         "backbone.unet.num_res_blocks=1",
+        "backbone.unet.num_head_channels=32",
+        "backbone.unet.resblock_updown=true",
         "backbone.unet.attention_resolutions='8'",
         "dataset.image_size=16",
         "dataset.num_labelled=3",
@@ -96,11 +107,25 @@ LSUN = Case(
         "features.batch_size=3",
     ),
 )
+HORSE = Case(
+    "Horse-21's size, 256 px",
+    (
+        *(
+            text
+            for text in LSUN.overrides
+            if not text.startswith(("dataset.num", "features.batch"))
+        ),
+        "dataset.num_labelled=30",
+        "dataset.num_test=30",
+        "features.batch_size=24",
+    ),
+)
+"""The paper's network on as many images as Horse-21 has, for a GPU."""
 CASES: dict[Size, Case] = {"tiny": TINY, "small": PONIES, "full": LSUN}
 
 
 @contextmanager
-def prepared(case: Case, options: Options, *more: str) -> Iterator[TrainConfig]:
+def prepared(case: Case, options: Options, *more: str) -> "Iterator[TrainConfig]":
     """The case's configuration with weights that can be loaded; removes what it wrote for that.
 
     A network without trained weights gets random ones. Those that the package starts at zero, the
@@ -117,32 +142,37 @@ def prepared(case: Case, options: Options, *more: str) -> Iterator[TrainConfig]:
         yield replace(config, backbone=replace(unet_config(config), checkpoint=str(path)))
 
 
-def composed(case: Case, options: Options, *more: str) -> TrainConfig:
+def composed(case: Case, options: Options, *more: str) -> "TrainConfig":
     """The case's configuration for the chosen device; weights are not looked at."""
     quiet_libraries()
     accelerator = "gpu" if options.device.type == "cuda" else options.device.type
     return case.config(f"trainer.accelerator={accelerator}", *more)
 
 
-def unet_config(config: TrainConfig) -> GuidedDiffusionConfig:
+def unet_config(config: "TrainConfig") -> GuidedDiffusionConfig:
     assert isinstance(config.backbone, GuidedDiffusionConfig)
     return config.backbone
 
 
-@torch.no_grad()
 def _write_weights(flags: UNetFlags, path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network, _ = build_unet(flags)
-    generator = keyed_generator(0, "benchmark weights")
-    for weight in network.parameters():
-        if weight.ndim > 1 and not weight.any():
-            weight.normal_(0, 0.02, generator=generator)
+    fill_zeros(network, keyed_generator(0, "benchmark weights"))
     save_file(network.state_dict(), path)
 
 
+@torch.no_grad()
+def fill_zeros(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights that are all zero from N(0, 0.02), in 32 bits on the generator's device."""
+    for weight in network.parameters():
+        if weight.ndim > 1 and not weight.any():
+            drawn = torch.empty(weight.shape, device=generator.device)
+            weight.copy_(drawn.normal_(0, 0.02, generator=generator))
+
+
 def ours(
-    config: TrainConfig, device: torch.device, precision: str = "auto", compiled: bool = False
+    config: "TrainConfig", device: torch.device, precision: str = "auto", compiled: bool = False
 ) -> GuidedDiffusionBackbone:
     """The package's backbone; 'auto' as its programs choose it."""
     backbone = unet_config(config)
@@ -157,10 +187,15 @@ def ours(
     ).to(device)
 
 
+def half_precision(device: torch.device) -> str:
+    """bfloat16, but for a GPU that only emulates it."""
+    return "16" if device.type == "cuda" and not has_fast_bf16(device) else "bf16"
+
+
 class PlainExtractor:
     """The straightforward way on the images that a `FeatureExtractor` takes, with its noise."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: "TrainConfig", device: torch.device) -> None:
         backbone, self.features = unet_config(config), config.features
         self.network, self.diffusion = plain.build_network(
             backbone.unet, backbone.checkpoint, device

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.cases import CASES, Case, Options, PlainExtractor, ours, prepared
+from benchmarks.cases import CASES, Case, Options, PlainExtractor, half_precision, ours, prepared
+from benchmarks.floor import PER_PASS
 from benchmarks.record import FASTER, Recorder
 from benchmarks.stages import as_plain_maps, extractor_of
 from benchmarks.timing import alternate, clocked
@@ -20,7 +21,6 @@ LIMITS = {"32": 1e-5, "bf16": 2e-2, "16": 2e-2}
 """Largest relative error by precision: norm of the difference over norm of the plain map."""
 TF32 = 2e-3
 """That of the plain map itself on a GPU, whose convolutions torch lets round to 10 bits."""
-PER_PASS = "forward pass of one (image, t)"
 
 
 def run(options: Options) -> None:
@@ -45,7 +45,7 @@ def _measure(case: Case, config: TrainConfig, options: Options) -> None:
     def one_by_one() -> list[plain.Maps]:
         return [straightforward(image) for image in images]
 
-    half = "16" if device.type == "cuda" else "bf16"
+    half = half_precision(device)
     variants: dict[str, tuple[str, bool]] = {"ours, 32 bits": ("32", False)}
     variants["ours, 16 bits"] = (half, False)
     if options.size != "tiny":

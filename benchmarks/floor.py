@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import alternate
 from ddpmseg.backbones.guided_diffusion.unet import UNetFlags, build_unet
 
+PER_PASS = "forward pass of one (image, t)"
 PRECISIONS = {"32 bits": torch.float32, "16 bits": torch.bfloat16}
 
 

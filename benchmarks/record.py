@@ -96,7 +96,7 @@ class Recorder:
             )
 
     def save(self) -> None:
-        """Append all rows."""
+        """Append the rows since the last `save`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [*(read(self.path) if self.path.is_file() else []), *self.rows]
         with (
@@ -106,6 +106,7 @@ class Recorder:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(_written(row) for row in rows)
+        self.rows = []
 
     def _add(
         self,

@@ -21,7 +21,7 @@ from ddpmseg.heads.mlp import StackedMLP
 from ddpmseg.heads.pixels import LabelledPixels
 from ddpmseg.heads.stacked import StackedBatchNorm, StackedLinear
 from ddpmseg.runs.segment import fit_head
-from ddpmseg.runtime.device import trainer_arguments
+from ddpmseg.runtime.device import choose_device, trainer_arguments
 from ddpmseg.training.head import gradient_descent
 
 
@@ -37,7 +37,7 @@ def trained_head(
         fit_head(run, head, maps, masks, dataset.classes)
     # Lightning's modules and trainers refer to each other, and with them to the maps.
     gc.collect()
-    return head.eval().to(maps.device)
+    return head.eval().to(choose_device(config.trainer.accelerator))
 
 
 def extractor_of(config: TrainConfig, backbone: Backbone) -> FeatureExtractor:

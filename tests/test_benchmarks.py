@@ -3,6 +3,8 @@
 import logging
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks import memory, plain
 from benchmarks.__main__ import BENCHMARKS, main
-from benchmarks.cases import CASES, ours, unet_config
+from benchmarks.cases import CASES, HORSE, Case, ours, unet_config
 from benchmarks.floor import forward_flops, product_rates
 from benchmarks.isolated import PeakMemory, in_own_process
 from benchmarks.record import (
@@ -395,8 +397,66 @@ def test_the_rate_of_a_product_is_operations_over_seconds(monkeypatch: pytest.Mo
 def test_the_full_case_is_the_papers_network() -> None:
     with torch.device("meta"):
         network, _ = build_unet(unet_config(CASES["full"].config()).unet)
+    assert HORSE.values("backbone.unet") == CASES["full"].values("backbone.unet")
     count = sum(parameter.numel() for parameter in network.parameters())
     assert round(count / 1e6, 1) == 552.8
+
+
+@pytest.mark.parametrize("case", [HORSE, CASES["full"], CASES["tiny"]])
+def test_a_network_is_read_without_hydra(case: Case) -> None:
+    config = case.config()
+    assert UNetFlags(**case.values("backbone.unet")) == unet_config(config).unet
+    features = case.values("features")
+    assert features["blocks"] == config.features.blocks
+    assert features["timesteps"] == config.features.timesteps
+
+
+def test_gpu_runs_to_its_end_on_the_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "results.csv"
+    with caplog.at_level(logging.INFO, "benchmarks"):
+        assert main(["gpu", "--device", "cpu", "--tiny", "--results", str(path)]) == 0
+    assert "GPU tests: skipped, as there is no GPU" in caplog.text
+    rows = read(path)
+    assert {row.benchmark for row in rows} == {"extraction", "head", "shares"}
+    assert {(row.case, row.torch) for row in rows} == {("tiny", torch.__version__)}
+    assert all(math.isfinite(row.median) for row in rows)
+    found = {(row.variant, row.quantity): row for row in rows}
+    assert found["ours, 16 bits", "times the floor"].median > 0
+    assert found["ours, 16 bits", "error against 32 bits, block 2"].median < 0.02
+    for program in ("a timestep of sweep.py", "train.py"):
+        assert found[program, "extract, floor in 16 bits"].median > 0
+        assert not found[program, "train"].note
+    assert newest(rows) == rows
+    shutil.copy(ROOT / "docs" / "performance.md", tmp_path)
+    assert main(["draw", "--results", str(path), "--docs", str(tmp_path)]) == 0
+    page = (tmp_path / "performance.md").read_text()
+    assert "| times the floor (x) |" in between_markers(page, "extraction")
+
+
+@pytest.mark.slow
+def test_gpu_does_without_packages_what_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    missing = "hydra", "pytorch_lightning", "torchvision", "wandb", "matplotlib", "PIL", "pandas"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
+        "from benchmarks.__main__ import main\n"
+        f"sys.exit(main(['gpu', '--device', 'cpu', '--tiny', '--results', {str(path)!r}]))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    for part in ("head", "a timestep of all blocks", "a run end to end"):
+        assert f"{part}: NOT DONE: No module named 'hydra" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {row.benchmark for row in read(path)} == {"extraction"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_without_a_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "results.csv"
+    assert main(["gpu", "--results", str(path)]) == 2
+    assert "`--device cuda`: torch finds no GPU" in caplog.text
+    assert not path.exists()
 
 
 def test_the_makefile_runs_all_benchmarks() -> None:

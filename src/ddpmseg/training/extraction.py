@@ -18,7 +18,7 @@ def extract_training_set(
     """Native maps and masks (n, s, s) of the labelled images.
 
     Every rank extracts its share. Rank 0 returns all maps, the other ranks their own. Maps are on
-    the GPU if they take less than half of its free memory, else on the CPU. Calls `advance` with
+    the device of `device_of_maps`. Calls `advance` with
     the number of images after each batch.
     """
     masks = []
@@ -31,7 +31,7 @@ def extract_training_set(
 
     count = len(images.dataset.train)
     parts = ranks.shares(count, images.batch_size)
-    device = _device_of_maps(extractor, count)
+    device = device_of_maps(extractor, count)
     maps = extractor.extract_all(
         batches(),
         count if ranks.is_first() else len(parts[ranks.rank()]),
@@ -43,7 +43,8 @@ def extract_training_set(
     return maps.to(device), torch.cat(all_masks)
 
 
-def _device_of_maps(extractor: FeatureExtractor, num_images: int) -> torch.device:
+def device_of_maps(extractor: FeatureExtractor, num_images: int) -> torch.device:
+    """The GPU if the maps of these images take less than half of its free memory, or the CPU."""
     device, dtype = extractor.backbone.device, extractor.backbone.dtype
     num_bytes = num_images * extractor.layout.values_per_image() * dtype.itemsize
     if device.type == "cuda" and num_bytes < torch.cuda.mem_get_info()[0] / 2:
