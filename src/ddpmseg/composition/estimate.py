@@ -15,7 +15,6 @@ from ddpmseg.data.labelled import LabelledSet
 from ddpmseg.features.extract import FeatureExtractor
 from ddpmseg.features.layout import other_size
 from ddpmseg.heads.probes import StackedProbes
-from ddpmseg.runtime.surroundings import load
 
 log = logging.getLogger(__name__)
 LONG = 0.5
@@ -125,7 +124,7 @@ def seconds_of_probes(extractor: FeatureExtractor, probes: StackedProbes) -> tup
 
 def other_work() -> str:
     """A warning where more processes want to run than there are cores; empty where they fit."""
-    cores, waiting = os.cpu_count() or 1, load()
+    cores, waiting = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if waiting <= cores:
         return ""
     return (
