@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_run import CONF, HARDWARE, SEGMENT, SWEEP, UNET, composed, contents
+from tiny_run import CONF, HARDWARE, SEGMENT, SWEEP, UNET, composed, contents, multirun
 
 from ddpmseg.__main__ import main
 from ddpmseg.composition.checks import typed_config
@@ -308,6 +308,21 @@ def test_a_table_leaves_out_runs_of_changed_files(
         ("2", "its images are not those"),
         ("3", "its weights are not those"),
     ]
+
+
+def test_a_multirun_keeps_no_report_of_changed_files(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [o for o in SEGMENT if "precision='32'" not in o and "features.blocks" not in o]
+    one = ("features.blocks=[1]", "features.timesteps=[5]", "seed=0,1", "hydra.sweep.dir=multi")
+    command = ("train.py", *kept, *given, *one)
+    assert multirun(tmp_path, *command) == 0
+    assert (tmp_path / "multi" / "cells.csv").is_file()
+    other_mask(tmp_path, monkeypatch)
+    assert multirun(tmp_path, *command) == 1
+    names = {path.name for path in (tmp_path / "multi").rglob("*") if path.is_file()}
+    assert "jobs.csv" in names
+    assert not names & {"cells.csv", "report.html", "findings.txt", "curves.png"}
 
 
 def test_how_something_is_computed_is_no_part_of_the_key(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from ddpmseg.multiruns.job_records import State, read_jobs
 from ddpmseg.multiruns.job_table import log_jobs
 from ddpmseg.numbering import Numbering
 from ddpmseg.records.cell_grid import Cell, CellGrid
+from ddpmseg.records.cells import REPORT
 from ddpmseg.records.results import RESULTS, read_confusion
 from ddpmseg.report.study import Study
 from ddpmseg.sweeps.networks import NetworkSlot
@@ -50,7 +52,10 @@ def gather(folder: Path, command: str) -> int:
 
 
 def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
-    """A report for every set of runs that differ in block, timestep and seed alone."""
+    """A report for every set of runs that differ in block, timestep and seed alone.
+
+    Where no job has a result, as after a change of files that all refuse, an earlier report goes.
+    """
     groups: dict[str, dict[tuple[int, int, int], Cell]] = defaultdict(dict)
     configs: dict[str, TrainConfig] = {}
     for run in dict.fromkeys(runs):
@@ -66,6 +71,10 @@ def _report_runs(runs: Sequence[Path], folder: Path, command: str) -> None:
         configs[key] = config
         cell = Cell(blocks[0], timesteps[0], config.seed, *_counts_and_seconds(opened))
         groups[key][cell.key] = cell
+    if not groups and (folder / "cells.csv").exists():
+        log.warning("no job has a result: the earlier report in '%s' is removed", folder)
+        for path in chain.from_iterable(folder.glob(pattern) for pattern in REPORT):
+            path.unlink()
     for key, cells in groups.items():
         place = folder
         if len(groups) > 1:

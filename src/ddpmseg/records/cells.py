@@ -29,7 +29,8 @@ VERSION = 2
 """Of the format of `sweep.json`; a later one is refused, never guessed at."""
 CELL_VERSION = 1
 """Of the format of the record of a cell."""
-MADE_OF_CELLS = ("*.npz", "cells.csv", "controls.csv", "findings.txt", "report.html", "figures/*")
+REPORT = ("cells.csv", "controls.csv", "findings.txt", "report.html", "figures/*")
+"""Files that are made of cells, below the folder of a sweep or a multirun."""
 RECORD = re.compile(r"b(\d+)_t(\d+)_s(\d+)\.json")
 
 Key = tuple[int, int, int]
@@ -137,7 +138,7 @@ class CellStore:
         timesteps = sorted(int(name[1:]) for name in busy if name.startswith("t"))
         controls = [name.removeprefix("control_") for name in busy if name.startswith("control_")]
         with self.held(timesteps, controls):
-            for pattern in ("cells/*.json", "controls/*/*.json", *MADE_OF_CELLS, SWEEP):
+            for pattern in ("cells/*.json", "controls/*/*.json", "*.npz", *REPORT, SWEEP):
                 for path in self.folder.glob(pattern):
                     _remove(path)
 
