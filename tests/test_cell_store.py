@@ -273,7 +273,9 @@ def test_cells_of_nobody_knows_what_are_not_adopted(store: CellStore) -> None:
 
 def test_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("precious")
-    with pytest.raises(DataError, match=r"taken/sweep' cannot be written to \(Not a directory\)"):
+    with pytest.raises(
+        DataError, match=r"taken/sweep/cells' cannot be written to \(Not a directory\)"
+    ):
         CellStore(tmp_path / "taken" / "sweep").claim(IDENTITY, {}, "")
 
 
