@@ -219,7 +219,7 @@ def test_artifacts(run: Path) -> None:
     assert head.type == "model"
     (entry,) = head.manifest.contents
     assert entry.local_path == str(run / "head.safetensors")  # where it is, not a copy
-    assert json.loads(head.metadata)["miou"] == results(run)["miou"]
+    assert json.loads(head.metadata)["miou"] == float(results(run)["miou"])
     data = part.artifacts["dataset-ponies"]
     sha256 = json.loads(data.metadata)["sha256"]
     assert len(sha256) == 64
