@@ -48,9 +48,7 @@ def scaled_norm(
     back, which takes longer than the convolutions.
     """
     shifted, mean, rstd = _statistics(x.flatten(2), norm.num_groups, norm.eps)
-    group = x.shape[1] // norm.num_groups
-    factor = rstd.repeat_interleave(group, dim=1) * norm.weight
-    offset = norm.bias - mean.repeat_interleave(group, dim=1) * factor
+    factor, offset = _per_channel(mean, rstd, norm.weight, norm.bias)
     if scale is not None and shift is not None:
         factor, offset = factor * (1 + scale), offset * (1 + scale) + shift
     return _affine(shifted, factor, offset).view_as(x)
@@ -70,10 +68,7 @@ class GroupNormFunction(torch.autograd.Function):
             y, shifted, mean, rstd = _on_cpu(x, weight, bias, groups, eps)
         else:
             shifted, mean, rstd = _statistics(x.flatten(2), groups, eps)
-            group = x.shape[1] // groups
-            factor = rstd.repeat_interleave(group, dim=1) * weight
-            offset = bias - mean.repeat_interleave(group, dim=1) * factor
-            y = _affine(shifted, factor, offset).view_as(x)
+            y = _affine(shifted, *_per_channel(mean, rstd, weight, bias)).view_as(x)
         ctx.save_for_backward(shifted.view_as(x), weight, mean, rstd)
         return y
 
@@ -165,6 +160,18 @@ def _shifted(
     """x minus the means of the groups that are `far`; in 16 bits minus the rounded means."""
     shift = torch.where(far, mean, 0).to(x.dtype)
     return x - shift.repeat_interleave(x.shape[1] // mean.shape[1], dim=1)[..., None]
+
+
+def _per_channel(
+    mean: Float[Tensor, "n g"],
+    rstd: Float[Tensor, "n g"],
+    weight: Float[Tensor, " c"],
+    bias: Float[Tensor, " c"],
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """The factor and the offset of every channel."""
+    group = len(weight) // mean.shape[1]
+    factor = rstd.repeat_interleave(group, dim=1) * weight
+    return factor, bias - mean.repeat_interleave(group, dim=1) * factor
 
 
 def _affine(
